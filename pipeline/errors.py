@@ -1,0 +1,23 @@
+"""The error that people see: one sentence with thing, value, expectation and remedy."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Runs a command's `main`; a UserError or a full disk becomes one line and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        name = f" while writing {error.filename}" if error.filename else ""
+        sys.exit(
+            f"error: {error.strerror or error}{name}. Free space or fix access, then run again"
+        )
+    except KeyboardInterrupt:
+        sys.exit("interrupted; run the same command again to continue")

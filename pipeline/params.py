@@ -1,0 +1,319 @@
+"""Typed parameters: `params.yaml` in, frozen objects out, every mistake named at once.
+
+One frozen class a section. Unknown, missing, mistyped, out-of-range and contradictory keys are
+collected and reported together, each with key, value and what is allowed. A derived size is a
+property, never a second parameter.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no silent conversions, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Base(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    precision: Literal["float32", "bf16"]
+    threads: Count
+
+
+class Source(Section):
+    kind: Literal["videos"]
+    path: Annotated[str, Field(min_length=1)]
+
+
+class SampleEpisodes(Section):
+    episodes: Annotated[int, Field(ge=1, le=100)]
+    seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
+    fps: Annotated[int, Field(ge=8, le=60)]
+    height: Annotated[int, Field(ge=64, le=2160, multiple_of=2)]
+    width: Annotated[int, Field(ge=64, le=3840, multiple_of=2)]
+
+
+class Ingest(Section):
+    height: Annotated[int, Field(ge=8, le=1024)]
+    width: Annotated[int, Field(ge=8, le=1024)]
+    fit: Literal["squeeze", "crop", "pad"]
+
+
+class SceneSplit(Section):
+    detector: Literal["content"]
+    threshold: Annotated[float, Field(gt=0.0, le=255.0)]
+    min_scene_seconds: Weight
+
+
+class FrameSubsample(Section):
+    image_step: Count
+    hold_threshold: Annotated[float, Field(ge=0.0, le=255.0)]
+    clip_frames: Literal["all", "unique"]
+
+
+class ClipChunk(Section):
+    min_frames: Annotated[int, Field(ge=3)]
+    max_frames: Annotated[int, Field(ge=3, le=1000)]
+    drop_first_frames: Annotated[int, Field(ge=0)]
+    split_by: Literal["scene", "video"]
+    train_share: Share
+    val_share: Share
+
+    @property
+    def test_share(self) -> float:
+        return 1.0 - self.train_share - self.val_share
+
+
+class ShardPack(Section):
+    shard_mb: Annotated[float, Field(gt=0.0, le=4096.0)]
+
+
+class Vqvae(Section):
+    quantizer: Literal["ema", "vq"]
+    beta: Weight
+    num_embeddings: Annotated[int, Field(ge=2, le=65536)]  # tokens are stored as uint16
+    embedding_dim: Count
+
+
+class Autoencoder(Section):
+    z_channels: Count
+    channels: Count
+    channels_multiplier: Annotated[list[Count], Field(min_length=1, max_length=8)]
+    num_res_blocks: Count
+    attention_resolution: list[Count]
+    dropout: Probability
+    upsampling: Literal["nearest", "bilinear"]
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that one token stands for."""
+        return 2 ** (len(self.channels_multiplier) - 1)
+
+
+class Discriminator(Section):
+    num_layers: Annotated[int, Field(ge=1, le=6)]
+    filters: Count
+
+
+class AdversarialLoss(Section):
+    loss: Literal["hinge", "cross_entropy"]
+    factor: Weight
+    iter_start: Annotated[int, Field(ge=0)]
+    weight: Weight
+
+
+class VqvaeLoss(Section):
+    codebook_weight: Weight
+    perceptual_weight: Weight
+
+
+class VqganLoss(Section):
+    discriminator: AdversarialLoss
+    vqvae: VqvaeLoss
+    perceptual_loss: Literal["vgg16", "none"]
+
+
+class VqganTrainer(Section):
+    batch_size: Count
+    n_epochs: Count
+    gen_lr: Positive
+    disc_lr: Positive
+    gen_beta_1: Probability
+    gen_beta_2: Probability
+    disc_beta_1: Probability
+    disc_beta_2: Probability
+    gen_clip_norm: Positive
+    disc_clip_norm: Positive
+
+
+class Vqgan(Section):
+    vqvae: Vqvae
+    autoencoder: Autoencoder
+    discriminator: Discriminator
+    loss: VqganLoss
+    trainer: VqganTrainer
+
+
+class TokenPrecompute(Section):
+    batch_size: Count
+
+
+class Transformer(Section):
+    transformer_type: Literal["custom", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    n_layer: Count
+    n_head: Count
+    n_embd: Count
+    embd_pdrop: Probability
+    resid_pdrop: Probability
+    attn_pdrop: Probability
+    remaining_frames_method: Literal["own_embeddings", "none"]
+
+
+class Train(Section):
+    layout: Literal["clip", "windowed"]
+    n_frames_before: Count
+    batch_size: Count
+    accumulation_size: Count
+    n_epochs: Count
+    warmup_epoch_percentage: Annotated[float, Field(ge=0.0, le=1.0)]
+    lr_start: Weight
+    lr_max: Positive
+    stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
+
+
+class Evaluate(Section):
+    batch_size: Count
+    decode: Literal["expected", "argmax"]
+    strips: Count
+
+
+class Tracking(Section):
+    enabled: bool
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class Engine(Section):
+    workers: Count
+    checkpoint_interval: Weight
+    log_interval: Count
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    base: Base
+    source: Source
+    sample_episodes: SampleEpisodes
+    ingest: Ingest
+    scene_split: SceneSplit
+    frame_subsample: FrameSubsample
+    clip_chunk: ClipChunk
+    shard_pack: ShardPack
+    vqgan: Vqgan
+    token_precompute: TokenPrecompute
+    transformer: Transformer
+    train: Train
+    evaluate: Evaluate
+    tracking: Tracking
+    engine: Engine
+
+    @property
+    def tokens_per_frame(self) -> int:
+        stride = self.vqgan.autoencoder.stride
+        return (self.ingest.height // stride) * (self.ingest.width // stride)
+
+
+def read_yaml(path: Path = PARAMS_FILE) -> dict:
+    """The plain mapping in a YAML 1.2 file (the dialect that DVC reads and writes)."""
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; run this from the root of the project, where params.yaml lies"
+        ) from None
+    except YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, expected sections with keys")
+    return content
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks all parameters; raises one UserError that names every mistake."""
+    return parse(read_yaml(path), path)
+
+
+def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
+    """Checks a mapping as `load` does; `path` is only named in the error."""
+    mistakes = []
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        mistakes = [_describe(item) for item in error.errors()]
+        sections = {item["loc"][0] for item in error.errors()}
+        params = _valid_sections(content, sections)
+    mistakes += _contradictions(params)
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
+    return params
+
+
+def _valid_sections(content: dict, broken: set) -> Params:
+    """The sections that are fine, so that their contradictions are named in the same message."""
+    fine = {}
+    for name, field in Params.model_fields.items():
+        if name not in broken:
+            fine[name] = field.annotation.model_validate(content[name])
+    return Params.model_construct(**fine)
+
+
+def _describe(item: dict) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it or correct its spelling"
+    if item["type"] == "missing":
+        return f"{key}: missing; copy it from the project's params.yaml"
+    expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{key} = {item['input']!r}: expected {expected}"
+
+
+def _contradictions(params: Params) -> list[str]:
+    """Values that are fine alone and impossible together. Sections that failed are absent."""
+    found = []
+    has = params.__dict__.get
+    clips, ingest, vqgan = has("clip_chunk"), has("ingest"), has("vqgan")
+    gpt, train = has("transformer"), has("train")
+    if clips and clips.min_frames > clips.max_frames:
+        found.append(
+            f"clip_chunk.min_frames = {clips.min_frames}: expected at most "
+            f"clip_chunk.max_frames = {clips.max_frames}"
+        )
+    if clips and clips.test_share < 1e-9:
+        found.append(
+            f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
+            "expected less than 1, the rest is the test split"
+        )
+    if ingest and vqgan:
+        stride = vqgan.autoencoder.stride
+        for side in ("height", "width"):
+            value = getattr(ingest, side)
+            if value % stride:
+                found.append(
+                    f"ingest.{side} = {value}: expected a multiple of {stride}, because "
+                    f"vqgan.autoencoder.channels_multiplier has "
+                    f"{len(vqgan.autoencoder.channels_multiplier)} levels"
+                )
+        heights = [ingest.height // 2**i for i in range(len(vqgan.autoencoder.channels_multiplier))]
+        for height in vqgan.autoencoder.attention_resolution:
+            if height not in heights:
+                found.append(
+                    f"vqgan.autoencoder.attention_resolution = {height}: expected one of the "
+                    f"heights {heights} that the encoder passes through"
+                )
+    if gpt and gpt.transformer_type == "custom" and gpt.n_embd % gpt.n_head:
+        found.append(
+            f"transformer.n_embd = {gpt.n_embd}: expected a multiple of "
+            f"transformer.n_head = {gpt.n_head}"
+        )
+    if train and train.lr_start > train.lr_max:
+        found.append(
+            f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
+        )
+    return found
