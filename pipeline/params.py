@@ -99,11 +99,17 @@ class Autoencoder(Section):
     attention_resolution: list[Count]
     dropout: Probability
     upsampling: Literal["nearest", "bilinear"]
+    patch_size: Literal[1, 2, 4, 8]
+    shortcut: bool
 
     @property
     def stride(self) -> int:
         """Pixels a side that one token stands for."""
-        return 2 ** (len(self.channels_multiplier) - 1)
+        return self.patch_size * 2 ** (len(self.channels_multiplier) - 1)
+
+    def heights(self, height: int) -> list[int]:
+        """Heights of the feature maps that the encoder passes through, for a picture's height."""
+        return [height // self.patch_size // 2**i for i in range(len(self.channels_multiplier))]
 
 
 class Discriminator(Section):
@@ -132,6 +138,8 @@ class VqganLoss(Section):
 class VqganTrainer(Section):
     batch_size: Count
     n_epochs: Count
+    schedule: Literal["cosine", "constant"]
+    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     gen_lr: Positive
     disc_lr: Positive
     gen_beta_1: Probability
@@ -180,6 +188,7 @@ class Train(Section):
 class Evaluate(Section):
     batch_size: Count
     decode: Literal["expected", "argmax"]
+    detail: Literal["keys", "none"]
     strips: Count
 
 
@@ -296,11 +305,11 @@ def _contradictions(params: Params) -> list[str]:
             value = getattr(ingest, side)
             if value % stride:
                 found.append(
-                    f"ingest.{side} = {value}: expected a multiple of {stride}, because "
-                    f"vqgan.autoencoder.channels_multiplier has "
-                    f"{len(vqgan.autoencoder.channels_multiplier)} levels"
+                    f"ingest.{side} = {value}: expected a multiple of {stride}, the pixels of a "
+                    f"token (vqgan.autoencoder: patch_size {vqgan.autoencoder.patch_size}, "
+                    f"{len(vqgan.autoencoder.channels_multiplier)} levels)"
                 )
-        heights = [ingest.height // 2**i for i in range(len(vqgan.autoencoder.channels_multiplier))]
+        heights = vqgan.autoencoder.heights(ingest.height)
         for height in vqgan.autoencoder.attention_resolution:
             if height not in heights:
                 found.append(

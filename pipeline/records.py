@@ -2,9 +2,19 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 from pipeline.errors import UserError
+
+
+def project_root() -> Path:
+    """The real repository, also inside a temporary or queued experiment; else the current folder.
+
+    DVC sets DVC_ROOT in stages. What outlives an experiment's copy (tracking store, saved states,
+    seconds) lies below it.
+    """
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,0 +1,208 @@
+"""GPT-2 that draws the next frame: all its tokens in one pass, from the frame before.
+
+Hugging Face's GPT2Model does the work (Radford et al., 2019); around it stand the embeddings of
+codes and of remaining frames, and the head. It knows codes, never pixels. Letters: B clips, T
+frames, N tokens a frame, V codes. Codes are int64 in [0, V).
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from pipeline.gpt2.attention import NAME, frame_window_attention
+from pipeline.gpt2.sequence import remaining
+from pipeline.params import Params
+from pipeline.torch_setup import repair_torchvision
+
+SIZES = {  # layers, heads, width
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
+GPT2_POSITIONS = 1024  # rows of the published position tables
+
+
+@dataclass(frozen=True)
+class GptConfig:
+    """Everything that rebuilds the network."""
+
+    layout: str  # clip | windowed
+    n_frames_before: int  # M
+    n_layer: int
+    n_head: int
+    n_embd: int
+    embd_pdrop: float
+    resid_pdrop: float
+    attn_pdrop: float
+    remaining_frames_method: str  # own_embeddings | none
+    num_embeddings: int  # V
+    tokens_per_frame: int  # N
+    max_frames: int  # longest clip trained on
+
+    @classmethod
+    def from_params(cls, settings: Params) -> "GptConfig":
+        gpt, train = settings.transformer, settings.train
+        sizes = SIZES.get(gpt.transformer_type, (gpt.n_layer, gpt.n_head, gpt.n_embd))
+        return cls(
+            layout=train.layout,
+            n_frames_before=train.n_frames_before,
+            n_layer=sizes[0],
+            n_head=sizes[1],
+            n_embd=sizes[2],
+            embd_pdrop=gpt.embd_pdrop,
+            resid_pdrop=gpt.resid_pdrop,
+            attn_pdrop=gpt.attn_pdrop,
+            remaining_frames_method=gpt.remaining_frames_method,
+            num_embeddings=settings.vqgan.vqvae.num_embeddings,
+            tokens_per_frame=settings.tokens_per_frame,
+            max_frames=settings.clip_chunk.max_frames,
+        )
+
+    @property
+    def positions(self) -> int:
+        """Rows of the position table.
+
+        Windowed: the whole context, or GPT-2's own 1,024 if that is enough. Clip: the place in a
+        frame, twice, because the last frame has places of its own; the frame's place in the clip
+        is told by the number of remaining frames.
+        """
+        if self.layout == "clip":
+            return 2 * self.tokens_per_frame
+        return max(GPT2_POSITIONS, (self.n_frames_before + 1) * self.tokens_per_frame)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class FrameGpt(nn.Module):
+    """Logits of the next frame's codes."""
+
+    def __init__(self, config: GptConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gpt = _gpt2(config)
+        rows = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
+        # An own table: these counts never share rows with codes. Row 0 marks the last frame.
+        self.remaining = nn.Embedding(rows, config.n_embd) if rows else None
+        if rows:
+            nn.init.normal_(self.remaining.weight, std=0.02)
+
+    @torch.no_grad()
+    def start(self, codebook: torch.Tensor) -> None:
+        """Starts the code embeddings from the codebook `V D`, so that like codes begin alike.
+
+        A random projection of the vectors, scaled to GPT-2's initial deviation of 0.02. Input and
+        output share the table, so both know from the first step which codes look the same.
+        """
+        vectors = codebook.float() - codebook.float().mean(0)
+        projected = vectors @ torch.randn(vectors.shape[1], self.config.n_embd)
+        self.gpt.wte.weight.copy_(0.02 * projected / projected.std().clamp_min(1e-9))
+
+    @property
+    def head(self) -> torch.Tensor:
+        """V x width, the transposed code embedding as in GPT-2."""
+        return self.gpt.wte.weight
+
+    def forward(
+        self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int = 0
+    ) -> torch.Tensor:
+        """Logits of the frames after each of `frames`: `B T N V`.
+
+        frames: codes `B T N` of the frames start, start+1, ...; last: `B N`; n_frames: `B`, the
+        clips' lengths. In the layout `windowed` all T frames are the window, and only the logits
+        after its last frame are given: `B 1 N V`.
+        """
+        self._check(frames)
+        inputs = self._embed(frames, last, n_frames, start)  # B (1+T)N E
+        hidden = self.gpt(inputs_embeds=inputs, position_ids=self._positions(frames.shape[1]))
+        hidden = hidden.last_hidden_state.unflatten(1, (-1, self.config.tokens_per_frame))
+        wanted = hidden[:, 1:] if self.config.layout == "clip" else hidden[:, -1:]  # B T N E
+        return wanted @ self.head.T
+
+    def begin(self, last: torch.Tensor, n_frames: torch.Tensor) -> "Cache":
+        """Clip layout: the keys and values of the last frame, which every frame attends to."""
+        cache = Cache(self, last, n_frames)
+        cache.feed(last[:, None], last=True)
+        return cache
+
+    def _check(self, frames: torch.Tensor) -> None:
+        assert frames.dim() == 3 and frames.shape[2] == self.config.tokens_per_frame, frames.shape
+        if self.config.layout == "windowed":
+            assert frames.shape[1] <= self.config.n_frames_before, frames.shape
+
+    def _embed(
+        self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int
+    ) -> torch.Tensor:
+        codes = torch.cat([last[:, None], frames], 1)  # B 1+T N
+        embedded = self.gpt.wte(codes)  # B 1+T N E
+        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
+        left = remaining(n_frames[:, None], i[None])  # B T
+        marks = torch.cat([torch.zeros_like(left[:, :1]), left], 1)  # B 1+T
+        return self._mark(embedded, marks).flatten(1, 2)
+
+    def _mark(self, embedded: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Adds the embedding of each frame's count to its tokens. `B T N E`, `B T`."""
+        if self.remaining is None:
+            return embedded
+        # A clip longer than any in training counts down from the largest number that was trained.
+        counts = counts.clamp(0, self.config.max_frames - 1)
+        return embedded + self.remaining(counts)[:, :, None]
+
+    def _positions(self, frames: int) -> torch.Tensor:
+        tokens, device = self.config.tokens_per_frame, self.gpt.wpe.weight.device
+        if self.config.layout == "windowed":
+            return torch.arange((frames + 1) * tokens, device=device)[None]
+        place = torch.arange(tokens, device=device)
+        return torch.cat([place + tokens, place.repeat(frames)])[None]
+
+
+class Cache:
+    """Keys and values of a clip that is being drawn, frame by frame (clip layout)."""
+
+    def __init__(self, model: FrameGpt, last: torch.Tensor, n_frames: torch.Tensor) -> None:
+        from transformers import DynamicCache
+
+        self.model, self.n_frames = model, n_frames
+        self.keys_values = DynamicCache()
+        self.fed = 0  # frames, the last one not counted
+
+    def feed(self, frame: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Codes `B 1 N` of the next frame; gives the logits of the frame after it, `B N V`."""
+        model, tokens = self.model, self.model.config.tokens_per_frame
+        self.fed += not last
+        count = torch.zeros_like(self.n_frames) if last else remaining(self.n_frames, self.fed)
+        embedded = model._mark(model.gpt.wte(frame), count[:, None]).flatten(1, 2)  # B N E
+        positions = model._positions(1)[:, :tokens] if last else model._positions(1)[:, tokens:]
+        out = model.gpt(
+            inputs_embeds=embedded,
+            position_ids=positions,
+            past_key_values=self.keys_values,
+            use_cache=True,
+        )
+        return out.last_hidden_state @ model.head.T
+
+
+def _gpt2(config: GptConfig) -> nn.Module:
+    repair_torchvision()
+    from transformers import AttentionInterface, GPT2Config, GPT2Model
+
+    AttentionInterface.register(NAME, frame_window_attention)
+    hf_config = GPT2Config(
+        vocab_size=config.num_embeddings,
+        n_positions=config.positions,
+        n_embd=config.n_embd,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        embd_pdrop=config.embd_pdrop,
+        resid_pdrop=config.resid_pdrop,
+        attn_pdrop=config.attn_pdrop,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation=NAME if config.layout == "clip" else "sdpa",
+        use_cache=False,
+    )
+    hf_config.tokens_per_frame = config.tokens_per_frame
+    hf_config.n_frames_before = config.n_frames_before
+    return GPT2Model(hf_config)

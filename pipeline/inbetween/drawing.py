@@ -1,0 +1,124 @@
+"""Where tokenizer and transformer meet: given ends to codes, codes to in-betweens, to pictures.
+
+The rollout stays in token space; codes become pixels once, at the end. Two choices on the way
+back to pixels (parameters `evaluate.decode` and `evaluate.detail`):
+
+decode: `argmax` shows the likeliest code of each token; `expected` shows the mean codebook vector
+under the model's distribution, which is less wrong on average and softer where the model doubts.
+
+detail: `keys` gives each token that the model takes over from a given frame, at the same place,
+back what the tokenizer lost of that frame there (given frame minus its own round trip), weighted
+with the model's certainty. What stands still so stays as sharp as the given frames; what moves is
+untouched. `none` leaves the tokenizer's picture as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from pipeline import frames
+from pipeline.errors import UserError
+from pipeline.gpt2.model import FrameGpt
+from pipeline.gpt2.sampling import Drawn, Pick, draw, likeliest
+from pipeline.params import Ingest
+from pipeline.torch_setup import autocast
+from pipeline.training.tokenizer import load_tokenizer
+from pipeline.training.transformer import load_gpt
+from pipeline.vqgan.model import Tokenizer
+
+
+@dataclass(frozen=True)
+class Style:
+    """How codes become pixels; see the module's text."""
+
+    decode: str = "expected"  # expected | argmax
+    detail: str = "keys"  # keys | none
+
+
+@dataclass(frozen=True)
+class Key:
+    """One given frame of each clip of a batch."""
+
+    codes: torch.Tensor  # B N
+    lost: torch.Tensor  # float B 3 H W, the frame minus its round trip
+
+
+class InBetweener:
+    """Both trained networks, ready to draw."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        gpt: FrameGpt,
+        ingest: Ingest,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        if gpt.config.num_embeddings != len(tokenizer.codebook):
+            raise UserError(
+                f"the transformer knows {gpt.config.num_embeddings} codes and the tokenizer has "
+                f"{len(tokenizer.codebook)}: they were not trained together; run `dvc repro`"
+            )
+        self.tokenizer, self.gpt, self.ingest = tokenizer, gpt, ingest
+        self.device, self.precision = device, precision
+
+    @classmethod
+    def load(cls, vqgan: Path, gpt: Path, device: torch.device, precision: str) -> "InBetweener":
+        tokenizer, ingest = load_tokenizer(vqgan, device)
+        return cls(tokenizer, load_gpt(gpt, device), ingest, device, precision)
+
+    @torch.no_grad()
+    def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 `B H W 3` through the tokenizer and back; also the codes `B N`."""
+        with autocast(self.device, self.precision):
+            codes = self.tokenizer.encode(frames.to_float(images.to(self.device)))
+            return frames.to_uint8(self.tokenizer.decode(codes)), codes
+
+    @torch.no_grad()
+    def draw(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: list[int],
+        style: Style,
+        pick: Pick = likeliest,
+    ) -> list[torch.Tensor]:
+        """Clips with the given ends: uint8 `B H W 3` each, to uint8 `n H W 3` a clip.
+
+        Frame 0 and n-1 of each clip are the given pictures themselves. Every n is at least 3.
+        """
+        assert first.shape == last.shape and len(first) == len(n_frames), (first.shape, n_frames)
+        lengths = torch.tensor(n_frames, device=self.device)
+        with autocast(self.device, self.precision):
+            keys = [self._key(frames.to_float(x.to(self.device))) for x in (first, last)]
+            inner = []
+            for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
+                inner.append(frames.to_uint8(self._picture(drawn, keys, style)).cpu())
+        clips = torch.stack(inner, 1)  # B n-2 H W 3
+        return [
+            torch.cat([first[k : k + 1].cpu(), clips[k, : n - 2], last[k : k + 1].cpu()])
+            for k, n in enumerate(n_frames)
+        ]
+
+    def _key(self, images: torch.Tensor) -> Key:
+        codes = self.tokenizer.encode(images)
+        return Key(codes, images - self.tokenizer.decode(codes))
+
+    def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
+        """float `B 3 H W` in about [-1, 1]."""
+        chances = F.one_hot(drawn.codes, drawn.logits.shape[-1]).float()  # B N V
+        if style.decode == "expected":
+            chances = torch.softmax(drawn.logits.float(), -1)
+        images = self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook)
+        if style.detail == "none":
+            return images
+        kept = torch.stack([chances.gather(2, key.codes[..., None])[..., 0] for key in keys])
+        kept = kept * kept.amax(0) / kept.sum(0).clamp_min(1e-6)  # both ends alike: half of each
+        height, width = images.shape[-2:]
+        for weight, key in zip(kept, keys, strict=True):
+            grid = weight.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
+            mask = F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
+            images = images + mask * key.lost
+        return images

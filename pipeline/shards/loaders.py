@@ -1,0 +1,77 @@
+"""Loaders: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.errors import UserError
+
+
+class Clip(NamedTuple):
+    clip_id: str
+    frames: torch.Tensor  # uint8 T H W 3
+
+
+class ShardReader:
+    """All shards of one kind and split, mapped into memory as one table."""
+
+    def __init__(self, folder: Path, kind: str, split: str) -> None:
+        paths = sorted(folder.glob(f"{kind}-{split}-*.arrow"))
+        if not paths:
+            raise UserError(
+                f"{folder} holds no {kind}-{split} shard; `dvc repro shard_pack` makes it, and an "
+                "empty split means too little footage (see clip_chunk.split_by)"
+            )
+        self.table = pa.concat_tables([_open(path) for path in paths])
+        metadata = self.table.schema.metadata
+        self.shape = (int(metadata[b"height"]), int(metadata[b"width"]), 3)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+
+class ImageSet(ShardReader):
+    """Pictures of one split."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        super().__init__(folder, "images", split)
+        self._column = self.table["image"]
+
+    def batch(self, rows: Sequence[int]) -> torch.Tensor:
+        """uint8 `B H W 3` of the rows in the order given."""
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        for place, row in zip(out, rows, strict=True):
+            place[:] = _pixels(self._column[int(row)], self.shape)[0]
+        return torch.from_numpy(out)
+
+
+class ClipSet(ShardReader):
+    """Clips of one split, each with its own number of frames."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        super().__init__(folder, "clips", split)
+        self.lengths = self.table["n_frames"].to_pylist()
+
+    def clip_id(self, row: int) -> str:
+        return self.table["clip_id"][row].as_py()
+
+    def __getitem__(self, row: int) -> Clip:
+        pixels = _pixels(self.table["images"][row], self.shape)
+        return Clip(self.clip_id(row), torch.from_numpy(pixels.copy()))
+
+
+def _pixels(value: pa.Scalar, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape)
+
+
+def _open(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as a shard ({error}); delete it and run `dvc repro shard_pack`"
+        ) from None

@@ -1,0 +1,184 @@
+"""Shards: a few large Arrow files that the loaders map into memory.
+
+`images-<split>-NNNNN.arrow` has a row a picture, `clips-<split>-NNNNN.arrow` a row a clip. Pixels
+are stored as they are (uint8 `H W 3`), so that a row is read without a copy. `index.json` lists
+every shard with rows, bytes and sha256.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline import progress, schema
+from pipeline.errors import UserError
+from pipeline.records import write_json
+
+ROWS_A_BATCH = {"images": 256, "clips": 8}
+
+
+def image_schema(height: int, width: int) -> pa.Schema:
+    pixels = pa.binary(height * width * 3)
+    fields = [("video_id", pa.string()), ("frame", pa.int32()), ("image", pixels)]
+    return pa.schema(fields, {"height": str(height), "width": str(width)})
+
+
+def clip_schema(height: int, width: int) -> pa.Schema:
+    fields = [("clip_id", pa.string()), ("n_frames", pa.int32()), ("images", pa.large_binary())]
+    return pa.schema(fields, {"height": str(height), "width": str(width)})
+
+
+class FrameStore:
+    """Frames of all videos, mapped into memory; nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, height: int, width: int) -> None:
+        self.folder, self.shape = folder, (height, width, 3)
+        self._open: dict[str, np.ndarray] = {}
+
+    def video(self, video_id: str) -> np.ndarray:
+        """uint8 `T H W 3`, without a copy where the file is one record batch."""
+        if video_id not in self._open:
+            path = self.folder / f"{video_id}.arrow"
+            if not path.is_file():
+                raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            self._open = {video_id: _frames(table["image"], self.shape)}  # one video at a time
+        return self._open[video_id]
+
+
+def _frames(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:
+    size = int(np.prod(shape))
+    parts = []
+    for chunk in column.chunks:
+        data = np.frombuffer(chunk.buffers()[1], np.uint8)
+        parts.append(data[chunk.offset * size : (chunk.offset + len(chunk)) * size])
+    flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return flat.reshape(-1, *shape)
+
+
+def pack(
+    frames: Path, index: pd.DataFrame, clips: pd.DataFrame, out: Path, size: tuple, shard_mb: float
+) -> dict:
+    """Writes all shards of all splits below `out`; gives counts of images, clips and bytes."""
+    height, width = size
+    out.mkdir(parents=True, exist_ok=True)
+    store = FrameStore(frames, height, width)
+    accepted = clips[clips.split != ""].sort_values("clip_id")
+    images = _images_with_split(index, accepted)
+    counts: dict[str, int] = {}
+    shards = []
+    with progress.bar(what="packing", unit="row", total=len(images) + len(accepted)) as bar:
+        for split in schema.SPLITS:
+            for kind, rows, make, fields in (
+                ("images", images[images.split == split], _image_rows, image_schema),
+                ("clips", accepted[accepted.split == split], _clip_rows, clip_schema),
+            ):
+                writer = ShardWriter(out, f"{kind}-{split}", fields(height, width), shard_mb)
+                for row in make(rows, store):
+                    writer.add(row)
+                    bar.update()
+                shards += writer.close()
+                counts[f"{kind}_{split}"] = len(rows)
+    write_json(out / "index.json", {"height": height, "width": width, "shards": shards})
+    return counts | {"shards": len(shards), "megabytes": sum(s["bytes"] for s in shards) / 1e6}
+
+
+def _images_with_split(index: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
+    """Pictures take the split of their scene, so that no scene teaches one network and tests it."""
+    split = accepted.drop_duplicates("scene_id").set_index("scene_id").split
+    images = index[index.use_image].copy()
+    images["split"] = images.scene_id.map(split)
+    return images.dropna(subset="split").sort_values(["video_id", "frame"])
+
+
+def _image_rows(rows: pd.DataFrame, store: FrameStore) -> Iterator[dict]:
+    for row in rows.itertuples():
+        image = store.video(row.video_id)[row.frame]
+        yield {"video_id": row.video_id, "frame": row.frame, "image": image.tobytes()}
+
+
+def _clip_rows(rows: pd.DataFrame, store: FrameStore) -> Iterator[dict]:
+    for row in rows.itertuples():
+        images = store.video(row.video_id)[np.asarray(row.frames)]
+        yield {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images.tobytes()}
+
+
+class ShardWriter:
+    """Appends rows and begins a new shard at `shard_mb`.
+
+    A shard gets its final name when it is complete. After an error, a full disk for instance, the
+    unfinished one is removed.
+    """
+
+    def __init__(self, folder: Path, name: str, fields: pa.Schema, shard_mb: float) -> None:
+        self.folder, self.name, self.fields = folder, name, fields
+        self.limit = shard_mb * 1e6
+        self.rows_a_batch = ROWS_A_BATCH[name.split("-")[0]]
+        self.done: list[dict] = []
+        self._rows: list[dict] = []
+        self._waiting = self._written = self._count = 0
+        self._file = self._writer = None
+
+    def add(self, row: dict) -> None:
+        pixels = row.get("image", row.get("images"))
+        if self._count and self._written + self._waiting + len(pixels) > self.limit:
+            self._finish()
+        self._rows.append(row)
+        self._waiting += len(pixels)
+        self._count += 1
+        if len(self._rows) >= self.rows_a_batch:
+            self._flush()
+
+    def close(self) -> list[dict]:
+        """Completes the last shard; gives name, rows, bytes and sha256 of each."""
+        if self._count:
+            self._finish()
+        return self.done
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / f"{self.name}-{len(self.done):05d}.arrow.partial"
+
+    def _flush(self) -> None:
+        try:
+            if self._writer is None:
+                self._file = pa.OSFile(str(self._partial), "wb")
+                self._writer = pa.ipc.new_file(self._file, self.fields)
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
+        except BaseException:
+            self._abandon()
+            raise
+        self._written += self._waiting
+        self._rows, self._waiting = [], 0
+
+    def _finish(self) -> None:
+        if self._rows:
+            self._flush()
+        try:
+            self._writer.close()
+            self._file.close()
+        except BaseException:
+            self._abandon()
+            raise
+        path = self._partial.with_suffix("")
+        self._partial.replace(path)
+        record = {"file": path.name, "rows": self._count, "bytes": path.stat().st_size}
+        self.done.append(record | {"sha256": file_sha256(path)})
+        self._file = self._writer = None
+        self._written = self._count = 0
+
+    def _abandon(self) -> None:
+        """Removes the unfinished shard; closing it may fail once more on a full disk."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,57 @@
+"""One place that prepares PyTorch: threads, device, precision, and a repair for torchvision."""
+
+import functools
+import os
+
+import torch
+
+from pipeline.errors import UserError
+from pipeline.params import Base
+
+
+def prepare(base: Base) -> torch.device:
+    """Sets threads and deterministic kernels; gives the device that `base.device` names."""
+    torch.set_num_threads(base.threads)
+    torch.manual_seed(base.seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return find_device(base.device)
+
+
+def find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"base.device = {name!r}, but PyTorch sees {torch.cuda.device_count()} GPUs; "
+            "use auto or cpu, or install a CUDA build of torch (README)"
+        )
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision for matrix products where `base.precision` asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@functools.cache
+def repair_torchvision() -> None:
+    """Lets torchvision be imported beside a CPU build of torch that its operators do not fit.
+
+    Importing transformers or clean-fid imports torchvision. Its wheel's compiled operators may
+    not load, and then the import fails because two of them are unknown. Declaring their schemas
+    cures it. Where torchvision works, or is absent, nothing is declared.
+    """
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        repair_torchvision.library = library  # a library that is collected takes its schemas along
+        import torchvision  # noqa: F401

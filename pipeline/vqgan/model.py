@@ -1,0 +1,96 @@
+"""The tokenizer: images to codebook indices and back (VQ-GAN without its losses).
+
+Images are float `B 3 H W` in [-1, 1]; codes are int64 `B N`, N = (H/s)(W/s), row by row.
+"""
+
+import torch
+from torch import nn
+
+from pipeline.params import Vqgan as Settings
+from pipeline.vqgan.decoder import Decoder
+from pipeline.vqgan.encoder import Encoder
+from pipeline.vqgan.quantizer import Quantized, Quantizer
+
+
+class Tokenizer(nn.Module):
+    """Encoder, quantizer and decoder for images of one size."""
+
+    def __init__(self, settings: Settings, height: int, width: int) -> None:
+        super().__init__()
+        sizes, dim = settings.autoencoder, settings.vqvae.embedding_dim
+        self.grid = (height // sizes.stride, width // sizes.stride)  # h w
+        self.encoder = Encoder(sizes, height)
+        self.before = nn.Conv2d(sizes.z_channels, dim, 1)
+        self.quantizer = Quantizer(settings.vqvae)
+        self.after = nn.Conv2d(dim, sizes.z_channels, 1)
+        self.decoder = Decoder(sizes, height)
+        self.shortcut = Shortcut(sizes.stride, dim) if sizes.shortcut else None
+        if self.shortcut is not None:  # the networks start as corrections of the linear path
+            for layer in (self.before, self.decoder.out):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.quantizer.codebook  # V D
+
+    def quantize(self, images: torch.Tensor, generator: torch.Generator) -> Quantized:
+        features = self.before(self.encoder(images))  # B D h w
+        if self.shortcut is not None:
+            features = features + self.shortcut.encode(images)
+        return self.quantizer(features, generator)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `B 3 H W` to codes `B N`."""
+        assert not self.training, "encode() in training mode would move the codebook"
+        return self.quantize(images, torch.Generator()).codes.flatten(1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `B N` to images `B 3 H W`, clamped to [-1, 1]."""
+        return self.decode_vectors(nn.functional.embedding(codes, self.codebook))
+
+    def decode_vectors(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Codebook vectors, or means of them, `B N D` to images `B 3 H W` in [-1, 1]."""
+        maps = vectors.movedim(-1, 1).unflatten(2, self.grid)  # B N D -> B D h w
+        return self.decode_features(maps).float().clamp(-1, 1)
+
+    def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Quantized maps `B D h w` to images, not clamped: what the losses see."""
+        images = self.decoder(self.after(quantized))
+        if self.shortcut is not None:
+            images = images + self.shortcut.decode(quantized)
+        return images
+
+
+class Shortcut(nn.Module):
+    """Linear path from each token's pixels to its features and back.
+
+    A shortcut around both networks, as the space-to-channel shortcuts of Chen et al., Deep
+    Compression Autoencoder (2024, arXiv:2410.10733); here learned, and started from the principal
+    components of the training pictures, so that the first step already draws recognisable pictures.
+    """
+
+    def __init__(self, stride: int, dim: int) -> None:
+        super().__init__()
+        self.encode = nn.Conv2d(3, dim, stride, stride)
+        self.decode = nn.ConvTranspose2d(dim, 3, stride, stride)
+
+    @torch.no_grad()
+    def start(self, images: torch.Tensor) -> None:
+        """Principal components of the patches of `B 3 H W`; surplus features start at zero."""
+        dim, _, side, _ = self.encode.weight.shape
+        patches = nn.functional.unfold(images.float(), side, stride=side)  # B 3ss hw
+        patches = patches.movedim(1, -1).flatten(0, 1)  # Bhw 3ss
+        mean = patches.mean(0)
+        axes = torch.linalg.eigh(torch.cov((patches - mean).T))[1].flip(1)[:, :dim].T  # D 3ss
+        axes = axes * axes.sum(1, keepdim=True).sign()  # the sign of an axis is arbitrary: fix it
+        axes = nn.functional.pad(axes, (0, 0, 0, dim - len(axes)))
+        kernel = axes.unflatten(1, (3, side, side))
+        self.encode.weight.copy_(kernel)
+        self.encode.bias.copy_(-axes @ mean)
+        self.decode.weight.copy_(kernel)
+        self.decode.bias.copy_(mean.unflatten(0, (3, -1)).mean(1))

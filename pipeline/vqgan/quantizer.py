@@ -1,0 +1,100 @@
+"""Vector quantization: each feature vector becomes its nearest codebook vector.
+
+`vq`: the codebook is trained by its own loss (van den Oord et al., 2017, arXiv:1711.00937; the
+thesis' way). `ema`: it follows moving averages of the vectors assigned to each code, starts from
+vectors of the first batch, and codes that nobody uses restart from vectors of the current batch
+(Razavi et al., 2019, arXiv:1906.00446; Dhariwal et al., 2020, arXiv:2005.00341).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.params import Vqvae
+
+DECAY = 0.98  # of the moving averages; about 50 batches
+DEAD_BELOW = 0.1  # vectors a batch, averaged, below which a code restarts
+
+
+class Quantized(NamedTuple):
+    vectors: torch.Tensor  # B D h w, with the straight-through gradient
+    codes: torch.Tensor  # B h w, int64
+    commitment_loss: torch.Tensor  # scalar, already weighted with beta
+    codebook_loss: torch.Tensor  # scalar, zero for `ema`
+
+
+class Quantizer(nn.Module):
+    """Codebook of `V D`; takes and gives feature maps `B D h w`, always in float32."""
+
+    def __init__(self, settings: Vqvae) -> None:
+        super().__init__()
+        size, dim = settings.num_embeddings, settings.embedding_dim
+        self.beta = settings.beta
+        self.moving = settings.quantizer == "ema"
+        self.codebook = nn.Parameter(torch.empty(size, dim).uniform_(-1 / size, 1 / size))
+        self.codebook.requires_grad_(not self.moving)
+        if self.moving:
+            self.register_buffer("counts", torch.zeros(size))
+            self.register_buffer("sums", torch.zeros(size, dim))
+            self.register_buffer("started", torch.tensor(False))
+
+    def forward(self, features: torch.Tensor, generator: torch.Generator) -> Quantized:
+        """`generator` draws the vectors from which codes start; unused in evaluation."""
+        features = features.float()
+        flat = features.movedim(1, -1).flatten(0, 2)  # B h w D -> BN D
+        if self.moving and self.training:
+            self._start(flat.detach(), generator)
+        codes = nearest(flat.detach(), self.codebook)  # BN
+        vectors = self.lookup(codes.unflatten(0, features[:, 0].shape))  # B D h w
+        commitment = self.beta * F.mse_loss(features, vectors.detach())
+        codebook = features.new_zeros(()) if self.moving else F.mse_loss(vectors, features.detach())
+        if self.moving and self.training:
+            self._follow(flat.detach(), codes, generator)
+        through = features + (vectors - features).detach()
+        return Quantized(through, codes.unflatten(0, features[:, 0].shape), commitment, codebook)
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `B h w` to their vectors `B D h w`."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    @torch.no_grad()
+    def _start(self, flat: torch.Tensor, generator: torch.Generator) -> None:
+        if self.started:
+            return
+        self.codebook.copy_(_draw(flat, len(self.codebook), generator))
+        self.sums.copy_(self.codebook)
+        self.counts.fill_(1.0)
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def _follow(self, flat: torch.Tensor, codes: torch.Tensor, generator: torch.Generator) -> None:
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, flat.new_ones(len(codes)))
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
+        self.counts.lerp_(counts, 1 - DECAY)
+        self.sums.lerp_(sums, 1 - DECAY)
+        dead = self.counts < DEAD_BELOW
+        fresh = _draw(flat, len(self.codebook), generator)
+        # A restarted code resets its statistics too, or its old average would pull it back.
+        self.counts.masked_fill_(dead, 1.0)
+        self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
+        self.codebook.copy_(self.sums / self.counts[:, None])
+
+
+@torch.no_grad()
+def nearest(vectors: torch.Tensor, codebook: torch.Tensor, rows: int = 4096) -> torch.Tensor:
+    """Index of the nearest code (squared distance) for each of `N D`; ties take the first.
+
+    Works on `rows` vectors at a time, so that `rows x V` distances are the largest matrix.
+    """
+    half_squares = codebook.square().sum(1).mul(0.5)  # V
+    parts = [(half_squares - part @ codebook.T).argmin(1) for part in vectors.split(rows)]
+    return torch.cat(parts)
+
+
+def _draw(flat: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` vectors of the batch, drawn with replacement, slightly moved apart."""
+    picks = torch.randint(len(flat), (count,), generator=generator).to(flat.device)
+    noise = torch.randn(count, flat.shape[1], generator=generator).to(flat.device)
+    return flat[picks] + 0.01 * flat.std() * noise

@@ -1,0 +1,20 @@
+"""Stage `clip_chunk`: scenes to clips of the thesis' lengths, each in one split."""
+
+from pathlib import Path
+
+from pipeline import errors, params, tracking
+from pipeline.footage.clips import chunk_clips
+
+FRAMES, SCENES = Path("data/frames"), Path("data/scenes")
+INDEX, OUT = Path("data/frame_index"), Path("data/clips")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("clip_chunk", settings) as run:
+        summary = chunk_clips(FRAMES, SCENES, INDEX, OUT, settings.clip_chunk)
+        run.finish(summary, OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

@@ -1,0 +1,19 @@
+"""Stage `frame_subsample`: held drawings, and which frames feed images and clips."""
+
+from pathlib import Path
+
+from pipeline import errors, params, tracking
+from pipeline.footage.duplicates import index_frames
+
+FRAMES, SCENES, OUT = Path("data/frames"), Path("data/scenes"), Path("data/frame_index")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("frame_subsample", settings) as run:
+        summary = index_frames(FRAMES, SCENES, OUT, settings.frame_subsample)
+        run.finish(summary, OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

@@ -1,0 +1,39 @@
+"""Stage `gpt2_train`: tokens to a trained transformer."""
+
+from pathlib import Path
+
+from pipeline import errors, params, torch_setup, tracking
+from pipeline.training.checkpoint import Resume
+from pipeline.training.loop import Plan, train
+from pipeline.training.tokenizer import load_tokenizer
+from pipeline.training.transformer import TransformerTask, save_gpt
+
+TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("gpt2_train", settings) as run:
+        device = torch_setup.prepare(settings.base)
+        codebook = load_tokenizer(VQGAN, device)[0].codebook
+        task = TransformerTask(settings, TOKENS, codebook, device)
+        rules, engine = settings.train, settings.engine
+        plan = Plan(
+            batch_size=rules.batch_size,
+            n_epochs=rules.n_epochs,
+            seed=settings.base.seed,
+            accumulation_size=rules.accumulation_size,
+            checkpoint_interval=engine.checkpoint_interval,
+            log_interval=engine.log_interval,
+        )
+        sections = {"base": settings.base, "transformer": settings.transformer, "train": rules}
+        inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
+        resume = Resume("gpt2_train", sections, inputs)
+        history = train(task, plan, "transformer", resume, run.log)
+        save_gpt(task.module, OUT)
+        history.save(OUT)
+        run.finish(history.summary(task), OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

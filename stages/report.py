@@ -1,0 +1,20 @@
+"""Stage `report`: summaries to metrics/, curves and pictures to plots/, all of it to MLflow."""
+
+from pathlib import Path
+
+from pipeline import errors, params, tracking
+from pipeline.report import collect_metrics, collect_plots
+
+METRICS, PLOTS = Path("metrics"), Path("plots")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("report", settings) as run:
+        numbers = collect_metrics(METRICS)
+        pictures = collect_plots(PLOTS)
+        run.publish(numbers, pictures)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

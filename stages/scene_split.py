@@ -1,0 +1,19 @@
+"""Stage `scene_split`: camera cuts from the stored terms."""
+
+from pathlib import Path
+
+from pipeline import errors, params, tracking
+from pipeline.footage.scenes import split_scenes
+
+FRAMES, OUT = Path("data/frames"), Path("data/scenes")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("scene_split", settings) as run:
+        summary = split_scenes(FRAMES, OUT, settings.scene_split)
+        run.finish(summary, OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

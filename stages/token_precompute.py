@@ -1,0 +1,24 @@
+"""Stage `token_precompute`: every frame of every clip to codebook indices."""
+
+from pathlib import Path
+
+from pipeline import errors, params, torch_setup, tracking
+from pipeline.inbetween.tokens import precompute
+from pipeline.training.tokenizer import load_tokenizer
+
+OUT = Path("data/tokens")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("token_precompute", settings) as run:
+        device = torch_setup.prepare(settings.base)
+        tokenizer, _ = load_tokenizer(Path("models/vqgan"), device)
+        batch_size = settings.token_precompute.batch_size
+        precision = settings.base.precision
+        summary = precompute(tokenizer, Path("data/shards"), OUT, batch_size, device, precision)
+        run.finish(summary, OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

@@ -1,0 +1,35 @@
+"""Stage `vqgan_train`: image shards to a trained tokenizer."""
+
+from pathlib import Path
+
+from pipeline import errors, params, torch_setup, tracking
+from pipeline.training.checkpoint import Resume
+from pipeline.training.loop import Plan, train
+from pipeline.training.tokenizer import TokenizerTask, save_tokenizer
+
+SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
+
+
+def main() -> None:
+    settings = params.load()
+    with tracking.stage("vqgan_train", settings) as run:
+        device = torch_setup.prepare(settings.base)
+        task = TokenizerTask(settings, SHARDS, device)
+        trainer, engine = settings.vqgan.trainer, settings.engine
+        plan = Plan(
+            batch_size=trainer.batch_size,
+            n_epochs=trainer.n_epochs,
+            seed=settings.base.seed,
+            checkpoint_interval=engine.checkpoint_interval,
+            log_interval=engine.log_interval,
+        )
+        inputs = {"base": settings.base, "ingest": settings.ingest, "vqgan": settings.vqgan}
+        resume = Resume("vqgan_train", inputs, [SHARDS / "index.json"])
+        history = train(task, plan, "tokenizer", resume, run.log)
+        save_tokenizer(task.tokenizer, settings, OUT)
+        history.save(OUT)
+        run.finish(history.summary(task), OUT)
+
+
+if __name__ == "__main__":
+    errors.run_main(main)

@@ -1,0 +1,72 @@
+"""Frame files: what is written is what is read, mapped, and nothing half-written has the name."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.footage.framefile import FrameFile, write_frames
+from pipeline.footage.terms import TERMS
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (20, 6, 10, 3), np.uint8)
+
+
+def test_frames_come_back_across_batches(frame_file):
+    footage = frame_file(IMAGES, batch=7)
+    assert len(footage) == 20
+    assert all(np.array_equal(footage[at], IMAGES[at]) for at in range(20))
+    assert footage.term("delta_hue").shape == (20,)
+
+
+def test_columns_are_the_contract(frame_file, tmp_path):
+    frame_file(IMAGES)
+    table = pa.ipc.open_file(pa.memory_map(str(tmp_path / "film.arrow"))).read_all()
+    assert table.schema.names == ["frame", "image", *TERMS]
+    assert table.schema.types[:3] == [pa.int32(), pa.binary(6 * 10 * 3), pa.float32()]
+    assert table.schema.metadata == {b"height": b"6", b"width": b"10"}
+    assert table["frame"].to_pylist() == list(range(20))
+    assert table["image"][3].as_py() == IMAGES[3].tobytes()
+
+
+def test_reading_maps_and_copies_nothing(frame_file):
+    before = pa.total_allocated_bytes()
+    footage = frame_file(np.zeros((200, 64, 128, 3), np.uint8), batch=50)
+    assert footage[199].sum() == 0
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    terms = {name: np.zeros(20, np.float32) for name in TERMS}
+    with pytest.raises(RuntimeError), write_frames(tmp_path / "x.arrow", 6, 10) as out:
+        out.append(IMAGES, terms)
+        raise RuntimeError
+    with write_frames(tmp_path / "empty.arrow", 6, 10):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    terms = {name: np.zeros(20, np.float32) for name in TERMS}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # as if the disk ended there
+    try:
+        with (
+            pytest.raises(OSError, match=r"x\.arrow"),
+            write_frames(tmp_path / "x.arrow", 6, 10) as out,
+        ):
+            out.append(IMAGES, terms)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_and_damaged_files_say_what_to_do(frame_file, tmp_path):
+    frame_file(IMAGES)
+    path = tmp_path / "film.arrow"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"film.arrow is damaged.*dvc repro ingest"):
+        FrameFile(path)
+    with pytest.raises(UserError, match=r"gone.arrow is missing"):
+        FrameFile(tmp_path / "gone.arrow")

