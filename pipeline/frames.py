@@ -31,33 +31,32 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=method)
 
 
-def fit(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
-    """Fits uint8 `H W 3` into the model's size: `squeeze`, `crop` (centre) or `pad` (black)."""
+def canvas(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """What of uint8 `H W 3` a model of that size sees, in the picture's own resolution.
+
+    `squeeze`: all of it, the aspect changes later. `crop`: the largest part from the middle with
+    the model's aspect. `pad`: all of it between black bars that make up the model's aspect.
+    """
     if how == "squeeze":
-        return resize(image, height, width)
+        return image
     in_height, in_width = image.shape[:2]
-    scale = (max if how == "crop" else min)(height / in_height, width / in_width)
-    new_height, new_width = max(1, round(in_height * scale)), max(1, round(in_width * scale))
-    scaled = resize(image, new_height, new_width)
-    if how == "crop":
-        top, left = max(0, (new_height - height) // 2), max(0, (new_width - width) // 2)
-        return np.ascontiguousarray(
-            resize(scaled[top : top + height, left : left + width], height, width)
-        )
-    new_height, new_width = min(new_height, height), min(new_width, width)
-    framed = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - new_height) // 2, (width - new_width) // 2
-    framed[top : top + new_height, left : left + new_width] = scaled[:new_height, :new_width]
+    least = how == "crop"
+    scale = (min if least else max)(in_height / height, in_width / width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = abs(new_height - in_height) // 2, abs(new_width - in_width) // 2
+    if least:
+        return np.ascontiguousarray(image[top : top + new_height, left : left + new_width])
+    framed = np.zeros((max(new_height, in_height), max(new_width, in_width), 3), np.uint8)
+    framed[top : top + in_height, left : left + in_width] = image
     return framed
 
 
-def unfit(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
-    """Undoes `fit`: the model's frame to `height width 3` (after `crop`, what was left of it)."""
-    if how != "pad":
-        return resize(image, height, width)
-    model_height, model_width = image.shape[:2]
-    scale = min(model_height / height, model_width / width)
-    inner_height = min(model_height, max(1, round(height * scale)))
-    inner_width = min(model_width, max(1, round(width * scale)))
-    top, left = (model_height - inner_height) // 2, (model_width - inner_width) // 2
-    return resize(image[top : top + inner_height, left : left + inner_width], height, width)
+def fit(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """Fits uint8 `H W 3` into the model's size: `squeeze`, `crop` (centre) or `pad` (black)."""
+    return resize(canvas(image, height, width, how), height, width)
+
+
+def without_bars(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of a padded canvas: uint8 `H W 3` cut to `height width 3`."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])

@@ -161,7 +161,8 @@ def _session(name: str, settings: Params) -> dict:
             "tracking.enabled = True and mlflow is not installed; "
             "`pip install -r requirements.txt`, or set tracking.enabled to false"
         )
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{records.project_root() / 'mlflow.db'}"
+    store = records.project_root() / "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}"
     served = uri.startswith(("http://", "https://"))
     if served:
         _probe(uri)

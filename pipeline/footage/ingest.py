@@ -6,7 +6,6 @@ the number of workers.
 """
 
 import hashlib
-import math
 import multiprocessing
 import os
 import signal
@@ -116,26 +115,31 @@ def decode_video(job: Job, row: dict, header: videos.Header) -> dict:
     return row | {"n_frames": n_frames, "duration": duration, "status": status, "reason": reason}
 
 
-def decode_size(header: videos.Header, size: params.Ingest) -> tuple[int, int]:
-    """Size to decode to: the detectors' copy, or larger where the model's frames need more."""
-    detector = detector_size(header.height, header.width)
-    ratios = (size.height / header.height, size.width / header.width)
-    needed = (min if size.fit == "pad" else max)(ratios)
-    if max(detector[0] / header.height, detector[1] / header.width) >= needed:
-        return detector
-    factor = max(1, math.floor(1 / needed))
-    return max(1, round(header.height / factor)), max(1, round(header.width / factor))
+def image_size(header: videos.Header, size: params.Ingest) -> videos.Size:
+    """Size to which ffmpeg averages a picture, so that `frames.fit` need not resize it again.
+
+    `fit` then only crops or adds bars, to the nearest of the model's pixels. Where the model's
+    frames are larger than the source it is the source's size, and `fit` enlarges.
+    """
+    ratios = size.height / header.height, size.width / header.width
+    if size.fit == "squeeze":
+        fitted = size.height, size.width
+    else:
+        scale = (max if size.fit == "crop" else min)(ratios)
+        fitted = max(1, round(header.height * scale)), max(1, round(header.width * scale))
+    return min(fitted[0], header.height), min(fitted[1], header.width)
 
 
 def _write_video(job: Job, header: videos.Header) -> tuple[int, str]:
     """Writes the frame file; number of frames, and why it ended early ("" if it did not)."""
     path = job.out / f"{job.video_id}{SUFFIX}"
+    sizes = image_size(header, job.size), detector_size(header.height, header.width)
     terms, changes, reason = DetectorTerms(), BlockChanges(), ""
     with write_frames(path, job.size.height, job.size.width) as out:
         try:
-            for batch in videos.decode(job.root / job.name, header, *decode_size(header, job.size)):
-                images = _fit(batch, job.size)
-                measured = terms.measure(_for_detectors(batch, header))
+            for batch in videos.decode(job.root / job.name, header, *sizes):
+                images = _fit(batch.images, job.size)
+                measured = terms.measure(batch.samples)
                 out.append(images, measured | {"block_change": changes.measure(images)})
                 _count(len(batch))
         except videos.Truncated as error:
@@ -143,9 +147,9 @@ def _write_video(job: Job, header: videos.Header) -> tuple[int, str]:
     return out.n_frames, reason
 
 
-def _fit(batch: np.ndarray, size: params.Ingest) -> np.ndarray:
+def _fit(images: np.ndarray, size: params.Ingest) -> np.ndarray:
     """uint8 `B h w 3` as decoded to the model's `B H W 3`."""
-    return np.stack([frames.fit(image, size.height, size.width, size.fit) for image in batch])
+    return np.stack([frames.fit(image, size.height, size.width, size.fit) for image in images])
 
 
 class BlockChanges:
@@ -161,14 +165,6 @@ class BlockChanges:
         self._last = images[-1]
         changes = [block_change(now, then) for now, then in zip(images, before, strict=True)]
         return np.array(changes, np.float32)
-
-
-def _for_detectors(batch: np.ndarray, header: videos.Header) -> np.ndarray:
-    """The batch in the detectors' size; it has another only where the model's frames are large."""
-    height, width = detector_size(header.height, header.width)
-    if batch.shape[1:3] == (height, width):
-        return batch
-    return np.stack([frames.resize(image, height, width) for image in batch])
 
 
 def _run_all(jobs: list[Job], workers: int) -> list[dict]:

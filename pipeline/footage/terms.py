@@ -2,13 +2,13 @@
 
 `delta_hue`, `delta_sat`, `delta_lum` are those of PySceneDetect 0.7's ContentDetector: the mean
 absolute change of OpenCV's HSV planes from the frame before, 0 at frame 0. They are taken from a
-copy reduced by an integer factor, as PySceneDetect does for speed.
+copy reduced as PySceneDetect does for speed: the longer side to 256, by skipping pixels.
 """
 
 import cv2
 import numpy as np
 
-DETECTOR_SIDE = 256  # PySceneDetect's scale: the longer side is never reduced below it
+DETECTOR_SIDE = 256  # PySceneDetect reduces the longer side to it
 BLOCK = 8  # pixels, side of the blocks in which a change is looked for
 TERMS = ("delta_hue", "delta_sat", "delta_lum", "mean_luma", "block_change")
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B (BT.601)
@@ -16,7 +16,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B (BT.601)
 
 def detector_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of the reduced copy that the detectors look at."""
-    factor = max(1, max(height, width) // DETECTOR_SIDE)
+    factor = max(1.0, max(height, width) / DETECTOR_SIDE)
     return max(1, round(height / factor)), max(1, round(width / factor))
 
 

@@ -42,7 +42,7 @@ class Key:
     """One given frame of each clip of a batch."""
 
     codes: torch.Tensor  # B N
-    lost: torch.Tensor  # float B 3 H W, the frame minus its round trip
+    lost: torch.Tensor  # float B 3 H W, at the size of the output: the frame minus its round trip
 
 
 class InBetweener:
@@ -84,41 +84,52 @@ class InBetweener:
         n_frames: list[int],
         style: Style,
         pick: Pick = likeliest,
+        large: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> list[torch.Tensor]:
-        """Clips with the given ends: uint8 `B H W 3` each, to uint8 `n H W 3` a clip.
+        """Clips with the given ends: uint8 `B H W 3` of the model's size, to `n H W 3` each.
 
-        Frame 0 and n-1 of each clip are the given pictures themselves. Every n is at least 3.
+        `large`: both ends again in the size that the output shall have; their detail is what
+        standing parts keep. Frame 0 and n-1 of each clip are the given pictures themselves, the
+        large ones where there are any. Every n is at least 3.
         """
         assert first.shape == last.shape and len(first) == len(n_frames), (first.shape, n_frames)
         lengths = torch.tensor(n_frames, device=self.device)
+        ends = large or (first, last)
         with autocast(self.device, self.precision):
-            keys = [self._key(frames.to_float(x.to(self.device))) for x in (first, last)]
+            keys = [self._key(*pair) for pair in zip((first, last), ends, strict=True)]
             inner = []
             for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
                 inner.append(frames.to_uint8(self._picture(drawn, keys, style)).cpu())
         clips = torch.stack(inner, 1)  # B n-2 H W 3
         return [
-            torch.cat([first[k : k + 1].cpu(), clips[k, : n - 2], last[k : k + 1].cpu()])
+            torch.cat([ends[0][k : k + 1].cpu(), clips[k, : n - 2], ends[1][k : k + 1].cpu()])
             for k, n in enumerate(n_frames)
         ]
 
-    def _key(self, images: torch.Tensor) -> Key:
-        codes = self.tokenizer.encode(images)
-        return Key(codes, images - self.tokenizer.decode(codes))
+    def _key(self, given: torch.Tensor, shown: torch.Tensor) -> Key:
+        codes = self.tokenizer.encode(frames.to_float(given.to(self.device)))
+        shown = frames.to_float(shown.to(self.device))
+        return Key(codes, shown - _resized(self.tokenizer.decode(codes), shown.shape[-2:]))
 
     def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
-        """float `B 3 H W` in about [-1, 1]."""
+        """float `B 3 H W` in about [-1, 1], at the size of the output."""
         chances = F.one_hot(drawn.codes, drawn.logits.shape[-1]).float()  # B N V
         if style.decode == "expected":
             chances = torch.softmax(drawn.logits.float(), -1)
-        images = self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook)
+        size = keys[0].lost.shape[-2:]
+        images = _resized(self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook), size)
         if style.detail == "none":
             return images
         kept = torch.stack([chances.gather(2, key.codes[..., None])[..., 0] for key in keys])
         kept = kept * kept.amax(0) / kept.sum(0).clamp_min(1e-6)  # both ends alike: half of each
-        height, width = images.shape[-2:]
         for weight, key in zip(kept, keys, strict=True):
             grid = weight.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
-            mask = F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
-            images = images + mask * key.lost
+            images = images + F.interpolate(grid, size, mode="bilinear") * key.lost
         return images
+
+
+def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """float `B 3 H W` to another size, by a cubic."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic")

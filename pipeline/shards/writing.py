@@ -10,12 +10,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from pipeline import progress, schema
-from pipeline.errors import UserError
+from pipeline.footage.framefile import open_frames
 from pipeline.records import write_json
 
 ROWS_A_BATCH = {"images": 256, "clips": 8}
@@ -32,41 +31,12 @@ def clip_schema(height: int, width: int) -> pa.Schema:
     return pa.schema(fields, {"height": str(height), "width": str(width)})
 
 
-class FrameStore:
-    """Frames of all videos, mapped into memory; nothing is read before it is asked for."""
-
-    def __init__(self, folder: Path, height: int, width: int) -> None:
-        self.folder, self.shape = folder, (height, width, 3)
-        self._open: dict[str, np.ndarray] = {}
-
-    def video(self, video_id: str) -> np.ndarray:
-        """uint8 `T H W 3`, without a copy where the file is one record batch."""
-        if video_id not in self._open:
-            path = self.folder / f"{video_id}.arrow"
-            if not path.is_file():
-                raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            self._open = {video_id: _frames(table["image"], self.shape)}  # one video at a time
-        return self._open[video_id]
-
-
-def _frames(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:
-    size = int(np.prod(shape))
-    parts = []
-    for chunk in column.chunks:
-        data = np.frombuffer(chunk.buffers()[1], np.uint8)
-        parts.append(data[chunk.offset * size : (chunk.offset + len(chunk)) * size])
-    flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return flat.reshape(-1, *shape)
-
-
 def pack(
     frames: Path, index: pd.DataFrame, clips: pd.DataFrame, out: Path, size: tuple, shard_mb: float
 ) -> dict:
     """Writes all shards of all splits below `out`; gives counts of images, clips and bytes."""
     height, width = size
     out.mkdir(parents=True, exist_ok=True)
-    store = FrameStore(frames, height, width)
     accepted = clips[clips.split != ""].sort_values("clip_id")
     images = _images_with_split(index, accepted)
     counts: dict[str, int] = {}
@@ -78,7 +48,7 @@ def pack(
                 ("clips", accepted[accepted.split == split], _clip_rows, clip_schema),
             ):
                 writer = ShardWriter(out, f"{kind}-{split}", fields(height, width), shard_mb)
-                for row in make(rows, store):
+                for row in make(rows, frames):
                     writer.add(row)
                     bar.update()
                 shards += writer.close()
@@ -95,16 +65,20 @@ def _images_with_split(index: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFr
     return images.dropna(subset="split").sort_values(["video_id", "frame"])
 
 
-def _image_rows(rows: pd.DataFrame, store: FrameStore) -> Iterator[dict]:
-    for row in rows.itertuples():
-        image = store.video(row.video_id)[row.frame]
-        yield {"video_id": row.video_id, "frame": row.frame, "image": image.tobytes()}
+def _image_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
+    for video_id, its_rows in rows.groupby("video_id"):
+        footage = open_frames(frames, video_id)
+        for row in its_rows.itertuples():
+            image = footage[row.frame].tobytes()
+            yield {"video_id": video_id, "frame": row.frame, "image": image}
 
 
-def _clip_rows(rows: pd.DataFrame, store: FrameStore) -> Iterator[dict]:
-    for row in rows.itertuples():
-        images = store.video(row.video_id)[np.asarray(row.frames)]
-        yield {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images.tobytes()}
+def _clip_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
+    for video_id, its_rows in rows.groupby("video_id"):
+        footage = open_frames(frames, video_id)
+        for row in its_rows.itertuples():
+            images = b"".join(footage[frame].tobytes() for frame in row.frames)
+            yield {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images}
 
 
 class ShardWriter:

@@ -24,7 +24,7 @@ from pipeline.vqgan.discriminator import Discriminator
 from pipeline.vqgan.model import Tokenizer
 from pipeline.vqgan.quantizer import Quantized
 
-START_IMAGES = 512  # pictures whose principal components start the shortcut
+START_IMAGES = 512  # pictures from which shortcut and codebook start
 
 
 class TokenizerTask:
@@ -43,9 +43,19 @@ class TokenizerTask:
         wants_lpips = self.settings.loss.perceptual_loss == "vgg16"
         self.lpips = Lpips.pretrained().to(device) if wants_lpips else None
         self.players = self._players()
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Shortcut and codebook from a few hundred training pictures."""
+        step = max(1, self.size("train") // START_IMAGES)
+        images = self.batch("train", range(0, self.size("train"), step))
         if self.tokenizer.shortcut is not None:
-            some = range(0, self.size("train"), max(1, self.size("train") // START_IMAGES))
-            self.tokenizer.shortcut.start(self.batch("train", some))
+            self.tokenizer.shortcut.start(images)
+        if self.settings.vqvae.quantizer == "ema":
+            features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
+            vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
+            self.tokenizer.quantizer.start(vectors, self.generator)
 
     def _players(self) -> dict[str, Player]:
         trainer = self.settings.trainer

@@ -38,11 +38,15 @@ class Tokenizer(nn.Module):
     def codebook(self) -> torch.Tensor:
         return self.quantizer.codebook  # V D
 
-    def quantize(self, images: torch.Tensor, generator: torch.Generator) -> Quantized:
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `B 3 H W` to what is quantized, `B D h w`."""
         features = self.before(self.encoder(images))  # B D h w
         if self.shortcut is not None:
             features = features + self.shortcut.encode(images)
-        return self.quantizer(features, generator)
+        return features
+
+    def quantize(self, images: torch.Tensor, generator: torch.Generator) -> Quantized:
+        return self.quantizer(self.features(images), generator)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images `B 3 H W` to codes `B N`."""

@@ -1,9 +1,10 @@
 """Vector quantization: each feature vector becomes its nearest codebook vector.
 
 `vq`: the codebook is trained by its own loss (van den Oord et al., 2017, arXiv:1711.00937; the
-thesis' way). `ema`: it follows moving averages of the vectors assigned to each code, starts from
-vectors of the first batch, and codes that nobody uses restart from vectors of the current batch
-(Razavi et al., 2019, arXiv:1906.00446; Dhariwal et al., 2020, arXiv:2005.00341).
+thesis' way). `ema`: it follows moving averages of the vectors assigned to each code (Razavi et al., 2019,
+arXiv:1906.00446), starts from k-means, and codes that nobody uses restart from vectors of the
+batch (Dhariwal et al., 2020, arXiv:2005.00341), drawn in proportion to their squared error as in
+k-means++: most patches of a cartoon are flat, and a uniform draw would restart codes there.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from torch import nn
 from pipeline.params import Vqvae
 
 DECAY = 0.98  # of the moving averages; about 50 batches
+FRESH_COUNT = 0.5  # vectors a batch that a restarted code is credited with
 DEAD_BELOW = 0.1  # vectors a batch, averaged, below which a code restarts
 
 
@@ -38,14 +40,11 @@ class Quantizer(nn.Module):
         if self.moving:
             self.register_buffer("counts", torch.zeros(size))
             self.register_buffer("sums", torch.zeros(size, dim))
-            self.register_buffer("started", torch.tensor(False))
 
     def forward(self, features: torch.Tensor, generator: torch.Generator) -> Quantized:
         """`generator` draws the vectors from which codes start; unused in evaluation."""
         features = features.float()
         flat = features.movedim(1, -1).flatten(0, 2)  # B h w D -> BN D
-        if self.moving and self.training:
-            self._start(flat.detach(), generator)
         codes = nearest(flat.detach(), self.codebook)  # BN
         vectors = self.lookup(codes.unflatten(0, features[:, 0].shape))  # B D h w
         commitment = self.beta * F.mse_loss(features, vectors.detach())
@@ -60,26 +59,51 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
-    def _start(self, flat: torch.Tensor, generator: torch.Generator) -> None:
-        if self.started:
-            return
-        self.codebook.copy_(_draw(flat, len(self.codebook), generator))
-        self.sums.copy_(self.codebook)
-        self.counts.fill_(1.0)
-        self.started.fill_(True)
+    def start(self, vectors: torch.Tensor, generator: torch.Generator, rounds: int = 10) -> None:
+        """Codebook by k-means over `N D`, unused codes restarted in each round."""
+        size = len(self.codebook)
+        picks = torch.randint(len(vectors), (size,), generator=generator).to(vectors.device)
+        self.codebook.copy_(vectors[picks])
+        for _ in range(rounds):
+            codes = nearest(vectors, self.codebook)
+            counts, sums = self._assigned(vectors, codes)
+            fresh = self._redraw(vectors, codes, generator)
+            used = counts > 0
+            means = sums / counts.clamp_min(1)[:, None]
+            self.codebook.copy_(torch.where(used[:, None], means, fresh))
+        if self.moving:
+            self.counts.fill_(FRESH_COUNT)
+            self.sums.copy_(FRESH_COUNT * self.codebook)
 
     @torch.no_grad()
     def _follow(self, flat: torch.Tensor, codes: torch.Tensor, generator: torch.Generator) -> None:
-        counts = torch.zeros_like(self.counts).index_add_(0, codes, flat.new_ones(len(codes)))
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
+        counts, sums = self._assigned(flat, codes)
         self.counts.lerp_(counts, 1 - DECAY)
         self.sums.lerp_(sums, 1 - DECAY)
         dead = self.counts < DEAD_BELOW
-        fresh = _draw(flat, len(self.codebook), generator)
+        fresh = FRESH_COUNT * self._redraw(flat, codes, generator)
         # A restarted code resets its statistics too, or its old average would pull it back.
-        self.counts.masked_fill_(dead, 1.0)
+        self.counts.masked_fill_(dead, FRESH_COUNT)
         self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
         self.codebook.copy_(self.sums / self.counts[:, None])
+
+    def _assigned(
+        self, flat: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many vectors each code got, `V`, and their sums, `V D`."""
+        counts = flat.new_zeros(len(self.codebook)).index_add_(0, codes, flat.new_ones(len(codes)))
+        return counts, torch.zeros_like(self.codebook).index_add_(0, codes, flat)
+
+    def _redraw(
+        self, flat: torch.Tensor, codes: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """A vector for each code, `V D`, drawn in proportion to its squared error."""
+        error = (flat - self.codebook[codes]).square().sum(1).double().cpu() + 1e-12
+        # The cumulated error decides; multinomial() takes no more than 2^24 vectors.
+        ends = error.cumsum(0)
+        at = torch.rand(len(self.codebook), generator=generator, dtype=torch.float64) * ends[-1]
+        picks = torch.searchsorted(ends, at).clamp_max(len(flat) - 1)
+        return flat[picks.to(flat.device)]
 
 
 @torch.no_grad()
@@ -91,10 +115,3 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor, rows: int = 4096) -> 
     half_squares = codebook.square().sum(1).mul(0.5)  # V
     parts = [(half_squares - part @ codebook.T).argmin(1) for part in vectors.split(rows)]
     return torch.cat(parts)
-
-
-def _draw(flat: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` vectors of the batch, drawn with replacement, slightly moved apart."""
-    picks = torch.randint(len(flat), (count,), generator=generator).to(flat.device)
-    noise = torch.randn(count, flat.shape[1], generator=generator).to(flat.device)
-    return flat[picks] + 0.01 * flat.std() * noise

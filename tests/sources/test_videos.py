@@ -33,8 +33,9 @@ def make(path, *options, seconds=1, size=SHAPE, rate="24"):
     return path
 
 
-def read(path, height=SHAPE[0], width=SHAPE[1]):
-    return np.concatenate(list(videos.decode(path, videos.probe(path), height, width)))
+def read(path, images=SHAPE, samples=SHAPE):
+    batches = list(videos.decode(path, videos.probe(path), images, samples))
+    return np.concatenate([batch.images for batch in batches])
 
 
 FORMATS = {
@@ -69,12 +70,37 @@ def test_names_mean_themselves(tmp_path, name):
 def test_odd_sizes_and_reduction(tmp_path):
     path = make(tmp_path / "odd.avi", "-c:v", "ffv1", size=(37, 65))
     assert (videos.probe(path).height, videos.probe(path).width) == (37, 65)
-    assert read(path, 9, 17).shape == (24, 9, 17, 3)
+    assert read(path, (9, 17)).shape == (24, 9, 17, 3)
 
 
 def test_pictures_arrive_as_they_were_in_rgb(tmp_path):
     path = make(tmp_path / "lossless.avi", "-c:v", "ffv1", "-pix_fmt", "gbrp")
     assert np.abs(read(path).astype(int) - picture(24, *SHAPE)).max() <= 1
+
+
+@pytest.mark.parametrize("samples", [(12, 64), (36, 64)])
+def test_images_are_averages_and_samples_are_pixels(tmp_path, samples):
+    path = make(tmp_path / "lossless.avi", "-c:v", "ffv1", "-pix_fmt", "gbrp")
+    [batch] = videos.decode(path, videos.probe(path), (18, 32), samples)
+    assert batch.images.shape == (24, 18, 32, 3) and batch.samples.shape == (24, *samples, 3)
+    blocks = picture(24, *SHAPE).reshape(24, 18, 2, 32, 2, 3).mean((2, 4))
+    assert np.abs(batch.images - blocks).mean() < 1
+    rows, columns = (
+        ((np.arange(n) + 0.5) * side / n).astype(int)
+        for n, side in zip(samples, SHAPE, strict=True)
+    )
+    pixels = picture(24, *SHAPE)[:, rows][:, :, columns]
+    assert np.median(np.abs(batch.samples.astype(int) - pixels)) <= 2
+
+
+def test_a_change_of_size_midway_keeps_what_is_decoded(tmp_path):
+    parts = [make(tmp_path / f"{n}.ts", "-pix_fmt", "yuv420p", size=(36 * n, 64)) for n in (1, 2)]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    plain = [FFMPEG, "-v", "error", "-i", str(joined), "-fps_mode", "passthrough"]
+    printed = subprocess.run([*plain, "-f", "framecrc", "-"], capture_output=True, check=True)
+    lines = [line for line in printed.stdout.splitlines() if not line.startswith(b"#")]
+    assert len(read(joined)) == len(lines) > 40
 
 
 def test_rotation_swaps_height_and_width(tmp_path):
@@ -84,7 +110,10 @@ def test_rotation_swaps_height_and_width(tmp_path):
     subprocess.run([FFMPEG, "-v", "error", *turn], check=True)
     header = videos.probe(turned)
     assert (header.height, header.width) == (64, 36)
-    assert np.abs(read(turned, 64, 36)[0].astype(int) - np.rot90(read(upright)[0])).mean() < 6
+    assert (
+        np.abs(read(turned, (64, 36), (7, 4))[0].astype(int) - np.rot90(read(upright)[0])).mean()
+        < 6
+    )
 
 
 def test_variable_frame_rate_keeps_every_frame(tmp_path):
@@ -175,8 +204,8 @@ def test_truncated_file_gives_its_readable_frames_first(tmp_path, name):
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
     got = []
     with pytest.raises(Truncated, match=r"^\d+ frames \(0\.\d s\) readable, .* promised 1\.0 s$"):
-        got.extend(videos.decode(cut, videos.probe(cut), *SHAPE))
-    readable = np.concatenate(got)
+        got.extend(videos.decode(cut, videos.probe(cut), SHAPE, SHAPE))
+    readable = np.concatenate([batch.images for batch in got])
     assert 3 < len(readable) < 24
     assert np.array_equal(readable[:-2], read(whole)[: len(readable) - 2])
 
@@ -187,14 +216,15 @@ def test_header_without_frames_is_undecodable(tmp_path):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(content[: content.index(b"mdat") + 8])
     with pytest.raises(Unreadable) as caught:
-        list(videos.decode(cut, videos.probe(cut), *SHAPE))
+        list(videos.decode(cut, videos.probe(cut), SHAPE, SHAPE))
     assert caught.value.status == "undecodable" and caught.value.reason
 
 
 def test_batches_stay_small_whatever_the_length(tmp_path, monkeypatch):
     path = make(tmp_path / "long.mp4", "-pix_fmt", "yuv420p", seconds=10)
-    monkeypatch.setattr(videos, "BATCH_BYTES", 7 * 36 * 64 * 3)
-    sizes = [len(batch) for batch in videos.decode(path, videos.probe(path), *SHAPE)]
+    monkeypatch.setattr(videos, "BATCH_BYTES", 7 * (36 + 9) * 64 * 3)
+    batches = videos.decode(path, videos.probe(path), SHAPE, (9, 16))
+    sizes = [len(batch) for batch in batches]
     assert sum(sizes) == 240 and set(sizes[:-1]) == {7}
 
 
@@ -206,7 +236,7 @@ def test_abandoned_generator_ends_its_process(tmp_path, monkeypatch):
         subprocess, "Popen", lambda *args, **kw: started.append(popen(*args, **kw)) or started[-1]
     )
     header = Header("h264", *SHAPE, Fraction(24), 5.0)
-    batches = videos.decode(path, header, 360, 640)
+    batches = videos.decode(path, header, (360, 640), SHAPE)
     next(batches)
     batches.close()
     assert [process.poll() is not None for process in started] == [True]
