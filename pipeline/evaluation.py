@@ -1,7 +1,8 @@
 """Evaluation on the test split: the model and its baselines, clip by clip, and what people see.
 
 Writes below `evaluation/`: metrics.json (all numbers), clips.csv (a row a clip and candidate),
-strip.png (first, generated, true, cross-fade), videos/*.mp4.
+strip.png (first, generated, true, cross-fade), reconstruction.png (true above, the tokenizer's
+below), videos/*.mp4.
 Memory holds one batch of clips.
 """
 
@@ -17,10 +18,10 @@ from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.summary import MODEL, ROUND_TRIP, high_motion, summarise
 from pipeline.params import Evaluate
 from pipeline.records import write_json
-from pipeline.shards.loaders import Clip, ClipSet, ImageSet
+from pipeline.shards.loaders import Clip, ClipSet, ImageSet, batches
 from pipeline.sources.encode import write_video
-from pipeline.training.loop import batches
 
+PAIRS = 5  # pictures shown beside their reconstructions
 VIDEO_HEIGHT = 256  # of the small videos that people open
 
 
@@ -42,9 +43,12 @@ def evaluate(
                     examples.append((clip.clip_id, clip.frames, generated))
                 bar.update()
     table = pd.DataFrame(rows)
-    tokenizer = _tokenizer(model, ImageSet(shards, "test"), settings.batch_size * 8)
+    images = ImageSet(shards, "test")
+    tokenizer = _tokenizer(model, images, settings.batch_size * 8)
     content = {"tokenizer": tokenizer} | summarise(table)
     _write(out, content, table, examples)
+    shown = images.batch(range(0, len(images), max(1, len(images) // PAIRS))[:PAIRS])
+    pictures.save_pairs(shown, model.round_trip(shown)[0].cpu(), out / "reconstruction.png")
     return content
 
 

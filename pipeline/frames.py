@@ -4,22 +4,29 @@ At the border frames are uint8 `... H W 3` RGB in [0, 255]; inside they are floa
 [-1, 1]. Resizing is OpenCV's area (smaller) or cubic (larger) interpolation.
 """
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the decoding processes do without it
+    import torch
 
 
-def to_float(frames: torch.Tensor) -> torch.Tensor:
+def to_float(frames: "torch.Tensor") -> "torch.Tensor":
     """uint8 `... H W 3` in [0, 255] to float32 `... 3 H W` in [-1, 1]."""
-    assert frames.dtype == torch.uint8 and frames.shape[-1] == 3, (frames.dtype, frames.shape)
+    assert str(frames.dtype) == "torch.uint8" and frames.shape[-1] == 3, (
+        frames.dtype,
+        frames.shape,
+    )
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1.0)
 
 
-def to_uint8(frames: torch.Tensor) -> torch.Tensor:
+def to_uint8(frames: "torch.Tensor") -> "torch.Tensor":
     """float `... 3 H W` in [-1, 1] to uint8 `... H W 3`; rounds to nearest, clamps outside."""
     assert frames.is_floating_point() and frames.shape[-3] == 3, (frames.dtype, frames.shape)
     scaled = frames.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).movedim(-3, -1).contiguous()
+    return scaled.byte().movedim(-3, -1).contiguous()
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

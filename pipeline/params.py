@@ -5,6 +5,7 @@ collected and reported together, each with key, value and what is allowed. A der
 property, never a second parameter.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,6 +171,8 @@ class Transformer(Section):
     embd_pdrop: Probability
     resid_pdrop: Probability
     attn_pdrop: Probability
+    merge: Literal[1, 2, 4]
+    copying: bool
     remaining_frames_method: Literal["own_embeddings", "none"]
 
 
@@ -223,9 +226,10 @@ class Params(Section):
     engine: Engine
 
     @property
-    def tokens_per_frame(self) -> int:
+    def grid(self) -> tuple[int, int]:
+        """Tokens of a frame: rows, columns."""
         stride = self.vqgan.autoencoder.stride
-        return (self.ingest.height // stride) * (self.ingest.width // stride)
+        return self.ingest.height // stride, self.ingest.width // stride
 
 
 def read_yaml(path: Path = PARAMS_FILE) -> dict:
@@ -316,10 +320,17 @@ def _contradictions(params: Params) -> list[str]:
                     f"vqgan.autoencoder.attention_resolution = {height}: expected one of the "
                     f"heights {heights} that the encoder passes through"
                 )
-    if gpt and gpt.transformer_type == "custom" and gpt.n_embd % gpt.n_head:
+    if gpt and gpt.transformer_type == "custom":
+        least = math.lcm(gpt.n_head, gpt.merge**2)
+        if gpt.n_embd % least:
+            found.append(
+                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of {least} "
+                f"(transformer.n_head = {gpt.n_head}, transformer.merge = {gpt.merge})"
+            )
+    if gpt and ingest and vqgan and any(side % gpt.merge for side in params.grid):
         found.append(
-            f"transformer.n_embd = {gpt.n_embd}: expected a multiple of "
-            f"transformer.n_head = {gpt.n_head}"
+            f"transformer.merge = {gpt.merge}: expected a divisor of the "
+            f"{params.grid[0]}x{params.grid[1]} tokens of a frame"
         )
     if train and train.lr_start > train.lr_max:
         found.append(

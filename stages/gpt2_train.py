@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
+from pipeline.trained.tokenizer import load_tokenizer
+from pipeline.trained.transformer import save_gpt
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
-from pipeline.training.tokenizer import load_tokenizer
-from pipeline.training.transformer import TransformerTask, save_gpt
+from pipeline.training.transformer import TransformerTask
 
 TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
 

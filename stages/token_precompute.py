@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
 from pipeline.inbetween.tokens import precompute
-from pipeline.training.tokenizer import load_tokenizer
+from pipeline.trained.tokenizer import load_tokenizer
 
 OUT = Path("data/tokens")
 

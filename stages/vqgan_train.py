@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
+from pipeline.trained.tokenizer import save_tokenizer
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
-from pipeline.training.tokenizer import TokenizerTask, save_tokenizer
+from pipeline.training.tokenizer import TokenizerTask
 
 SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 

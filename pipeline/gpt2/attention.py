@@ -16,22 +16,22 @@ NAME = "frame_window"
 
 def frame_window_attention(
     module: nn.Module,
-    query: torch.Tensor,  # B H Tq*N D
-    key: torch.Tensor,  # B H Tk*N D, Tk - Tq blocks from the cache before the queries' own
+    query: torch.Tensor,  # B H Tq*P D
+    key: torch.Tensor,  # B H Tk*P D, Tk - Tq blocks from the cache before the queries' own
     value: torch.Tensor,
     attention_mask: None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention function for transformers' registry; gives `B Tq*N H D` and no weights."""
-    tokens, before = module.config.tokens_per_frame, module.config.n_frames_before
-    q, k, v = (x.unflatten(2, (-1, tokens)).transpose(1, 2) for x in (query, key, value))
-    offset = k.shape[1] - q.shape[1]  # B T H N D
+    """Attention function for transformers' registry; gives `B Tq*P H D` and no weights."""
+    places, before = module.config.positions_per_frame, module.config.n_frames_before
+    q, k, v = (x.unflatten(2, (-1, places)).transpose(1, 2) for x in (query, key, value))
+    offset = k.shape[1] - q.shape[1]  # B T H P D
     parts = []
     for rows, seen in _groups(offset, k.shape[1], before):
-        queries = q[:, rows[0] - offset : rows[-1] - offset + 1]  # B R H N D
-        keys, values = (_gather(x, seen) for x in (k, v))  # B R H W*N D
+        queries = q[:, rows[0] - offset : rows[-1] - offset + 1]  # B R H P D
+        keys, values = (_gather(x, seen) for x in (k, v))  # B R H W*P D
         parts.append(
             F.scaled_dot_product_attention(
                 *(x.flatten(0, 1) for x in (queries, keys, values)),
@@ -39,8 +39,8 @@ def frame_window_attention(
                 scale=scaling,
             ).unflatten(0, queries.shape[:2])
         )
-    out = torch.cat(parts, 1)  # B Tq H N D
-    return out.transpose(2, 3).flatten(1, 2), None  # B Tq*N H D
+    out = torch.cat(parts, 1)  # B Tq H P D
+    return out.transpose(2, 3).flatten(1, 2), None  # B Tq*P H D
 
 
 def _groups(start: int, end: int, before: int) -> list[tuple[list[int], list[list[int]]]]:
@@ -57,7 +57,7 @@ def _groups(start: int, end: int, before: int) -> list[tuple[list[int], list[lis
 
 
 def _gather(x: torch.Tensor, seen: list[list[int]]) -> torch.Tensor:
-    """`B T H N D` to `B R H W*N D`: for each of R rows its W blocks, one after the other."""
+    """`B T H P D` to `B R H W*P D`: for each of R rows its W blocks, one after the other."""
     index = torch.tensor(seen, device=x.device)  # R W
-    picked = x.index_select(1, index.flatten()).unflatten(1, index.shape)  # B R W H N D
+    picked = x.index_select(1, index.flatten()).unflatten(1, index.shape)  # B R W H P D
     return picked.transpose(2, 3).flatten(3, 4)

@@ -2,7 +2,17 @@
 
 Hugging Face's GPT2Model does the work (Radford et al., 2019); around it stand the embeddings of
 codes and of remaining frames, and the head. It knows codes, never pixels. Letters: B clips, T
-frames, N tokens a frame, V codes. Codes are int64 in [0, V).
+frames, N tokens a frame, P positions a frame, V codes, E width. Codes are int64 in [0, V).
+
+All tokens of a frame are drawn in one pass, so a position need not stand for one token: with
+`merge` = 2 a square of 2x2 tokens shares a position, each with a quarter of its width. Sequences
+get 4 times shorter. 1 is GPT-2 as the thesis used it.
+
+Nine codes in ten of a cartoon stay where they are from one frame to the next. With `copying` a
+small head adds to the logits of the codes that stand at the same place in the frame before, in
+the last frame and (layout `clip`) in the first one, so that the model starts from holding the
+drawing and spends its capacity on what moves. A pointer head, as in See et al., Get To The Point
+(2017, arXiv:1704.04368), with a gate a source.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,6 +32,7 @@ SIZES = {  # layers, heads, width
     "gpt2-xl": (48, 25, 1600),
 }
 GPT2_POSITIONS = 1024  # rows of the published position tables
+HOLD_AT_START = 4.0  # logit of the code that is already there, before training
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,10 @@ class GptConfig:
     resid_pdrop: float
     attn_pdrop: float
     remaining_frames_method: str  # own_embeddings | none
+    copying: bool
+    merge: int  # tokens a side of the square that shares a position
     num_embeddings: int  # V
-    tokens_per_frame: int  # N
+    grid: tuple[int, int]  # tokens of a frame, rows and columns
     max_frames: int  # longest clip trained on
 
     @classmethod
@@ -55,10 +68,25 @@ class GptConfig:
             resid_pdrop=gpt.resid_pdrop,
             attn_pdrop=gpt.attn_pdrop,
             remaining_frames_method=gpt.remaining_frames_method,
+            copying=gpt.copying,
+            merge=gpt.merge,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
-            tokens_per_frame=settings.tokens_per_frame,
+            grid=settings.grid,
             max_frames=settings.clip_chunk.max_frames,
         )
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def sources(self) -> int:
+        """Frames whose codes may be copied: before, last, and in the clip layout the first."""
+        return 3 if self.layout == "clip" else 2
+
+    @property
+    def positions_per_frame(self) -> int:
+        return self.tokens_per_frame // self.merge**2
 
     @property
     def positions(self) -> int:
@@ -69,11 +97,15 @@ class GptConfig:
         is told by the number of remaining frames.
         """
         if self.layout == "clip":
-            return 2 * self.tokens_per_frame
-        return max(GPT2_POSITIONS, (self.n_frames_before + 1) * self.tokens_per_frame)
+            return 2 * self.positions_per_frame
+        return max(GPT2_POSITIONS, (self.n_frames_before + 1) * self.positions_per_frame)
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "GptConfig":
+        return cls(**content | {"grid": tuple(content["grid"])})
 
 
 class FrameGpt(nn.Module):
@@ -83,6 +115,15 @@ class FrameGpt(nn.Module):
         super().__init__()
         self.config = config
         self.gpt = _gpt2(config)
+        if config.merge > 1:  # each token has its share of a position's width
+            self.codes = nn.Embedding(config.num_embeddings, config.n_embd // config.merge**2)
+            nn.init.normal_(self.codes.weight, std=0.02)
+        if config.copying:
+            self.gates = nn.Linear(config.n_embd, config.sources * config.merge**2)
+            nn.init.zeros_(self.gates.weight)
+            nn.init.zeros_(self.gates.bias)
+            with torch.no_grad():  # the frame before is the first of each token's sources
+                self.gates.bias.view(-1, config.sources)[:, 0] = HOLD_AT_START
         rows = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
         # An own table: these counts never share rows with codes. Row 0 marks the last frame.
         self.remaining = nn.Embedding(rows, config.n_embd) if rows else None
@@ -97,29 +138,57 @@ class FrameGpt(nn.Module):
         output share the table, so both know from the first step which codes look the same.
         """
         vectors = codebook.float() - codebook.float().mean(0)
-        projected = vectors @ torch.randn(vectors.shape[1], self.config.n_embd)
-        self.gpt.wte.weight.copy_(0.02 * projected / projected.std().clamp_min(1e-9))
+        projected = vectors @ torch.randn(vectors.shape[1], self.table.shape[1])
+        self.table.copy_(0.02 * projected / projected.std().clamp_min(1e-9))
 
     @property
-    def head(self) -> torch.Tensor:
-        """V x width, the transposed code embedding as in GPT-2."""
-        return self.gpt.wte.weight
+    def table(self) -> torch.Tensor:
+        """Code embeddings `V E/merge^2`, input and output in one as in GPT-2."""
+        return self.gpt.wte.weight if self.config.merge == 1 else self.codes.weight
+
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `B T N` to positions `B T P E`."""
+        (rows, columns), merge = self.config.grid, self.config.merge
+        x = nn.functional.embedding(codes, self.table)  # B T N E/mm
+        if merge == 1:
+            return x
+        x = x.unflatten(2, (rows // merge, merge, columns // merge, merge))  # B T r m c m E/mm
+        return x.movedim(4, 3).flatten(4, 6).flatten(2, 3)
+
+    def logits(self, positions: torch.Tensor, sources: list[torch.Tensor]) -> torch.Tensor:
+        """Positions `B T P E` to logits `B T N V`; `sources`: codes `B T N` that may be copied."""
+        logits = self._apart(positions) @ self.table.T
+        if not self.config.copying:
+            return logits
+        gates = self._apart(self.gates(positions)).to(logits.dtype)  # B T N S
+        return logits.scatter_add(3, torch.stack(sources, -1), gates)
+
+    def _apart(self, positions: torch.Tensor) -> torch.Tensor:
+        """What positions hold for their tokens, `B T P (mm F)`, to the tokens: `B T N F`."""
+        (rows, columns), merge = self.config.grid, self.config.merge
+        if merge == 1:
+            return positions
+        x = positions.unflatten(3, (merge, merge, -1))  # B T P m m F
+        x = x.unflatten(2, (rows // merge, columns // merge)).movedim(4, 3)  # B T r m c m F
+        return x.flatten(4, 5).flatten(2, 4)
 
     def forward(
         self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int = 0
     ) -> torch.Tensor:
-        """Logits of the frames after each of `frames`: `B T N V`.
+        """Logits of the frames after each of `frames`: `B T N V`, computed from `B (1+T)P E`.
 
         frames: codes `B T N` of the frames start, start+1, ...; last: `B N`; n_frames: `B`, the
         clips' lengths. In the layout `windowed` all T frames are the window, and only the logits
         after its last frame are given: `B 1 N V`.
         """
         self._check(frames)
-        inputs = self._embed(frames, last, n_frames, start)  # B (1+T)N E
+        inputs = self._embed(frames, last, n_frames, start)  # B (1+T)P E
         hidden = self.gpt(inputs_embeds=inputs, position_ids=self._positions(frames.shape[1]))
-        hidden = hidden.last_hidden_state.unflatten(1, (-1, self.config.tokens_per_frame))
-        wanted = hidden[:, 1:] if self.config.layout == "clip" else hidden[:, -1:]  # B T N E
-        return wanted @ self.head.T
+        hidden = hidden.last_hidden_state.unflatten(1, (-1, self.config.positions_per_frame))
+        if self.config.layout == "windowed":
+            return self.logits(hidden[:, -1:], [frames[:, -1:], last[:, None]])
+        ends = [end[:, None].expand_as(frames) for end in (last, frames[:, 0])]
+        return self.logits(hidden[:, 1:], [frames, *ends])
 
     def begin(self, last: torch.Tensor, n_frames: torch.Tensor) -> "Cache":
         """Clip layout: the keys and values of the last frame, which every frame attends to."""
@@ -136,14 +205,14 @@ class FrameGpt(nn.Module):
         self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int
     ) -> torch.Tensor:
         codes = torch.cat([last[:, None], frames], 1)  # B 1+T N
-        embedded = self.gpt.wte(codes)  # B 1+T N E
+        embedded = self.embed_codes(codes)  # B 1+T P E
         i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
         left = remaining(n_frames[:, None], i[None])  # B T
         marks = torch.cat([torch.zeros_like(left[:, :1]), left], 1)  # B 1+T
         return self._mark(embedded, marks).flatten(1, 2)
 
     def _mark(self, embedded: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Adds the embedding of each frame's count to its tokens. `B T N E`, `B T`."""
+        """Adds the embedding of each frame's count to its positions. `B T P E`, `B T`."""
         if self.remaining is None:
             return embedded
         # A clip longer than any in training counts down from the largest number that was trained.
@@ -151,11 +220,11 @@ class FrameGpt(nn.Module):
         return embedded + self.remaining(counts)[:, :, None]
 
     def _positions(self, frames: int) -> torch.Tensor:
-        tokens, device = self.config.tokens_per_frame, self.gpt.wpe.weight.device
+        count, device = self.config.positions_per_frame, self.gpt.wpe.weight.device
         if self.config.layout == "windowed":
-            return torch.arange((frames + 1) * tokens, device=device)[None]
-        place = torch.arange(tokens, device=device)
-        return torch.cat([place + tokens, place.repeat(frames)])[None]
+            return torch.arange((frames + 1) * count, device=device)[None]
+        place = torch.arange(count, device=device)
+        return torch.cat([place + count, place.repeat(frames)])[None]
 
 
 class Cache:
@@ -166,22 +235,30 @@ class Cache:
 
         self.model, self.n_frames = model, n_frames
         self.keys_values = DynamicCache()
+        self.ends = [last[:, None]]  # and, once it was fed, the first frame: codes B 1 N
         self.fed = 0  # frames, the last one not counted
 
-    def feed(self, frame: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Codes `B 1 N` of the next frame; gives the logits of the frame after it, `B N V`."""
-        model, tokens = self.model, self.model.config.tokens_per_frame
+    def feed(self, frame: torch.Tensor, last: bool = False) -> torch.Tensor | None:
+        """Codes `B 1 N` of the next frame; gives the logits of the frame after it, `B N V`.
+
+        The clip's last frame is fed first, and gives none.
+        """
+        model, places = self.model, self.model.config.positions_per_frame
         self.fed += not last
+        if self.fed == 1:
+            self.ends.append(frame)
         count = torch.zeros_like(self.n_frames) if last else remaining(self.n_frames, self.fed)
-        embedded = model._mark(model.gpt.wte(frame), count[:, None]).flatten(1, 2)  # B N E
-        positions = model._positions(1)[:, :tokens] if last else model._positions(1)[:, tokens:]
+        embedded = model._mark(model.embed_codes(frame), count[:, None]).flatten(1, 2)  # B P E
+        positions = model._positions(1)[:, :places] if last else model._positions(1)[:, places:]
         out = model.gpt(
             inputs_embeds=embedded,
             position_ids=positions,
             past_key_values=self.keys_values,
             use_cache=True,
         )
-        return out.last_hidden_state @ model.head.T
+        if last:
+            return None
+        return model.logits(out.last_hidden_state[:, None], [frame, *self.ends])[:, 0]
 
 
 def _gpt2(config: GptConfig) -> nn.Module:
@@ -190,7 +267,7 @@ def _gpt2(config: GptConfig) -> nn.Module:
 
     AttentionInterface.register(NAME, frame_window_attention)
     hf_config = GPT2Config(
-        vocab_size=config.num_embeddings,
+        vocab_size=config.num_embeddings if config.merge == 1 else 1,  # 1: an unused row
         n_positions=config.positions,
         n_embd=config.n_embd,
         n_layer=config.n_layer,
@@ -203,6 +280,6 @@ def _gpt2(config: GptConfig) -> nn.Module:
         attn_implementation=NAME if config.layout == "clip" else "sdpa",
         use_cache=False,
     )
-    hf_config.tokens_per_frame = config.tokens_per_frame
+    hf_config.positions_per_frame = config.positions_per_frame
     hf_config.n_frames_before = config.n_frames_before
     return GPT2Model(hf_config)

@@ -24,8 +24,8 @@ from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import Drawn, Pick, draw, likeliest
 from pipeline.params import Ingest
 from pipeline.torch_setup import autocast
-from pipeline.training.tokenizer import load_tokenizer
-from pipeline.training.transformer import load_gpt
+from pipeline.trained.tokenizer import load_tokenizer
+from pipeline.trained.transformer import load_gpt
 from pipeline.vqgan.model import Tokenizer
 
 

@@ -1,6 +1,6 @@
 """Loaders: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ class ShardReader:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+
+def batches(rows: int, size: int) -> Iterator[list[int]]:
+    """0..rows-1 in order, `size` at a time: how a whole split is walked outside training."""
+    for start in range(0, rows, size):
+        yield list(range(start, min(rows, start + size)))
 
 
 class ImageSet(ShardReader):

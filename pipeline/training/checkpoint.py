@@ -1,4 +1,4 @@
-"""Saved states: a killed training continues where it was; a finished model is safetensors + JSON.
+"""Saved states: a killed training continues where it was.
 
 The state of a running stage lives outside every output of DVC, in
 `<DVC_ROOT>/.resume/<stage>/<key>`. The key is a hash of parameters, inputs and code, so that a
@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.params import Section
 from pipeline.records import project_root
 
@@ -58,48 +54,3 @@ def _key(settings: dict[str, Section], inputs: list[Path]) -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors, written atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
-    try:
-        save_file(tensors, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fills `module`; missing, extra and misshapen tensors are named."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; `dvc repro` trains the model")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is no readable safetensors file ({error}); run `dvc repro`"
-        ) from None
-    wanted = _named(module)
-    faults = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
-    faults += [f"unexpected {name}" for name in sorted(tensors.keys() - wanted.keys())]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & tensors.keys())
-        if tensors[name].shape != wanted[name].shape
-    ]
-    if faults:
-        raise UserError(f"{path} does not fit its config.json: {'; '.join(faults[:5])}")
-    module.load_state_dict(tensors, strict=False)
-
-
-def _named(module: nn.Module) -> dict[str, torch.Tensor]:
-    """State without second names of one tensor (tied weights), which safetensors refuses."""
-    named, seen = {}, set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            named[name] = tensor
-    return named

@@ -6,7 +6,7 @@ continued: the order of rows is a function of seed and epoch, and every random s
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -186,9 +186,3 @@ class _Run:
         self.task.generator.set_state(state["generator"])
         self.gathered = state["gathered"]
         self.history = History(**state["history"])
-
-
-def batches(rows: int, size: int) -> Iterator[list[int]]:
-    """0..rows-1 in order, `size` at a time: how a whole split is walked outside training."""
-    for start in range(0, rows, size):
-        yield list(range(start, min(rows, start + size)))

@@ -13,11 +13,9 @@ from torch import nn
 
 from pipeline import frames, params
 from pipeline.pretrained.vgg import Lpips
-from pipeline.records import read_json, write_json
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
 from pipeline.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
-from pipeline.training.checkpoint import load_weights, save_weights
 from pipeline.training.contract import Loss, Player
 from pipeline.training.schedule import warmup_cosine
 from pipeline.vqgan.discriminator import Discriminator
@@ -140,20 +138,3 @@ class TokenizerTask:
         psnr = 10 * torch.log10(4 / error.clamp_min(4e-6))  # capped at 60 dB
         used = len(quantized.codes.unique())
         return {"total": float(total), "psnr": float(psnr.mean()), "codes_in_batch": float(used)}
-
-
-def save_tokenizer(tokenizer: Tokenizer, settings: params.Params, folder: Path) -> None:
-    """model.safetensors and a config.json that rebuilds the network and fits pictures for it."""
-    save_weights(tokenizer, folder / "model.safetensors")
-    config = {"vqgan": settings.vqgan.model_dump(), "ingest": settings.ingest.model_dump()}
-    write_json(folder / "config.json", config)
-
-
-def load_tokenizer(folder: Path, device: torch.device) -> tuple[Tokenizer, params.Ingest]:
-    """The trained tokenizer in evaluation mode, and how its pictures were fitted."""
-    config = read_json(folder / "config.json")
-    ingest = params.Ingest.model_validate(config["ingest"])
-    tokenizer = Tokenizer(params.Vqgan.model_validate(config["vqgan"]), ingest.height, ingest.width)
-    load_weights(tokenizer, folder / "model.safetensors")
-    tokenizer = tokenizer.to(device, memory_format=torch.channels_last)
-    return tokenizer.eval().requires_grad_(False), ingest

@@ -17,9 +17,7 @@ from pipeline.errors import UserError
 from pipeline.gpt2 import sampling
 from pipeline.gpt2.model import FrameGpt, GptConfig
 from pipeline.gpt2.sequence import is_target, pad
-from pipeline.records import read_json, write_json
 from pipeline.torch_setup import autocast
-from pipeline.training.checkpoint import load_weights, save_weights
 from pipeline.training.contract import Loss, Player
 from pipeline.training.schedule import warmup_cosine
 
@@ -152,15 +150,3 @@ class TransformerTask:
             "total": float(torch.stack(losses).mean()),
             "accuracy": float(torch.stack(rights).mean()),
         }
-
-
-def save_gpt(model: FrameGpt, folder: Path) -> None:
-    save_weights(model, folder / "model.safetensors")
-    write_json(folder / "config.json", model.config.to_dict())
-
-
-def load_gpt(folder: Path, device: torch.device) -> FrameGpt:
-    """The trained transformer in evaluation mode."""
-    model = FrameGpt(GptConfig(**read_json(folder / "config.json")))
-    load_weights(model, folder / "model.safetensors")
-    return model.to(device).eval().requires_grad_(False)

@@ -1,10 +1,10 @@
 """Vector quantization: each feature vector becomes its nearest codebook vector.
 
 `vq`: the codebook is trained by its own loss (van den Oord et al., 2017, arXiv:1711.00937; the
-thesis' way). `ema`: it follows moving averages of the vectors assigned to each code (Razavi et al., 2019,
-arXiv:1906.00446), starts from k-means, and codes that nobody uses restart from vectors of the
-batch (Dhariwal et al., 2020, arXiv:2005.00341), drawn in proportion to their squared error as in
-k-means++: most patches of a cartoon are flat, and a uniform draw would restart codes there.
+thesis' way). `ema`: it starts from k-means and follows moving averages of the vectors assigned to
+each code (Razavi et al., 2019, arXiv:1906.00446); codes that nobody uses restart from vectors of
+the batch (Dhariwal et al., 2020, arXiv:2005.00341), drawn in proportion to their squared error as
+in k-means++: most patches of a cartoon are flat, and a uniform draw would restart codes there.
 """
 
 from typing import NamedTuple

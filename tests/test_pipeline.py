@@ -1,0 +1,162 @@
+"""The whole pipeline with the preset `tiny`, in a clone, through DVC, as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_KEY_0": "user.name",
+    "GIT_CONFIG_VALUE_0": "test",
+    "GIT_CONFIG_KEY_1": "user.email",
+    "GIT_CONFIG_VALUE_1": "test@example.org",
+}
+for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+    ENVIRONMENT.pop(name, None)
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def stages_run(done: subprocess.CompletedProcess) -> list[str]:
+    lines = done.stdout.splitlines()
+    return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+
+
+def clone_into(folder: Path) -> Path:
+    """A clone of the last commit, with the changes of the working tree on top."""
+    run(ROOT, "git", "clone", "-q", "--no-hardlinks", ".", str(folder))
+    changed = run(ROOT, "git", "ls-files", "-m", "-o", "--exclude-standard").stdout.splitlines()
+    for name in changed:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Path:
+    return clone_into(tmp_path_factory.mktemp("untouched") / "project")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A clone in which the preset `tiny` has run."""
+    folder = clone_into(tmp_path_factory.mktemp("tiny") / "project")
+    run(folder, sys.executable, "-m", "pipeline.presets", "tiny")
+    run(folder, "git", "commit", "-q", "-a", "-m", "tiny")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", "results")
+    return folder
+
+
+def test_committed_lock_fits_code_and_parameters(untouched):
+    status = json.loads(run(untouched, "dvc", "status", "--json").stdout)
+    stale = {}
+    for stage, changes in status.items():
+        for change in changes if isinstance(changes, list) else []:
+            for kind, items in change.items() if isinstance(change, dict) else []:
+                found = {k: v for k, v in items.items() if v != "deleted"}  # data is not in git
+                if found:
+                    stale.setdefault(stage, {})[kind] = found
+            if isinstance(change, str):
+                stale.setdefault(stage, {})[change] = True
+    assert stale == {}
+
+
+def test_every_declared_output_exists(project):
+    stages = YAML(typ="safe").load((project / "dvc.yaml").read_text())["stages"]
+    for stage in stages.values():
+        for out in stage["outs"]:
+            path = project / (out if isinstance(out, str) else next(iter(out)))
+            assert path.is_dir() and any(path.iterdir()), path
+
+
+def test_second_run_does_nothing(project):
+    assert stages_run(run(project, "dvc", "repro")) == []
+
+
+def test_metrics_are_complete(project):
+    content = json.loads((project / "metrics/evaluate.json").read_text())
+    names = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
+    assert set(content["baselines"]) == names == set(content["baselines_high_motion"])
+    assert 0 < content["inbetween"]["psnr"] <= 60
+    assert content["inbetween_high_motion"]["n"] < content["inbetween"]["n"]
+
+
+def test_one_parameter_reruns_only_what_is_below(project):
+    done = run(project, "dvc", "exp", "run", "-S", "train.n_frames_before=8", "-n", "eight")
+    assert stages_run(done) == ["gpt2_train", "evaluate", "report"]
+    config = json.loads((project / "models/gpt2/config.json").read_text())
+    assert config["n_frames_before"] == 8
+    run(project, "git", "checkout", "-q", ".")
+    assert stages_run(run(project, "dvc", "repro")) == []  # everything is in the run-cache
+
+
+def test_experiments_compare(project):
+    shown = run(project, "dvc", "exp", "show", "--json").stdout
+    assert "eight" in shown
+    changed = json.loads(run(project, "dvc", "params", "diff", "--json", "eight").stdout)
+    assert "train.n_frames_before" in changed["params.yaml"]
+    run(project, "dvc", "plots", "diff", "eight", "--out", "dvc_plots")
+    page = (project / "dvc_plots/index.html").read_text()
+    assert "inbetween_strip" in page
+
+
+def test_one_tracking_row_a_pipeline_run(project):
+    script = (
+        "import mlflow, json; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "runs = mlflow.search_runs(experiment_names=['nakawari'], output_format='list');"
+        "print(json.dumps([[r.info.run_name, r.info.status, r.data.params, r.data.metrics,"
+        " r.data.tags.get('mlflow.parentRunId')] for r in runs]))"
+    )
+    rows = json.loads(run(project, sys.executable, "-c", script).stdout.splitlines()[-1])
+    parents = [row for row in rows if row[4] is None]
+    assert len(parents) == 2 and {row[1] for row in parents} == {"FINISHED"}
+    assert {row[2]["train.n_frames_before"] for row in parents} == {"2", "8"}
+    assert all("evaluate.inbetween.psnr" in row[3] for row in parents)
+
+
+def test_generate_from_the_trained_models(project, tmp_path):
+    from PIL import Image
+
+    for name, colour in (("a", (200, 40, 40)), ("b", (40, 40, 200))):
+        Image.new("RGB", (150, 90), colour).save(tmp_path / f"{name}.png")
+    ends = ["--first", str(tmp_path / "a.png"), "--last", str(tmp_path / "b.png")]
+    out = ["--n-frames", "5", "--out", str(tmp_path / "clip")]
+    run(project, sys.executable, "-m", "pipeline.generate", *ends, *out)
+    assert len(list((tmp_path / "clip").glob("frame_*.png"))) == 5
+
+
+def test_temporary_experiment_imports_its_own_copy(project):
+    stage = project / "stages/report.py"
+    text = stage.read_text()
+    show = "    import pipeline, sys\n    print('library:', pipeline.__file__, file=sys.stderr)\n"
+    stage.write_text(text.replace("def main() -> None:\n", "def main() -> None:\n" + show))
+    try:
+        done = run(project, "dvc", "exp", "run", "--temp", "-S", "evaluate.strips=1")
+    finally:
+        stage.write_text(text)
+    library = next(x for x in done.stderr.splitlines() if x.startswith("library:"))
+    assert ".dvc/tmp/exps" in library
+    assert not (project / ".dvc/tmp/exps/mlflow.db").exists()
+
+
+def test_bad_parameter_stops_before_any_work(project):
+    done = run(project, "dvc", "exp", "run", "-S", "train.lr_max=abc", check=False)
+    assert done.returncode != 0
+    assert "train.lr_max = 'abc'" in done.stderr and "Traceback" not in done.stderr
