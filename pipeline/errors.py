@@ -1,11 +1,20 @@
 """The error that people see: one sentence with thing, value, expectation and remedy."""
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(Exception):
     """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
+
+
+def naming(error: OSError, path: Path) -> OSError:
+    """The same error with the file's name, which Arrow leaves out of a full disk."""
+    if not error.errno or error.filename:
+        return error
+    return OSError(error.errno, os.strerror(error.errno), str(path))
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ def evaluate(
 ) -> dict:
     """`motion`: grey levels a frame by clip_id. Gives the content of metrics.json."""
     clips = ClipSet(shards, "test")
-    style = Style(settings.decode, settings.detail)
+    style = Style(settings.decode, settings.sharpness, settings.detail)
     rows, shown = [], _shown(clips, motion, settings.strips)
     examples = []
     with progress.bar(what="evaluating", unit="clip", total=len(clips)) as bar:

@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch_setup.prepare(settings.base)
     model = load_models(device, settings.base.precision)
     pick = at_temperature(given.temperature, torch.Generator().manual_seed(given.seed))
-    style = Style(settings.evaluate.decode, settings.evaluate.detail)
+    looks = settings.evaluate
+    style = Style(looks.decode, looks.sharpness, looks.detail)
     clip = inbetween(model, pictures, given.n_frames, size, style, pick)
     write_clip(clip, given.out, given.fps)
     height, width = clip.shape[1:3]

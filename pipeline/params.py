@@ -191,6 +191,7 @@ class Train(Section):
 class Evaluate(Section):
     batch_size: Count
     decode: Literal["expected", "argmax"]
+    sharpness: Positive
     detail: Literal["keys", "none"]
     strips: Count
 

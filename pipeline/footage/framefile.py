@@ -5,7 +5,6 @@ file with its final name is complete.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.errors import UserError
+from pipeline.errors import UserError, naming
 from pipeline.footage.terms import TERMS
 
 READABLE = ("ok", "truncated")  # states in videos.parquet of a video that has a frame file
@@ -62,9 +61,7 @@ def write_frames(path: Path, height: int, width: int) -> Iterator[FrameWriter]:
         if frames.n_frames:
             partial.replace(path)
     except OSError as error:
-        if not error.errno or error.filename:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise naming(error, path) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ drawing and spends its capacity on what moves. A pointer head, as in See et al.,
 (2017, arXiv:1704.04368), with a gate a source.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -32,7 +33,7 @@ SIZES = {  # layers, heads, width
     "gpt2-xl": (48, 25, 1600),
 }
 GPT2_POSITIONS = 1024  # rows of the published position tables
-HOLD_AT_START = 4.0  # logit of the code that is already there, before training
+HOLD_AT_START = 0.9  # chance of the code that is already there, before training
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,20 @@ class FrameGpt(nn.Module):
             nn.init.zeros_(self.gates.weight)
             nn.init.zeros_(self.gates.bias)
             with torch.no_grad():  # the frame before is the first of each token's sources
-                self.gates.bias.view(-1, config.sources)[:, 0] = HOLD_AT_START
+                odds = HOLD_AT_START / (1 - HOLD_AT_START)
+                hold = math.log(odds * (config.num_embeddings - 1))
+                self.gates.bias.view(-1, config.sources)[:, 0] = hold
         rows = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
         # An own table: these counts never share rows with codes. Row 0 marks the last frame.
         self.remaining = nn.Embedding(rows, config.n_embd) if rows else None
-        if rows:
-            nn.init.normal_(self.remaining.weight, std=0.02)
+        # The clip layout tells the way back to the first frame too: its length is then known.
+        self.elapsed = nn.Embedding(rows, config.n_embd) if rows and self._whole else None
+        for table in filter(None, (self.remaining, self.elapsed)):
+            nn.init.normal_(table.weight, std=0.02)
+
+    @property
+    def _whole(self) -> bool:
+        return self.config.layout == "clip"
 
     @torch.no_grad()
     def start(self, codebook: torch.Tensor) -> None:
@@ -208,16 +217,25 @@ class FrameGpt(nn.Module):
         embedded = self.embed_codes(codes)  # B 1+T P E
         i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
         left = remaining(n_frames[:, None], i[None])  # B T
-        marks = torch.cat([torch.zeros_like(left[:, :1]), left], 1)  # B 1+T
-        return self._mark(embedded, marks).flatten(1, 2)
+        left = torch.cat([torch.zeros_like(left[:, :1]), left], 1)  # B 1+T
+        return self._mark(embedded, left, n_frames).flatten(1, 2)
 
-    def _mark(self, embedded: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Adds the embedding of each frame's count to its positions. `B T P E`, `B T`."""
+    def _mark(
+        self, embedded: torch.Tensor, left: torch.Tensor, n_frames: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds each frame's place in the clip to its positions. `B T P E`, `B T`, `B`.
+
+        `left` is what remains when the frame after it is predicted, 0 for the last frame.
+        """
         if self.remaining is None:
             return embedded
         # A clip longer than any in training counts down from the largest number that was trained.
-        counts = counts.clamp(0, self.config.max_frames - 1)
-        return embedded + self.remaining(counts)[:, :, None]
+        largest = self.config.max_frames - 1
+        embedded = embedded + self.remaining(left.clamp(0, largest))[:, :, None]
+        if self.elapsed is None:
+            return embedded
+        gone = remaining(n_frames[:, None], left)  # the predicted frame's number; n-1 for the last
+        return embedded + self.elapsed(gone.clamp(0, largest))[:, :, None]
 
     def _positions(self, frames: int) -> torch.Tensor:
         count, device = self.config.positions_per_frame, self.gpt.wpe.weight.device
@@ -247,8 +265,9 @@ class Cache:
         self.fed += not last
         if self.fed == 1:
             self.ends.append(frame)
-        count = torch.zeros_like(self.n_frames) if last else remaining(self.n_frames, self.fed)
-        embedded = model._mark(model.embed_codes(frame), count[:, None]).flatten(1, 2)  # B P E
+        left = torch.zeros_like(self.n_frames) if last else remaining(self.n_frames, self.fed)
+        embedded = model._mark(model.embed_codes(frame), left[:, None], self.n_frames)
+        embedded = embedded.flatten(1, 2)  # B P E
         positions = model._positions(1)[:, :places] if last else model._positions(1)[:, places:]
         out = model.gpt(
             inputs_embeds=embedded,

@@ -5,6 +5,8 @@ back to pixels (parameters `evaluate.decode` and `evaluate.detail`):
 
 decode: `argmax` shows the likeliest code of each token; `expected` shows the mean codebook vector
 under the model's distribution, which is less wrong on average and softer where the model doubts.
+A model that was trained for minutes doubts too much: `sharpness` above 1 raises the distribution to
+that power first, and a very large one gives `argmax`.
 
 detail: `keys` gives each token that the model takes over from a given frame, at the same place,
 back what the tokenizer lost of that frame there (given frame minus its own round trip), weighted
@@ -34,6 +36,7 @@ class Style:
     """How codes become pixels; see the module's text."""
 
     decode: str = "expected"  # expected | argmax
+    sharpness: float = 1.0  # exponent of the chances before their mean is taken
     detail: str = "keys"  # keys | none
 
 
@@ -115,13 +118,14 @@ class InBetweener:
         """float `B 3 H W` in about [-1, 1], at the size of the output."""
         chances = F.one_hot(drawn.codes, drawn.logits.shape[-1]).float()  # B N V
         if style.decode == "expected":
-            chances = torch.softmax(drawn.logits.float(), -1)
+            chances = torch.softmax(style.sharpness * drawn.logits.float(), -1)
         size = keys[0].lost.shape[-2:]
         images = _resized(self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook), size)
         if style.detail == "none":
             return images
-        kept = torch.stack([chances.gather(2, key.codes[..., None])[..., 0] for key in keys])
-        kept = kept * kept.amax(0) / kept.sum(0).clamp_min(1e-6)  # both ends alike: half of each
+        kept = [chances.gather(2, key.codes[..., None])[..., 0] for key in keys]  # B N each
+        alike = 1.0 + (keys[0].codes == keys[1].codes)  # a code that both ends have: half of each
+        kept = [chance / alike for chance in kept]
         for weight, key in zip(kept, keys, strict=True):
             grid = weight.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
             images = images + F.interpolate(grid, size, mode="bilinear") * key.lost

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 PSNR_CAP = 60.0
 WINDOW, SIGMA = 11, 1.5
+MIDDLE = 127.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -24,10 +25,13 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     _check(images, truth)
     if min(images.shape[1:3]) < WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {WINDOW} pixels, got {images.shape}")
-    a, b = (x.movedim(-1, 1).float() for x in (images, truth))  # B 3 H W
+    # Around middle grey: where a picture is flat and bright, a variance is a small difference of
+    # squares, and those of 255 lose the digits that count.
+    a, b = (x.movedim(-1, 1).float() - MIDDLE for x in (images, truth))  # B 3 H W
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
     covariance = _blur(a * b) - mean_a * mean_b
+    mean_a, mean_b = mean_a + MIDDLE, mean_b + MIDDLE
     likeness = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
     return (likeness / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))).flatten(1).mean(1)
 

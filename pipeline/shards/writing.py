@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline import progress, schema
+from pipeline.errors import naming
 from pipeline.footage.framefile import open_frames
 from pipeline.records import write_json
 
@@ -118,32 +119,36 @@ class ShardWriter:
         return self.folder / f"{self.name}-{len(self.done):05d}.arrow.partial"
 
     def _flush(self) -> None:
-        try:
+        with self._complete_or_gone():
             if self._writer is None:
                 self._file = pa.OSFile(str(self._partial), "wb")
                 self._writer = pa.ipc.new_file(self._file, self.fields)
             self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
-        except BaseException:
-            self._abandon()
-            raise
         self._written += self._waiting
         self._rows, self._waiting = [], 0
 
     def _finish(self) -> None:
         if self._rows:
             self._flush()
-        try:
+        path = self._partial.with_suffix("")
+        with self._complete_or_gone():
             self._writer.close()
             self._file.close()
-        except BaseException:
-            self._abandon()
-            raise
-        path = self._partial.with_suffix("")
-        self._partial.replace(path)
+            self._partial.replace(path)
         record = {"file": path.name, "rows": self._count, "bytes": path.stat().st_size}
         self.done.append(record | {"sha256": file_sha256(path)})
         self._file = self._writer = None
         self._written = self._count = 0
+
+    @contextlib.contextmanager
+    def _complete_or_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError):
+                raise naming(error, self._partial.with_suffix("")) from None
+            raise
 
     def _abandon(self) -> None:
         """Removes the unfinished shard; closing it may fail once more on a full disk."""

@@ -1,0 +1,188 @@
+"""What tests of networks share: tiny settings, little moving pictures, shards, random models."""
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import params, schema
+
+TINY = {
+    "base": {"seed": 1, "device": "cpu", "precision": "float32", "threads": 1},
+    "ingest": {"height": 16, "width": 32, "fit": "squeeze"},  # 4x8 tokens of 4x4 pixels
+    "clip_chunk": {"min_frames": 5, "max_frames": 12},
+    "vqgan": {
+        "vqvae": {"quantizer": "ema", "beta": 0.25, "num_embeddings": 16, "embedding_dim": 6},
+        "autoencoder": {
+            "z_channels": 8,
+            "channels": 8,
+            "channels_multiplier": [1, 2],
+            "num_res_blocks": 1,
+            "attention_resolution": [],
+            "dropout": 0.0,
+            "upsampling": "nearest",
+            "patch_size": 2,
+            "shortcut": True,
+        },
+        "discriminator": {"num_layers": 1, "filters": 4},
+        "loss": {
+            "discriminator": {"loss": "hinge", "factor": 0.0, "iter_start": 0, "weight": 0.1},
+            "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
+            "perceptual_loss": "none",
+        },
+        "trainer": {"batch_size": 4, "n_epochs": 2, "schedule": "cosine", "warmup_share": 0.1},
+    },
+    "token_precompute": {"batch_size": 4},
+    "transformer": {
+        "transformer_type": "custom",
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 16,
+        "merge": 1,
+        "copying": False,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "remaining_frames_method": "own_embeddings",
+    },
+    "train": {
+        "layout": "clip",
+        "n_frames_before": 2,
+        "batch_size": 2,
+        "accumulation_size": 1,
+        "n_epochs": 2,
+        "warmup_epoch_percentage": 0.1,
+        "lr_start": 1e-5,
+        "lr_max": 1e-2,
+        "stop_ground_truth_after_epoch": 1,
+    },
+    "evaluate": {"batch_size": 2, "decode": "expected", "detail": "keys", "strips": 2},
+    "tracking": {"enabled": False},
+    "engine": {"workers": 1, "checkpoint_interval": 0.0, "log_interval": 1},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads; torch is not loaded for tests that do without it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[dict | None], params.Params]:
+    """params.yaml made tiny, with dotted keys changed: `tiny({"train.layout": "windowed"})`."""
+    content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
+
+    def make(changes: dict | None = None) -> params.Params:
+        mine = _merged(content, TINY)
+        for dotted, value in (changes or {}).items():
+            *sections, key = dotted.split(".")
+            place = mine
+            for section in sections:
+                place = place[section]
+            place[key] = value
+        return params.parse(mine)
+
+    return make
+
+
+def _merged(base: dict, over: dict) -> dict:
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict)
+        merged[key] = _merged(merged.get(key, {}), value) if nested else copy.deepcopy(value)
+    return merged
+
+
+@pytest.fixture(scope="session")
+def moving() -> Callable:
+    """A clip uint8 `n H W 3`: a bright square goes over a coloured slope, other at each `seed`."""
+
+    def make(n_frames: int, seed: int = 0, height: int = 16, width: int = 32) -> "object":
+        import torch
+
+        random = np.random.default_rng(seed)
+        low, high = random.integers(0, 120, 3), random.integers(120, 256, 3)
+        slope = np.linspace(0, 1, width)[None, :, None] * np.linspace(0.5, 1, height)[:, None, None]
+        clip = np.repeat((low + slope * (high - low))[None], n_frames, 0)
+        side, top = height // 3, random.integers(0, height - height // 3)
+        for i in range(n_frames):
+            left = round((width - side) * i / max(1, n_frames - 1))
+            clip[i, top : top + side, left : left + side] = 255 - low
+        return torch.from_numpy(clip.round().astype(np.uint8))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_shards(moving) -> Callable:
+    """Shards of moving clips, and their frames as pictures; the folder and each clip's motion."""
+    from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
+
+    lengths = {"train": (7, 6, 7, 5), "val": (6, 5), "test": (7, 5, 6, 3)}
+
+    def write(folder: Path, height: int = 16, width: int = 32) -> dict[str, float]:
+        folder.mkdir(parents=True, exist_ok=True)
+        motion = {}
+        for number, split in enumerate(schema.SPLITS):
+            clips = ShardWriter(folder, f"clips-{split}", clip_schema(height, width), 1.0)
+            images = ShardWriter(folder, f"images-{split}", image_schema(height, width), 1.0)
+            for k, n in enumerate(lengths[split]):
+                clip = moving(n, 10 * number + k, height, width).numpy()
+                clip_id = f"{split}-{k:02d}"
+                clips.add({"clip_id": clip_id, "n_frames": n, "images": clip.tobytes()})
+                for i in range(0, n, 2):
+                    images.add({"video_id": clip_id, "frame": i, "image": clip[i].tobytes()})
+                motion[clip_id] = float(k)
+            clips.close()
+            images.close()
+        return motion
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_tokens() -> Callable:
+    """Clips as codes (`n` rows of N each) to data that the transformer is trained on."""
+
+    def write(folder: Path, clips: dict[str, list]) -> Path:
+        for split, its_clips in clips.items():
+            rows = [
+                {"clip_id": f"{split}-{k:02d}", "n_frames": len(clip), "tokens": clip.flatten()}
+                for k, clip in enumerate(np.asarray(c, np.uint16) for c in its_clips)
+            ]
+            schema.write_table(rows, schema.TOKENS, folder / f"{split}.parquet")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def untrained(moving) -> Callable:
+    """Random networks of the settings; the tokenizer started from pictures, so it sees a little."""
+    import torch
+
+    from pipeline import frames
+    from pipeline.gpt2.model import FrameGpt, GptConfig
+    from pipeline.inbetween.drawing import InBetweener
+    from pipeline.vqgan.model import Tokenizer
+
+    def make(settings: params.Params) -> InBetweener:
+        torch.manual_seed(settings.base.seed)
+        size = settings.ingest.height, settings.ingest.width
+        tokenizer = Tokenizer(settings.vqgan, *size).eval()
+        images = frames.to_float(torch.cat([moving(4, seed, *size) for seed in range(6)]))
+        with torch.no_grad():
+            tokenizer.shortcut.start(images)
+            vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
+            tokenizer.quantizer.start(vectors, torch.Generator().manual_seed(0))
+        gpt = FrameGpt(GptConfig.from_params(settings)).eval()
+        gpt.start(tokenizer.codebook)
+        precision = settings.base.precision
+        return InBetweener(tokenizer, gpt, settings.ingest, torch.device("cpu"), precision)
+
+    return make
