@@ -102,7 +102,7 @@ def read_picture(path: Path) -> np.ndarray:
             f"{path} cannot be read as a picture ({error}); expected PNG, JPEG, WebP, ..."
         ) from None
     page = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(page, upright).convert("RGB"))
+    return np.array(Image.alpha_composite(page, upright).convert("RGB"))  # a copy: writable
 
 
 def output_size(wish: str, picture: tuple[int, int], ingest: params.Ingest) -> tuple[int, int]:

@@ -304,8 +304,10 @@ def _contradictions(params: Params) -> list[str]:
             f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
             "expected less than 1, the rest is the test split"
         )
+    whole = False  # tokens cover the frame: only then is their number worth a word
     if ingest and vqgan:
         stride = vqgan.autoencoder.stride
+        whole = ingest.height % stride == ingest.width % stride == 0
         for side in ("height", "width"):
             value = getattr(ingest, side)
             if value % stride:
@@ -328,7 +330,7 @@ def _contradictions(params: Params) -> list[str]:
                 f"transformer.n_embd = {gpt.n_embd}: expected a multiple of {least} "
                 f"(transformer.n_head = {gpt.n_head}, transformer.merge = {gpt.merge})"
             )
-    if gpt and ingest and vqgan and any(side % gpt.merge for side in params.grid):
+    if gpt and whole and any(side % gpt.merge for side in params.grid):
         found.append(
             f"transformer.merge = {gpt.merge}: expected a divisor of the "
             f"{params.grid[0]}x{params.grid[1]} tokens of a frame"

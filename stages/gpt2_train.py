@@ -27,7 +27,12 @@ def main() -> None:
             checkpoint_interval=engine.checkpoint_interval,
             log_interval=engine.log_interval,
         )
-        sections = {"base": settings.base, "transformer": settings.transformer, "train": rules}
+        sections = {
+            "base": settings.base,
+            "clip_chunk": settings.clip_chunk,
+            "transformer": settings.transformer,
+            "train": rules,
+        }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)

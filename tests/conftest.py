@@ -59,7 +59,13 @@ TINY = {
         "lr_max": 1e-2,
         "stop_ground_truth_after_epoch": 1,
     },
-    "evaluate": {"batch_size": 2, "decode": "expected", "detail": "keys", "strips": 2},
+    "evaluate": {
+        "batch_size": 2,
+        "decode": "expected",
+        "sharpness": 1.5,
+        "detail": "keys",
+        "strips": 2,
+    },
     "tracking": {"enabled": False},
     "engine": {"workers": 1, "checkpoint_interval": 0.0, "log_interval": 1},
 }

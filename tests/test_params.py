@@ -22,8 +22,12 @@ SIZES = {
     "clip_chunk.train_share": 0.8,
     "clip_chunk.val_share": 0.1,
     "vqgan.autoencoder.channels_multiplier": [1, 2, 4, 4],
+    "vqgan.autoencoder.patch_size": 1,
+    "vqgan.autoencoder.attention_resolution": [],
     "transformer.transformer_type": "custom",
     "transformer.n_head": 4,
+    "transformer.n_embd": 192,
+    "transformer.merge": 2,
 }
 
 
@@ -54,13 +58,13 @@ def _mistakes(content: dict, changes: dict) -> list[str]:
 
 
 def test_the_projects_parameters_are_valid():
-    assert params.load(FILE).tokens_per_frame > 0
+    assert min(params.load(FILE).grid) > 0
 
 
 def test_sizes_are_derived(content):
     settings = params.parse(content)
     assert settings.vqgan.autoencoder.stride == 8
-    assert settings.tokens_per_frame == 128
+    assert settings.grid == (8, 16)
     assert settings.clip_chunk.test_share == pytest.approx(0.1)
 
 
@@ -123,7 +127,20 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
         ({"ingest.height": 60}, "ingest.height = 60: expected a multiple of 8"),
         ({"ingest.width": 130}, "ingest.width = 130: expected a multiple of 8"),
         ({"vqgan.autoencoder.attention_resolution": [20]}, "attention_resolution = 20: expected"),
-        ({"transformer.n_embd": 190}, "transformer.n_embd = 190: expected a multiple of"),
+        ({"transformer.n_embd": 190}, "transformer.n_embd = 190: expected a multiple of 4 "),
+        (
+            {"transformer.n_head": 3, "transformer.n_embd": 198},
+            "n_embd = 198: expected a multiple of 12",
+        ),
+        (
+            {"transformer.merge": 4, "transformer.n_embd": 72},
+            "n_embd = 72: expected a multiple of 16",
+        ),
+        (
+            {"transformer.merge": 4, "ingest.height": 80},
+            "transformer.merge = 4: expected a divisor of the 10x16",
+        ),
+        ({"ingest.width": 72}, "transformer.merge = 2: expected a divisor of the 8x9 tokens"),
         ({"train.lr_start": 0.1}, "train.lr_start = 0.1: expected at most train.lr_max"),
     ],
 )

@@ -10,9 +10,10 @@ get 4 times shorter. 1 is GPT-2 as the thesis used it.
 
 Nine codes in ten of a cartoon stay where they are from one frame to the next. With `copying` a
 small head adds to the logits of the codes that stand at the same place in the frame before, in
-the last frame and (layout `clip`) in the first one, so that the model starts from holding the
-drawing and spends its capacity on what moves. A pointer head, as in See et al., Get To The Point
-(2017, arXiv:1704.04368), with a gate a source.
+the last frame and (layout `clip`) in the first one: a pointer head as in See et al., Get To The
+Point (2017, arXiv:1704.04368), with a gate a source. It starts from what needs no learning, in the
+layout `clip` from holding the nearer given frame with a soft change in the middle, in the layout
+`windowed` from holding the frame before; training goes on from there to what moves.
 """
 
 import math
@@ -34,6 +35,7 @@ SIZES = {  # layers, heads, width
 }
 GPT2_POSITIONS = 1024  # rows of the published position tables
 HOLD_AT_START = 0.9  # chance of the code that is already there, before training
+CHANGE_AT_START = 3.0  # logits by which the nearer given frame is preferred at the clip's ends
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,7 @@ class FrameGpt(nn.Module):
             self.gates = nn.Linear(config.n_embd, config.sources * config.merge**2)
             nn.init.zeros_(self.gates.weight)
             nn.init.zeros_(self.gates.bias)
-            with torch.no_grad():  # the frame before is the first of each token's sources
-                odds = HOLD_AT_START / (1 - HOLD_AT_START)
-                hold = math.log(odds * (config.num_embeddings - 1))
-                self.gates.bias.view(-1, config.sources)[:, 0] = hold
+            self.prior = nn.Parameter(_prior(config))
         rows = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
         # An own table: these counts never share rows with codes. Row 0 marks the last frame.
         self.remaining = nn.Embedding(rows, config.n_embd) if rows else None
@@ -164,13 +163,21 @@ class FrameGpt(nn.Module):
         x = x.unflatten(2, (rows // merge, merge, columns // merge, merge))  # B T r m c m E/mm
         return x.movedim(4, 3).flatten(4, 6).flatten(2, 3)
 
-    def logits(self, positions: torch.Tensor, sources: list[torch.Tensor]) -> torch.Tensor:
-        """Positions `B T P E` to logits `B T N V`; `sources`: codes `B T N` that may be copied."""
+    def logits(
+        self, positions: torch.Tensor, sources: list[torch.Tensor], progress: torch.Tensor
+    ) -> torch.Tensor:
+        """Positions `B T P E` to logits `B T N V`.
+
+        sources: codes `B T N` that may be copied; progress: where in its clip the predicted frame
+        stands, `B T` in (0, 1).
+        """
         logits = self._apart(positions) @ self.table.T
         if not self.config.copying:
             return logits
-        gates = self._apart(self.gates(positions)).to(logits.dtype)  # B T N S
-        return logits.scatter_add(3, torch.stack(sources, -1), gates)
+        gates = self._apart(self.gates(positions))  # B T N S
+        bias, slope = self.prior
+        gates = gates + (bias + slope * (2 * progress - 1)[..., None])[:, :, None]  # B T 1 S
+        return logits.scatter_add(3, torch.stack(sources, -1), gates.to(logits.dtype))
 
     def _apart(self, positions: torch.Tensor) -> torch.Tensor:
         """What positions hold for their tokens, `B T P (mm F)`, to the tokens: `B T N F`."""
@@ -194,10 +201,13 @@ class FrameGpt(nn.Module):
         inputs = self._embed(frames, last, n_frames, start)  # B (1+T)P E
         hidden = self.gpt(inputs_embeds=inputs, position_ids=self._positions(frames.shape[1]))
         hidden = hidden.last_hidden_state.unflatten(1, (-1, self.config.positions_per_frame))
+        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)  # predicted frames
+        progress = i[None] / (n_frames[:, None] - 1)  # B T
         if self.config.layout == "windowed":
-            return self.logits(hidden[:, -1:], [frames[:, -1:], last[:, None]])
+            sources = [frames[:, -1:], last[:, None]]
+            return self.logits(hidden[:, -1:], sources, progress[:, -1:])
         ends = [end[:, None].expand_as(frames) for end in (last, frames[:, 0])]
-        return self.logits(hidden[:, 1:], [frames, *ends])
+        return self.logits(hidden[:, 1:], [frames, *ends], progress)
 
     def begin(self, last: torch.Tensor, n_frames: torch.Tensor) -> "Cache":
         """Clip layout: the keys and values of the last frame, which every frame attends to."""
@@ -245,6 +255,15 @@ class FrameGpt(nn.Module):
         return torch.cat([place + count, place.repeat(frames)])[None]
 
 
+def _prior(config: GptConfig) -> torch.Tensor:
+    """Gates of the sources before training, bias and slope over the clip: `2 S`."""
+    hold = math.log(HOLD_AT_START / (1 - HOLD_AT_START) * (config.num_embeddings - 1))
+    if config.layout == "windowed":  # frame before, last
+        return torch.tensor([[hold, 0.0], [0.0, 0.0]])
+    # frame before, last, first
+    return torch.tensor([[0.0, hold, hold], [0.0, CHANGE_AT_START, -CHANGE_AT_START]])
+
+
 class Cache:
     """Keys and values of a clip that is being drawn, frame by frame (clip layout)."""
 
@@ -277,7 +296,9 @@ class Cache:
         )
         if last:
             return None
-        return model.logits(out.last_hidden_state[:, None], [frame, *self.ends])[:, 0]
+        progress = self.fed / (self.n_frames[:, None] - 1)  # B 1
+        sources = [frame, *self.ends]
+        return model.logits(out.last_hidden_state[:, None], sources, progress)[:, 0]
 
 
 def _gpt2(config: GptConfig) -> nn.Module:

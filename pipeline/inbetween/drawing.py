@@ -8,10 +8,10 @@ under the model's distribution, which is less wrong on average and softer where 
 A model that was trained for minutes doubts too much: `sharpness` above 1 raises the distribution to
 that power first, and a very large one gives `argmax`.
 
-detail: `keys` gives each token that the model takes over from a given frame, at the same place,
-back what the tokenizer lost of that frame there (given frame minus its own round trip), weighted
-with the model's certainty. What stands still so stays as sharp as the given frames; what moves is
-untouched. `none` leaves the tokenizer's picture as it is.
+detail: `keys` shows each token that the model takes over from a given frame, at the same place, as
+that frame's own pixels, weighted with the model's certainty. What stands still so stays as sharp
+as the given frames, and what the model draws anew comes from the tokenizer. `none` shows the
+tokenizer's picture everywhere.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Key:
     """One given frame of each clip of a batch."""
 
     codes: torch.Tensor  # B N
-    lost: torch.Tensor  # float B 3 H W, at the size of the output: the frame minus its round trip
+    shown: torch.Tensor  # float B 3 H W in [-1, 1], at the size of the output
 
 
 class InBetweener:
@@ -111,25 +111,25 @@ class InBetweener:
 
     def _key(self, given: torch.Tensor, shown: torch.Tensor) -> Key:
         codes = self.tokenizer.encode(frames.to_float(given.to(self.device)))
-        shown = frames.to_float(shown.to(self.device))
-        return Key(codes, shown - _resized(self.tokenizer.decode(codes), shown.shape[-2:]))
+        return Key(codes, frames.to_float(shown.to(self.device)))
 
     def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
-        """float `B 3 H W` in about [-1, 1], at the size of the output."""
+        """float `B 3 H W` in [-1, 1], at the size of the output."""
         chances = F.one_hot(drawn.codes, drawn.logits.shape[-1]).float()  # B N V
         if style.decode == "expected":
             chances = torch.softmax(style.sharpness * drawn.logits.float(), -1)
-        size = keys[0].lost.shape[-2:]
+        size = keys[0].shown.shape[-2:]
         images = _resized(self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook), size)
         if style.detail == "none":
             return images
-        kept = [chances.gather(2, key.codes[..., None])[..., 0] for key in keys]  # B N each
         alike = 1.0 + (keys[0].codes == keys[1].codes)  # a code that both ends have: half of each
-        kept = [chance / alike for chance in kept]
-        for weight, key in zip(kept, keys, strict=True):
-            grid = weight.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
-            images = images + F.interpolate(grid, size, mode="bilinear") * key.lost
-        return images
+        mixed, drawn_anew = torch.zeros_like(images), torch.ones_like(images[:, :1])
+        for key in keys:
+            kept = chances.gather(2, key.codes[..., None])[..., 0] / alike  # B N
+            grid = kept.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
+            mask = F.interpolate(grid, size, mode="bilinear")  # B 1 H W
+            mixed, drawn_anew = mixed + mask * key.shown, drawn_anew - mask
+        return mixed + drawn_anew * images
 
 
 def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -48,11 +48,12 @@ def pack(
                 ("images", images[images.split == split], _image_rows, image_schema),
                 ("clips", accepted[accepted.split == split], _clip_rows, clip_schema),
             ):
-                writer = ShardWriter(out, f"{kind}-{split}", fields(height, width), shard_mb)
-                for row in make(rows, frames):
-                    writer.add(row)
-                    bar.update()
-                shards += writer.close()
+                name, columns = f"{kind}-{split}", fields(height, width)
+                with ShardWriter(out, name, columns, shard_mb) as writer:
+                    for row in make(rows, frames):
+                        writer.add(row)
+                        bar.update()
+                    shards += writer.close()
                 counts[f"{kind}_{split}"] = len(rows)
     write_json(out / "index.json", {"height": height, "width": width, "shards": shards})
     return counts | {"shards": len(shards), "megabytes": sum(s["bytes"] for s in shards) / 1e6}
@@ -97,6 +98,13 @@ class ShardWriter:
         self._rows: list[dict] = []
         self._waiting = self._written = self._count = 0
         self._file = self._writer = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            self._abandon()
 
     def add(self, row: dict) -> None:
         pixels = row.get("image", row.get("images"))

@@ -5,10 +5,10 @@ The state of a running stage lives outside every output of DVC, in
 state is never continued by anything else. It is replaced atomically and deleted at success.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ class Resume:
             partial.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """After success: this state, and those of the stage that nothing will continue."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """After success. States of other parameters stay: another experiment may be under way."""
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.folder.rmdir()
 
 
 def _key(settings: dict[str, Section], inputs: list[Path]) -> str:

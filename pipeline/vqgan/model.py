@@ -94,7 +94,8 @@ class Shortcut(nn.Module):
         axes = axes * axes.sum(1, keepdim=True).sign()  # the sign of an axis is arbitrary: fix it
         axes = nn.functional.pad(axes, (0, 0, 0, dim - len(axes)))
         kernel = axes.unflatten(1, (3, side, side))
+        colour = mean.unflatten(0, (3, -1)).mean(1)  # all that a bias of `decode` can give back
         self.encode.weight.copy_(kernel)
-        self.encode.bias.copy_(-axes @ mean)
+        self.encode.bias.copy_(-kernel.sum((2, 3)) @ colour)
         self.decode.weight.copy_(kernel)
-        self.decode.bias.copy_(mean.unflatten(0, (3, -1)).mean(1))
+        self.decode.bias.copy_(colour)

@@ -126,6 +126,7 @@ def test_a_full_disk_leaves_no_unfinished_shard(tmp_path):
     with pytest.raises(OSError) as caught:
         write_pictures(tmp_path, 900, 600)
     assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "images-train-00001.arrow")
     assert [path.name for path in tmp_path.iterdir()] == ["images-train-00000.arrow"]
     assert len(ImageSet(tmp_path, "train")) == 600
 

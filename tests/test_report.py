@@ -1,0 +1,57 @@
+"""Report: every stage's numbers under its name, its curves and pictures, and what lacks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import report
+from pipeline.errors import UserError
+from pipeline.records import write_json
+
+DVC = YAML(typ="safe").load((Path(__file__).parents[1] / "dvc.yaml").read_text())
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch) -> Path:
+    """A folder as all stages leave it."""
+    monkeypatch.chdir(tmp_path)
+    for number, path in enumerate(report.SUMMARIES.values()):
+        write_json(path, {"n": number, "share": 1 / 3})
+    for number, path in enumerate(report.PLOTS.values()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content %d" % number)
+    return tmp_path
+
+
+def test_metrics_stand_under_their_stages_names(finished):
+    numbers = report.collect_metrics(Path("metrics"))
+    assert list(numbers) == list(report.SUMMARIES)
+    for number, stage in enumerate(numbers):
+        written = json.loads((finished / f"metrics/{stage}.json").read_text())
+        assert written == {"n": number, "share": 0.333333} == numbers[stage]
+
+
+def test_curves_and_pictures_are_copied_unchanged(finished):
+    paths = report.collect_plots(Path("plots"))
+    assert [path.name for path in paths] == list(report.PLOTS)
+    for number, path in enumerate(paths):
+        assert path.read_bytes() == b"content %d" % number
+
+
+def test_a_missing_summary_is_named(finished):
+    report.SUMMARIES["ingest"].unlink()
+    with pytest.raises(UserError, match=r"data/frames/summary\.json is missing; `dvc repro`"):
+        report.collect_metrics(Path("metrics"))
+
+
+def test_dvc_shows_what_the_report_writes():
+    assert DVC["metrics"] == [f"metrics/{stage}.json" for stage in report.SUMMARIES]
+    shown = set()
+    for plot in DVC["plots"]:
+        if isinstance(plot, str):
+            shown.add(plot)
+        else:
+            shown |= {path for options in plot.values() for path in options["y"]}
+    assert shown == {f"plots/{name}" for name in report.PLOTS}

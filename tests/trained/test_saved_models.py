@@ -1,0 +1,104 @@
+"""Finished models on disk: what is saved is loaded, and what does not fit is named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.trained.tokenizer import load_tokenizer, save_tokenizer
+from pipeline.trained.transformer import load_gpt, save_gpt
+from pipeline.trained.weights import load_weights, save_weights
+
+CPU = torch.device("cpu")
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, as GPT-2's embedding and head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.inner.weight
+        self.register_buffer("counts", torch.rand(4))
+
+
+def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
+    settings = tiny()
+    tokenizer = untrained(settings).tokenizer
+    save_tokenizer(tokenizer, settings, tmp_path)
+    loaded, ingest = load_tokenizer(tmp_path, CPU)
+    assert ingest == settings.ingest and not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    images = torch.rand(2, 3, 16, 32)
+    assert torch.equal(loaded.encode(images), tokenizer.encode(images))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("layout", ["clip", "windowed"])
+@pytest.mark.parametrize("merge", [1, 2])
+def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
+    changes = {"train.layout": layout, "transformer.merge": merge, "transformer.copying": True}
+    gpt = untrained(tiny(changes)).gpt
+    save_gpt(gpt, tmp_path)
+    loaded = load_gpt(tmp_path, CPU)
+    assert loaded.config == gpt.config and not loaded.training
+    frames, n = torch.randint(0, 16, (2, 2, 32)), torch.tensor([6, 7])
+    assert torch.equal(loaded(frames, frames[:, 1], n), gpt(frames, frames[:, 1], n))
+
+
+def test_same_weights_same_bytes(tiny, untrained, tmp_path):
+    for name in "ab":
+        save_gpt(untrained(tiny()).gpt, tmp_path / name)
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_tied_weights_are_saved_once_and_come_back_tied(tmp_path):
+    module, other = Tied(), Tied()
+    save_weights(module, tmp_path / "m.safetensors")
+    assert sorted(load_file(tmp_path / "m.safetensors")) == ["counts", "inner.weight"]
+    load_weights(other, tmp_path / "m.safetensors")
+    assert other.head.weight is other.inner.weight
+    assert torch.equal(other.head.weight, module.inner.weight)
+    assert torch.equal(other.counts, module.counts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bias": None}, "missing bias"),
+        ({"extra": torch.zeros(1)}, "unexpected extra"),
+        ({"weight": torch.zeros(2, 4)}, r"weight is \[2, 4\], expected \[2, 3\]"),
+        ({"weight": None, "gain": torch.zeros(1)}, "missing weight; unexpected gain"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
+    path = tmp_path / "m.safetensors"
+    module = nn.Linear(3, 2)
+    before = module.weight.clone()
+    tensors = {k: v for k, v in (dict(module.state_dict()) | change).items() if v is not None}
+    save_file({name: value + 1 for name, value in tensors.items()}, path)
+    with pytest.raises(UserError, match=rf"m\.safetensors does not fit.*{words}"):
+        load_weights(module, path)
+    assert torch.equal(module.weight, before), "nothing is loaded by halves"
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(UserError, match=r"m\.safetensors is missing; `dvc repro`"):
+        load_weights(nn.Linear(3, 2), path)
+    save_weights(nn.Linear(3, 2), path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"m\.safetensors is no readable safetensors file"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
+    save_gpt(untrained(tiny()).gpt, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
+    with pytest.raises(UserError, match=r"missing gpt\.h\.2"):
+        load_gpt(tmp_path, CPU)

@@ -1,0 +1,75 @@
+"""Tasks of both networks on tiny data, and one way to run them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.training.checkpoint import Resume
+from pipeline.training.contract import History
+from pipeline.training.loop import Plan, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path, monkeypatch) -> Path:
+    """Saved states go below the test's folder."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, write_shards) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, write_tokens) -> Path:
+    """Random clips of 5 to 8 frames of 4x8 tokens."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(*lengths: int) -> list:
+        return [torch.randint(0, 16, (n, 32), generator=generator) for n in lengths]
+
+    clips = {"train": some(6, 8, 5, 7, 6), "val": some(6, 5)}
+    return write_tokens(tmp_path_factory.mktemp("tokens"), clips)
+
+
+@pytest.fixture
+def tokenizer_task(tiny, shards) -> Callable:
+    from pipeline.training.tokenizer import TokenizerTask
+
+    def make(changes: dict | None = None, seed: int = 1) -> TokenizerTask:
+        torch.manual_seed(seed)
+        return TokenizerTask(tiny(changes), shards, CPU)
+
+    return make
+
+
+@pytest.fixture
+def transformer_task(tiny, tokens) -> Callable:
+    from pipeline.training.transformer import TransformerTask
+
+    def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> TransformerTask:
+        torch.manual_seed(seed)
+        codebook = torch.randn(16, 6)
+        return TransformerTask(tiny(changes), folder, codebook, CPU)
+
+    return make
+
+
+@pytest.fixture
+def run(tiny) -> Callable[..., History]:
+    """Trains a task; `log` may raise to kill it."""
+
+    def start(task, log=lambda values, step: None, **plan) -> History:
+        fields = {"batch_size": 2, "n_epochs": 3, "seed": 1, "log_interval": 1} | plan
+        fields = {"checkpoint_interval": 0.0} | fields
+        resume = Resume("some_stage", {"base": tiny().base}, [])
+        return train(task, Plan(**fields), "test", resume, log)
+
+    return start

@@ -1,0 +1,68 @@
+"""Saved states belong to one run: other parameters or inputs never continue them."""
+
+import pytest
+import torch
+
+from pipeline.training.checkpoint import Resume
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    path = tmp_path / "index.json"
+    path.write_text("{}")
+    return [path]
+
+
+def test_a_state_comes_back(tiny, inputs):
+    state = {"step": 3, "module": {"w": torch.rand(2)}, "history": {"steps": [{"total": 0.5}]}}
+    base = {"base": tiny().base}
+    assert Resume("a", base, inputs).load() is None
+    Resume("a", base, inputs).save(state)
+    found = Resume("a", base, inputs).load()
+    assert found["step"] == 3 and torch.equal(found["module"]["w"], state["module"]["w"])
+    assert found["history"] == state["history"]
+
+
+def test_other_parameters_inputs_and_stages_do_not_continue_it(tiny, inputs):
+    base = {"base": tiny().base}
+    Resume("a", base, inputs).save({"step": 1})
+    assert Resume("b", base, inputs).load() is None
+    assert Resume("a", {"base": tiny({"base.seed": 2}).base}, inputs).load() is None
+    assert Resume("a", base | {"train": tiny().train}, inputs).load() is None
+    inputs[0].write_text("{ }")
+    assert Resume("a", base, inputs).load() is None
+    inputs[0].write_text("{}")
+    assert Resume("a", base, inputs).load() == {"step": 1}
+
+
+def test_other_code_does_not_continue_it(tiny, inputs, tmp_path, monkeypatch):
+    base = {"base": tiny().base}
+    monkeypatch.setattr("pipeline.training.checkpoint.LIBRARY", tmp_path / "code")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/model.py").write_text("a = 1\n")
+    Resume("a", base, inputs).save({"step": 1})
+    (tmp_path / "code/model.py").write_text("a = 2\n")
+    assert Resume("a", base, inputs).load() is None
+
+
+def test_a_failure_while_saving_keeps_the_state_before(tiny, inputs, monkeypatch):
+    resume = Resume("a", {"base": tiny().base}, inputs)
+    resume.save({"step": 1})
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError):
+        resume.save({"step": 2})
+    assert resume.load() == {"step": 1}
+    assert [path.suffix for path in resume.folder.iterdir()] == [".pt"]
+
+
+def test_clearing_leaves_nothing(tiny, inputs):
+    resume = Resume("a", {"base": tiny().base}, inputs)
+    resume.save({"step": 1})
+    resume.clear()
+    assert resume.load() is None and not resume.folder.exists()
+    resume.clear()

@@ -1,0 +1,155 @@
+"""Training of the transformer: what counts in the loss, whose frames it reads, that it learns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.errors import UserError
+from pipeline.gpt2.sampling import draw
+from pipeline.training import transformer
+from pipeline.training.contract import Loss
+
+LAYOUTS = pytest.mark.parametrize("layout", ["clip", "windowed"])
+
+
+def total(losses: list[Loss]) -> float:
+    return sum(loss.total.item() for loss in losses)
+
+
+@LAYOUTS
+def test_loss_by_hand(transformer_task, layout):
+    """Mean cross entropy of the inner frames, each foretold from the true ones before it."""
+    task = transformer_task({"train.layout": layout})
+    task.module.eval()
+    frames, n, last = task.tokens["train"].batch([0], torch.device("cpu"))  # six frames
+    by_hand = []
+    for i in range(4):
+        start = max(0, i - 1) if layout == "windowed" else 0
+        logits = task.module(frames[:, start : i + 1], last, n, start)[0, -1]
+        by_hand.append(F.cross_entropy(logits, frames[0, i + 1]).item())
+    found = list(task.losses([0], 0, 0))
+    assert total(found) == pytest.approx(sum(by_hand) / 4, rel=1e-5)
+    assert [loss.steps for loss in found] == [False] * (len(found) - 1) + [True]
+
+
+@LAYOUTS
+def test_padding_counts_in_no_loss(transformer_task, layout, monkeypatch):
+    task = transformer_task({"train.layout": layout, "transformer.copying": True})
+    task.module.eval()
+    rows = [0, 1, 2]  # 6, 8 and 5 frames
+    before = total(list(task.losses(rows, 0, 0))), task.validate([0, 1])
+    pad = transformer.pad
+
+    def otherwise(clips):
+        padded, lengths, last = pad(clips)
+        for clip, n in zip(padded, lengths, strict=True):
+            clip[n:] = 13
+        return padded, lengths, last
+
+    monkeypatch.setattr(transformer, "pad", otherwise)
+    frames, _, _ = task.tokens["train"].batch(rows, torch.device("cpu"))
+    assert (frames[2, 5:] == 13).all()
+    assert (total(list(task.losses(rows, 0, 0))), task.validate([0, 1])) == before
+
+
+def test_all_targets_of_a_batch_weigh_the_same(transformer_task):
+    task = transformer_task()
+    task.module.eval()
+    alone = [total(list(task.losses([row], 0, 0))) for row in (1, 2)]  # 6 and 3 inner frames
+    together = total(list(task.losses([1, 2], 0, 0)))
+    assert together == pytest.approx((6 * alone[0] + 3 * alone[1]) / 9, rel=1e-5)
+
+
+@LAYOUTS
+def test_the_given_last_frame_is_never_a_target(transformer_task, layout):
+    """The last frame is read, not foretold: no logit of its codes gets a gradient by itself."""
+    task = transformer_task({"train.layout": layout})
+    passes = task._passes(*[torch.zeros(1, n, 32, dtype=torch.int64) for n in (1, 3)], None, None)
+    assert len(passes) == 1 and passes[0][1].shape == (1, 1, 32), "n = 3: frame 1 alone"
+
+
+@LAYOUTS
+def test_gathering_equals_a_larger_batch(transformer_task, run, layout, tmp_path, write_tokens):
+    clips = [torch.randint(0, 16, (6, 32)) for _ in range(4)]
+    folder = write_tokens(tmp_path / "tokens", {"train": clips, "val": clips[:1]})
+    gradients = []
+    for batch, gathered in ((4, 1), (2, 2)):
+        task = transformer_task({"train.layout": layout}, folder=folder)
+        players = task.players["gpt"]
+        players.clip_norm = 1e9
+        players.optimizer.register_step_pre_hook(
+            lambda *_, players=players: gradients.append(
+                torch.cat([p.grad.flatten() for p in players.parameters if p.grad is not None])
+            )
+        )
+        run(task, batch_size=batch, accumulation_size=gathered, n_epochs=1)
+    one, two = gradients
+    assert one.norm() > 0.01 and torch.allclose(one, two, atol=1e-6)
+
+
+@LAYOUTS
+def test_true_frames_then_its_own(transformer_task, layout):
+    task = transformer_task({"train.layout": layout, "train.stop_ground_truth_after_epoch": 2})
+    rows = [0, 1]
+    frames, n, last = task.tokens["train"].batch(rows, torch.device("cpu"))
+    with torch.no_grad():
+        task.module.eval()
+        drawn = [d.codes for d in draw(task.module, frames[:, 0], last, n)]
+        task.module.train()
+    own = torch.stack([frames[:, 0], *drawn[:-1]], 1)
+    assert not torch.equal(own, frames[:, :-2])
+    read = []
+    task.module.register_forward_pre_hook(
+        lambda module, inputs: read.append(inputs[0]) if torch.is_grad_enabled() else None
+    )
+    for epoch, wanted in ((1, frames[:, :-2]), (2, own)):
+        read.clear()
+        losses = list(task.losses(rows, epoch, 0))
+        if layout == "clip":
+            assert torch.equal(read[0], wanted) and len(read) == 1
+        else:
+            assert len(read) == wanted.shape[1]
+            for i, window in enumerate(read):
+                assert torch.equal(window, wanted[:, max(0, i - 1) : i + 1])
+        assert total(losses) > 0 and task.module.training
+
+
+@LAYOUTS
+def test_its_own_frames_are_judged_by_the_true_ones(transformer_task, layout, monkeypatch):
+    """What it reads is drawn, what it shall say is not."""
+    task = transformer_task({"train.layout": layout, "train.stop_ground_truth_after_epoch": 0})
+    task.module.eval()
+    frames, n, last = task.tokens["train"].batch([0], torch.device("cpu"))
+    sevens = [transformer.sampling.Drawn(torch.full((1, 32), 7), None)] * 4
+    monkeypatch.setattr(transformer.sampling, "draw", lambda *_: iter(sevens))
+    by_hand = []
+    for i in range(4):
+        window = torch.full((1, i + 1, 32), 7)
+        window[:, 0] = frames[:, 0]
+        start = max(0, i - 1) if layout == "windowed" else 0
+        logits = task.module(window[:, start:], last, n, start)[0, -1]
+        by_hand.append(F.cross_entropy(logits, frames[0, i + 1]).item())
+    task.module.eval()
+    assert total(list(task.losses([0], 0, 0))) == pytest.approx(sum(by_hand) / 4, rel=1e-4)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("merge", [1, 2])
+def test_a_few_held_clips_are_learnt(transformer_task, run, layout, merge, tmp_path, write_tokens):
+    clips = [torch.randint(0, 16, (1, 32)).expand(5, 32) for _ in range(2)]
+    folder = write_tokens(tmp_path / "tokens", {"train": clips, "val": clips})
+    changes = {"train.layout": layout, "transformer.merge": merge, "transformer.n_embd": 32}
+    changes |= {"train.stop_ground_truth_after_epoch": 30}
+    task = transformer_task(changes, folder=folder)
+    history = run(task, n_epochs=40, checkpoint_interval=1e9)
+    assert history.epochs[0]["accuracy"] < 0.5
+    assert history.epochs[-1]["accuracy"] > 0.95
+    assert history.epochs[-1]["total"] < 0.6 * history.epochs[0]["total"]
+
+
+def test_tokens_of_another_tokenizer_are_refused(transformer_task, tmp_path, write_tokens):
+    good = torch.zeros(5, 32, dtype=torch.int64)
+    for wrong in (torch.full((5, 32), 16), torch.zeros(5, 30, dtype=torch.int64)):
+        folder = write_tokens(tmp_path / "tokens", {"train": [good, wrong], "val": [good]})
+        with pytest.raises(UserError, match=r"clip train-01 has 3\d tokens.*token_precompute"):
+            transformer_task(folder=folder)
