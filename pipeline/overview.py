@@ -72,7 +72,7 @@ def tokenizer_line(metrics: dict) -> str:
 
 def result_paths() -> list[str]:
     """The strip and one generated clip, as far as they exist."""
-    found = [STRIP, *sorted(VIDEOS.glob("*.mp4"))[:1]]
+    found = [STRIP, *sorted(VIDEOS.glob("*_generated.mp4"))[:1]]
     return [path.as_posix() for path in found if path.is_file()]
 
 

@@ -34,10 +34,7 @@ def save_strips(clips: list[tuple[str, dict[str, torch.Tensor]]], path: Path) ->
         page.paste(block, (0, top))
         top += block.height
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A palette of 256 colours keeps the picture small enough for git; cartoons need few.
-    page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    _save_small(page, path)
 
 
 def _block(title: str, rows: dict[str, torch.Tensor]) -> Image.Image:
@@ -86,6 +83,11 @@ def save_pairs(truth: torch.Tensor, drawn: torch.Tensor, path: Path) -> None:
         np.concatenate([enlarge(image.numpy(), CELL_HEIGHT) for image in images], 1)
         for images in (truth, drawn)
     ]
-    page = Image.fromarray(np.concatenate(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
-    page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path)
+    _save_small(Image.fromarray(np.concatenate(rows)), path)
+
+
+def _save_small(page: Image.Image, path: Path) -> None:
+    """A palette of 128 colours keeps a picture small enough for git; cartoons need few."""
+    small = page.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)

@@ -33,7 +33,11 @@ def test_all_is_shown(project, capsys):
     records.write_json(project / ".store/seconds/ingest.json", {"seconds": 7.94, "peak_mb": 1234})
     records.write_json(project / ".store/seconds/report.json", {"seconds": 2.0, "peak_mb": 300})
     records.write_json(project / "metrics/evaluate.json", METRICS)
-    for path in ("plots/inbetween_strip.png", "evaluation/videos/b.mp4", "evaluation/videos/a.mp4"):
+    for path in (
+        "plots/inbetween_strip.png",
+        "evaluation/videos/02_generated.mp4",
+        "evaluation/videos/01_generated.mp4",
+    ):
         (project / path).parent.mkdir(parents=True, exist_ok=True)
         (project / path).touch()
     overview.main()
@@ -46,7 +50,7 @@ def test_all_is_shown(project, capsys):
     assert _cells(text, "black") == ["black", "7.10", "0.100", "-", "-"]
     assert "n=40" in text and "n=13" in text
     assert "Tokenizer: PSNR 27.12 dB, SSIM 0.900, codebook usage 0.438" in text
-    assert "See plots/inbetween_strip.png\nSee evaluation/videos/a.mp4\n" in text
+    assert "See plots/inbetween_strip.png\nSee evaluation/videos/01_generated.mp4\n" in text
 
 
 def test_stages_stand_in_the_order_of_the_pipeline():

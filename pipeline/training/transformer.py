@@ -147,6 +147,6 @@ class TransformerTask:
         found = [self._loss(*one) for one in self._passes(frames[:, :-2], frames, n_frames, last)]
         losses, rights = zip(*found, strict=True)
         return {
-            "total": float(torch.stack(losses).mean()),
+            "total": float(torch.stack(losses).mean().detach()),
             "accuracy": float(torch.stack(rights).mean()),
         }
