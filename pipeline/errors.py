@@ -1,5 +1,6 @@
 """The error that people see: one sentence with thing, value, expectation and remedy."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -24,9 +25,8 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        name = f" while writing {error.filename}" if error.filename else ""
-        sys.exit(
-            f"error: {error.strerror or error}{name}. Free space or fix access, then run again"
-        )
+        name = f" at {error.filename}" if error.filename else ""
+        remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
+        sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the same command again to continue")

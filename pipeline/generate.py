@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_models(device, settings.base.precision)
     pick = at_temperature(given.temperature, torch.Generator().manual_seed(given.seed))
     looks = settings.evaluate
-    style = Style(looks.decode, looks.sharpness, looks.detail)
+    # A mean over all codes would show no trace of the ones that were drawn by chance.
+    decode = "argmax" if given.temperature > 0 else looks.decode
+    style = Style(decode, looks.sharpness, looks.detail)
     clip = inbetween(model, pictures, given.n_frames, size, style, pick)
     write_clip(clip, given.out, given.fps)
     height, width = clip.shape[1:3]
@@ -62,7 +64,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(
             f"--n-frames {given.n_frames}: expected at least 3, both given frames and one between"
         )
-    if given.temperature < 0:
+    if not given.temperature >= 0:
         raise UserError(f"--temperature {given.temperature:g}: expected 0 or more")
     if not 0 < given.fps <= 240:
         raise UserError(f"--fps {given.fps:g}: expected more than 0 and at most 240")
@@ -93,7 +95,8 @@ def load_models(device: torch.device, precision: str) -> InBetweener:
 def read_picture(path: Path) -> np.ndarray:
     """uint8 `H W 3`; transparency on white, the camera's rotation applied."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a picture (PNG, JPEG, WebP, ...)")
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {fault}; expected a picture (PNG, JPEG, WebP, ...)")
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGBA")
@@ -132,10 +135,13 @@ def inbetween(
     style: Style,
     pick,
 ) -> np.ndarray:
-    """uint8 `n H W 3`, H W = size; frames 0 and n-1 are the pictures, resized."""
+    """uint8 `n H W 3`, H W = size; frames 0 and n-1 are the pictures, resized.
+
+    A model trained with `fit: crop` knows the middle of the pictures only, and the clip shows that.
+    """
     fitting = (model.ingest.height, model.ingest.width, model.ingest.fit)
     ends = [frames.resize(picture, *size) for picture in pictures]
-    seen = [frames.canvas(end, *fitting) for end in ends]
+    seen = [frames.even(frames.canvas(end, *fitting)) for end in ends]
     small = [torch.from_numpy(frames.resize(s, *fitting[:2]))[None] for s in seen]
     large = tuple(torch.from_numpy(s)[None] for s in seen)
     with progress.bar(what="drawing", unit="frame", total=n_frames - 2) as bar:

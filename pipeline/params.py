@@ -51,8 +51,8 @@ class SampleEpisodes(Section):
 
 
 class Ingest(Section):
-    height: Annotated[int, Field(ge=8, le=1024)]
-    width: Annotated[int, Field(ge=8, le=1024)]
+    height: Annotated[int, Field(ge=16, le=1024)]
+    width: Annotated[int, Field(ge=16, le=1024)]
     fit: Literal["squeeze", "crop", "pad"]
 
 
@@ -75,6 +75,11 @@ class ClipChunk(Section):
     split_by: Literal["scene", "video"]
     train_share: Share
     val_share: Share
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip: a scene too short for two parts stays whole."""
+        return max(self.max_frames, 2 * self.min_frames - 1)
 
     @property
     def test_share(self) -> float:
@@ -204,7 +209,6 @@ class Tracking(Section):
 class Engine(Section):
     workers: Count
     checkpoint_interval: Weight
-    log_interval: Count
 
 
 class Params(Section):

@@ -25,7 +25,6 @@ def main() -> None:
             seed=settings.base.seed,
             accumulation_size=rules.accumulation_size,
             checkpoint_interval=engine.checkpoint_interval,
-            log_interval=engine.log_interval,
         )
         sections = {
             "base": settings.base,

@@ -22,7 +22,6 @@ def main() -> None:
             n_epochs=trainer.n_epochs,
             seed=settings.base.seed,
             checkpoint_interval=engine.checkpoint_interval,
-            log_interval=engine.log_interval,
         )
         inputs = {"base": settings.base, "ingest": settings.ingest, "vqgan": settings.vqgan}
         resume = Resume("vqgan_train", inputs, [SHARDS / "index.json"])

@@ -67,7 +67,7 @@ TINY = {
         "strips": 2,
     },
     "tracking": {"enabled": False},
-    "engine": {"workers": 1, "checkpoint_interval": 0.0, "log_interval": 1},
+    "engine": {"workers": 1, "checkpoint_interval": 0.0},
 }
 
 

@@ -57,7 +57,7 @@ def test_a_folder_begins_and_ends_with_the_given_pictures(project, fit):
     for shown, name in ((clip[0], "a.png"), (clip[-1], "b.png")):
         picture = read(folder / name)
         if fit == "crop":  # 30x50 to the aspect 1:2: rows are cut
-            picture = frames.canvas(picture, 16, 32, "crop")
+            picture = frames.even(frames.canvas(picture, 16, 32, "crop"))
         assert np.array_equal(shown, picture)
     assert all(image.shape == clip[0].shape for image in clip)
     assert not np.array_equal(clip[1], clip[0])

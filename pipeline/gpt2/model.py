@@ -75,7 +75,7 @@ class GptConfig:
             merge=gpt.merge,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
             grid=settings.grid,
-            max_frames=settings.clip_chunk.max_frames,
+            max_frames=settings.clip_chunk.longest,
         )
 
     @property

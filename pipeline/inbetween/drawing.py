@@ -119,7 +119,9 @@ class InBetweener:
         if style.decode == "expected":
             chances = torch.softmax(style.sharpness * drawn.logits.float(), -1)
         size = keys[0].shown.shape[-2:]
-        images = _resized(self.tokenizer.decode_vectors(chances @ self.tokenizer.codebook), size)
+        with torch.autocast(self.device.type, enabled=False):
+            vectors = chances @ self.tokenizer.codebook  # B N D
+        images = _resized(self.tokenizer.decode_vectors(vectors), size)
         if style.detail == "none":
             return images
         alike = 1.0 + (keys[0].codes == keys[1].codes)  # a code that both ends have: half of each

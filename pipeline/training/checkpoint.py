@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.errors import UserError
 from pipeline.params import Section
 from pipeline.records import project_root
 
@@ -31,7 +33,13 @@ class Resume:
         """The state, or None where there is nothing to continue."""
         if not self.path.is_file():
             return None
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{self.path} is a damaged saved state ({str(error).splitlines()[0]}); "
+                "delete it and run again"
+            ) from None
 
     def save(self, state: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ class Plan:
     seed: int
     accumulation_size: int = 1
     checkpoint_interval: float = 60.0  # seconds
-    log_interval: int = 10  # steps
+    log_interval: int = 10  # steps between two points of a training curve
 
 
 Log = Callable[[dict[str, float], int], None]

@@ -50,10 +50,11 @@ class TokenizerTask:
         images = self.batch("train", range(0, self.size("train"), step))
         if self.tokenizer.shortcut is not None:
             self.tokenizer.shortcut.start(images)
-        if self.settings.vqvae.quantizer == "ema":
-            features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
-            vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
-            self.tokenizer.quantizer.start(vectors, self.generator)
+        if self.tokenizer.shortcut is None and self.settings.vqvae.quantizer == "vq":
+            return  # the thesis' start: a small random codebook
+        features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
+        vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
+        self.tokenizer.quantizer.start(vectors, self.generator)
 
     def _players(self) -> dict[str, Player]:
         trainer = self.settings.trainer

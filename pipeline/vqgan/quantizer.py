@@ -42,8 +42,11 @@ class Quantizer(nn.Module):
             self.register_buffer("sums", torch.zeros(size, dim))
 
     def forward(self, features: torch.Tensor, generator: torch.Generator) -> Quantized:
-        """`generator` draws the vectors from which codes start; unused in evaluation."""
-        features = features.float()
+        """`generator` draws the vectors from which codes restart; unused in evaluation."""
+        with torch.autocast(features.device.type, enabled=False):  # bf16 confuses near codes
+            return self._quantize(features.float(), generator)
+
+    def _quantize(self, features: torch.Tensor, generator: torch.Generator) -> Quantized:
         flat = features.movedim(1, -1).flatten(0, 2)  # B h w D -> BN D
         codes = nearest(flat.detach(), self.codebook)  # BN
         vectors = self.lookup(codes.unflatten(0, features[:, 0].shape))  # B D h w

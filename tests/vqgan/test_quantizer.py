@@ -174,3 +174,16 @@ def test_start_is_a_function_of_the_generator():
         quantizer.start(vectors, seeded(seed))
         books.append(quantizer.codebook.clone())
     assert torch.equal(books[0], books[1]) and not torch.equal(books[0], books[2])
+
+
+def test_bf16_does_not_change_the_choice_of_codes():
+    """Near codes far from the origin: a product in bf16 would confuse them."""
+    quantizer = make(size=64, dim=8).eval()
+    generator = torch.Generator().manual_seed(0)
+    near = 14.0 + 0.2 * torch.randn(64, 8, generator=generator)
+    quantizer.codebook.data.copy_(near)
+    features = near.T.reshape(1, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = quantizer(features, generator).codes
+    wanted = torch.arange(64)
+    assert torch.equal(codes.flatten(), wanted)
