@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "GIT_CONFIG_KEY_1": "user.email",
     "GIT_CONFIG_VALUE_1": "test@example.org",
 }
+NOT_IN_GIT = ("deleted", "not in cache")  # what `dvc status` says of data in a fresh clone
 for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
     ENVIRONMENT.pop(name, None)
 
@@ -70,7 +71,7 @@ def test_committed_lock_fits_code_and_parameters(untouched):
     for stage, changes in status.items():
         for change in changes if isinstance(changes, list) else []:
             for kind, items in change.items() if isinstance(change, dict) else []:
-                found = {k: v for k, v in items.items() if v != "deleted"}  # data is not in git
+                found = {k: v for k, v in items.items() if v not in NOT_IN_GIT}
                 if found:
                     stale.setdefault(stage, {})[kind] = found
             if isinstance(change, str):
