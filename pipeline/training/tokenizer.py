@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline import frames, params
-from pipeline.pretrained.vgg import Lpips
+from pipeline.pretrained.lpips import Lpips
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
 from pipeline.training.adversarial import adaptive_weight, discriminator_loss, generator_loss

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.pretrained import weights
-from pipeline.pretrained.weights import LPIPS_VGG16, PackagedWeights
+from pipeline.pretrained.weights import LPIPS_VGG16, Weights
 
 
 class Evil:
@@ -27,14 +27,14 @@ class Evil:
 def package(tmp_path, monkeypatch):
     """A package `some_weights` with a file of the given bytes, and its description."""
 
-    def make(content: bytes) -> PackagedWeights:
+    def make(content: bytes) -> Weights:
         folder = tmp_path / "some_weights"
         folder.mkdir()
         (folder / "__init__.py").write_text("raise RuntimeError('imported')")
         (folder / "net.ckpt").write_bytes(content)
         monkeypatch.syspath_prepend(str(tmp_path))
         sha256 = hashlib.sha256(content).hexdigest()
-        return PackagedWeights("a net", "some-weights==1", "some_weights", "net.ckpt", sha256)
+        return Weights("a net", "some-weights==1", "some_weights", "net.ckpt", sha256)
 
     return make
 

@@ -1,0 +1,66 @@
+"""Which weight files a run will need, so that a missing one is said before hours of work.
+
+Each fault is a sentence: the parameter that asks, what is missing, the remedy, and the value of
+the parameter that does without.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.pretrained import inception, weights
+from pipeline.pretrained.weights import Weights
+
+
+class Wanted(NamedTuple):
+    """A weight file and the parameter that asks for it."""
+
+    weights: Weights
+    folder: Path | None  # looked at before the package
+    asking: str  # "evaluate.lpips_network = alexnet"
+    instead: str  # how to do without
+
+
+def faults(settings: Params) -> Iterator[str]:
+    """A sentence for every weight file that is asked for and not there."""
+    folder = settings.evaluate.weights_folder
+    if folder is not None and not folder.is_dir():
+        yield (
+            f"evaluate.weights_dir = {folder}: no such folder; name one that holds weight files, "
+            'or set it to ""'
+        )
+    if settings.evaluate.fid_network == "inception":
+        try:
+            inception.required(folder)
+        except UserError as error:
+            yield f"evaluate.fid_network = inception: {error}"
+    for wish in wanted(settings):
+        try:
+            weights.find(wish.weights, wish.folder)
+        except UserError as error:
+            yield f"{wish.asking}: {error}; or {wish.instead}"
+
+
+def wanted(settings: Params) -> Iterator[Wanted]:
+    """All that training and evaluation will read, in the order of the stages."""
+    if settings.vqgan.loss.perceptual_loss == "vgg16":
+        asking, instead = "vqgan.loss.perceptual_loss = vgg16", "set it to none"
+        yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
+    evaluate = settings.evaluate
+    folder = evaluate.weights_folder
+    lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
+    if evaluate.lpips_network in lpips:
+        asking = f"evaluate.lpips_network = {evaluate.lpips_network}"
+        yield Wanted(lpips[evaluate.lpips_network], folder, asking, "set it to none")
+    without_inception = evaluate.fid_network == "auto" and inception.find(folder) is None
+    if evaluate.fid_network == "vgg16" or without_inception:
+        asking = f"evaluate.fid_network = {evaluate.fid_network}"
+        yield Wanted(weights.LPIPS_VGG16, folder, asking, "set it to none")
+    if evaluate.video_metrics or (evaluate.seed_ruler.video_metrics and evaluate.seed_ruler.splits):
+        asking = f"evaluate.video_metrics = {evaluate.video_metrics}"
+        instead = "set it to [], and evaluate.seed_ruler.video_metrics to false"
+        yield Wanted(weights.I3D_KINETICS, folder, asking, instead)
+    if "rife" in evaluate.baselines:
+        yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")
