@@ -15,14 +15,14 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def psnr(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each picture: `B`, at most 60 dB."""
-    _check(images, truth)
+    check_pair(images, truth)
     error = (images.double() - truth.double()).square().flatten(1).mean(1)
     return (10 * torch.log10(255**2 / error.clamp_min(1e-12))).clamp_max(PSNR_CAP).float()
 
 
 def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Structural similarity of each picture: `B`, 1 for equal ones."""
-    _check(images, truth)
+    check_pair(images, truth)
     if min(images.shape[1:3]) < WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {WINDOW} pixels, got {images.shape}")
     # Around middle grey: where a picture is flat and bright, a variance is a small difference of
@@ -45,7 +45,8 @@ def _blur(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x, weights[:, :, None], groups=3)
 
 
-def _check(images: torch.Tensor, truth: torch.Tensor) -> None:
+def check_pair(images: torch.Tensor, truth: torch.Tensor) -> None:
+    """ValueError unless both are uint8 and of one shape."""
     if images.dtype != torch.uint8 or truth.dtype != torch.uint8 or images.shape != truth.shape:
         raise ValueError(
             f"expected two uint8 sets `B H W 3` of one shape, got {images.dtype} "
