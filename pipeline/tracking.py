@@ -84,12 +84,19 @@ class Run:
         others = {key: value for key, value in flat.items() if not _is_number(value)}
         self._send("tags", tags=_texts(others))
 
-    def publish(self, metrics: dict, artifacts: list[Path]) -> None:
-        """For `report`: parameters, final metrics and files onto the parent, which then ends."""
+    def publish(
+        self, metrics: dict, artifacts: list[Path], pictures: dict[str, Path] | None = None
+    ) -> None:
+        """For `report`: parameters, final metrics and files onto the parent, which then ends.
+
+        `pictures`, by the name under which MLflow sets those of several runs side by side.
+        """
         now = int(time.time() * 1000)
         flat = records.flatten(metrics)
         points = [(key, float(flat[key]), now, 0) for key in flat if _is_number(flat[key])]
-        self._send("publish", points=points, artifacts=[_existing(path) for path in artifacts])
+        files = [_existing(path) for path in artifacts]
+        shown = [[key, _existing(path)] for key, path in (pictures or {}).items()]
+        self._send("publish", points=points, artifacts=files, pictures=shown)
 
     def _succeed(self) -> None:
         seconds, peak = round(time.monotonic() - self._started, 2), round(_peak_mb())

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -66,6 +67,8 @@ class Store:
         self._log_points(self.parent_id, event["points"])
         for path in event["artifacts"]:
             self.client.log_artifact(self.parent_id, path)
+        for key, path in event.get("pictures", []):
+            self._show_picture(_picture_key(key), path)
         self.client.set_terminated(self.parent_id, "FINISHED")
 
     def _do_end(self, event: dict) -> None:
@@ -123,6 +126,26 @@ class Store:
         present = self.client.get_run(self.parent_id).data.params
         missing = {k: v for k, v in self.session["params"].items() if _name(k) not in present}
         self._log_texts(self.parent_id, "params", missing)
+
+    def _show_picture(self, key: str, path: str) -> None:
+        """A picture for MLflow's image grids, in the place of an earlier one of its name."""
+        from PIL import Image
+
+        files = [item.path for item in self.client.list_artifacts(self.parent_id, "images")]
+        earlier = [name for name in files if name.startswith(f"images/{key}+step+")]
+        with Image.open(path) as image:
+            self.client.log_image(self.parent_id, image.convert("RGB"), key=key, step=0)
+        self._remove_artifacts(earlier)  # MLflow names files by time and chance: they would pile up
+
+    def _remove_artifacts(self, names: list[str]) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = self.client.get_run(self.parent_id).info.artifact_uri
+        # some stores let nobody delete: the earlier pictures then stay beside the new one
+        with suppress(Exception):
+            repository = get_artifact_repository(place, tracking_uri=self.session["uri"])
+            for name in names:
+                repository.delete_artifacts(name)
 
     def _log_points(self, run_id: str, points: list) -> None:
         from mlflow.entities import Metric
@@ -212,6 +235,11 @@ def _may_pass(error: Exception) -> bool:
 def _name(key: str) -> str:
     """MLflow allows letters, digits and `_-. :/`, at most 250."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]
+
+
+def _picture_key(key: str) -> str:
+    """MLflow allows letters, digits and `_-. ` in the name of a picture, and its files carry it."""
+    return re.sub(r"[^a-zA-Z0-9_\-. ]", "_", key)[:100]
 
 
 def _shortened(text: str) -> str:

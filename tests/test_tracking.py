@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from pipeline import params, records, tracking, tracking_store
 from pipeline.errors import UserError
@@ -169,6 +170,26 @@ def test_publish_finishes_the_parent_and_a_rerun_updates_the_same_row(store, tmp
     assert [item.path for item in store.client.list_artifacts(parent.info.run_id)] == ["strip.png"]
 
 
+def test_pictures_stand_in_the_grids_once_however_often_they_are_published(store, tmp_path):
+    """MLflow sets pictures of one key and step side by side, run by run."""
+    session = {**store.session, "key": "nakawari/pictures/rev/0", "name": "pictures"}
+    colours = {}
+    for red in (10, 200):  # a parent that is reopened
+        Image.new("RGB", (8, 6), (red, 0, 0)).save(tmp_path / "strip.png")
+        run = tracking_store.Store({**session, "stage": "report"})
+        shown = [["strip", str(tmp_path / "strip.png")], ["strip/2", str(tmp_path / "strip.png")]]
+        run.handle({"do": "publish", "points": [], "artifacts": [], "pictures": shown})
+        names = [item.path for item in store.client.list_artifacts(run.parent_id, "images")]
+        for name in names:
+            file = store.client.download_artifacts(run.parent_id, name, str(tmp_path))
+            colours[red, name.split("+")[0]] = Image.open(file).convert("RGB").getpixel((4, 3))[0]
+        # a picture and its small copy each
+        assert sorted(Path(name).suffix for name in names) == [".png", ".png", ".webp", ".webp"]
+    assert {key for _, key in colours} == {"images/strip", "images/strip_2"}
+    assert all(abs(value - red) < 5 for (red, _), value in colours.items())
+    assert store.client.get_run(run.parent_id).data.tags["mlflow.loggedImages"] == "True"
+
+
 def test_other_parameters_make_another_parent_and_odd_names_are_stored(store):
     long = {"key": "nakawari/it's/rev/other", "name": "it's", "stage": "ingest"}
     session = {**store.session, **long, "params": {"a[0]": "x" * 10_000, "b": "1"}}
@@ -319,3 +340,16 @@ def test_points_are_collected_into_batches():
     while not delivery._take(inbox, due=0.0):
         pass
     assert [len(event["points"]) for event in delivery.pending] == [1000, 500]
+
+
+def test_publish_names_pictures_and_does_without_them(settings, tmp_path, monkeypatch):
+    sent = []
+    writer = SimpleNamespace(send=sent.append, close=lambda: None)
+    monkeypatch.setattr(tracking, "_Writer", lambda session: writer)
+    (tmp_path / "strip.png").write_bytes(b"png")
+    with tracking.stage("report", settings) as run:
+        run.publish({"a": 1.0}, [tmp_path / "strip.png"], {"strip": tmp_path / "strip.png"})
+        run.publish({"a": 1.0}, [])
+    first, second = [event for event in sent if event["do"] == "publish"]
+    assert first["pictures"] == [["strip", str(tmp_path / "strip.png")]]
+    assert second["pictures"] == []
