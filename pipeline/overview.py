@@ -16,13 +16,16 @@ from pipeline.errors import run_main
 
 DVC_FILE = Path("dvc.yaml")
 METRICS = Path("metrics/evaluate.json")
+PAGE = Path("evaluation/report.html")
 STRIP = Path("plots/inbetween_strip.png")
 VIDEOS = Path("evaluation/videos")
 MIN_WIDTH = 100  # columns where the output is no terminal, or a narrow one
 
 # Rows of the table of metrics: label, and the keys of all clips and of the third that moves most.
 MODEL = ("Nakawari", "inbetween", "inbetween_high_motion")
-BASELINES = ("hold_first", "hold_nearest", "cross_fade", "black", "round_trip")
+BASELINES = ("seed", "hold_first", "hold_nearest", "cross_fade", "optical_flow", "rife")
+BASELINES += ("black", "round_trip")
+MEASURES = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 3), "lpips": ("LPIPS", 3)}  # title, digits
 
 
 def stage_table() -> Table:
@@ -47,13 +50,13 @@ def stage_names() -> list[str]:
 
 
 def metrics_table(metrics: dict) -> Table:
-    """PSNR and SSIM of the in-betweens, the baselines below; all clips, then those that move."""
+    """The in-betweens' scores, the baselines' below; all clips, then those that move most."""
     flat = records.flatten(metrics)
     table = Table(title="In-betweens (test clips, inner frames)", title_justify="left")
     table.add_column("method")
     for clips in (_clips(flat, MODEL[1], "all"), _clips(flat, MODEL[2], "most motion")):
-        table.add_column(f"PSNR dB\n{clips}", justify="right")
-        table.add_column(f"SSIM\n{clips}", justify="right")
+        for title, _ in MEASURES.values():
+            table.add_column(f"{title}\n{clips}", justify="right")
     _add_row(table, flat, *MODEL, style="bold")
     table.add_section()
     for name in BASELINES:
@@ -66,13 +69,13 @@ def tokenizer_line(metrics: dict) -> str:
     """The tokenizer's reconstruction in a sentence."""
     get = records.flatten(metrics).get
     psnr, ssim = _number(get("tokenizer.psnr"), 2), _number(get("tokenizer.ssim"), 3)
-    usage = _number(get("tokenizer.codebook_usage"), 3)
-    return f"Tokenizer: PSNR {psnr} dB, SSIM {ssim}, codebook usage {usage}"
+    lpips, usage = (_number(get(f"tokenizer.{key}"), 3) for key in ("lpips", "codebook_usage"))
+    return f"Tokenizer: PSNR {psnr} dB, SSIM {ssim}, LPIPS {lpips}, codebook usage {usage}"
 
 
 def result_paths() -> list[str]:
-    """The strip and one generated clip, as far as they exist."""
-    found = [STRIP, *sorted(VIDEOS.glob("*_generated.mp4"))[:1]]
+    """The page of the run, the strip and one generated clip, as far as they exist."""
+    found = [PAGE, STRIP, *sorted(VIDEOS.glob("*_generated.mp4"))[:1]]
     return [path.as_posix() for path in found if path.is_file()]
 
 
@@ -80,6 +83,8 @@ def show(console: Console) -> None:
     """Prints the whole overview."""
     metrics = _optional_json(METRICS)
     console.print(stage_table())
+    if "verdict" in metrics:
+        console.print(metrics["verdict"])
     console.print(metrics_table(metrics))
     console.print(tokenizer_line(metrics))
     for path in result_paths():
@@ -89,7 +94,7 @@ def show(console: Console) -> None:
 def _add_row(table: Table, flat: dict, label: str, *keys: str, style: str | None = None) -> None:
     cells = []
     for key in keys:
-        cells += [_number(flat.get(f"{key}.psnr"), 2), _number(flat.get(f"{key}.ssim"), 3)]
+        cells += [_number(flat.get(f"{key}.{m}"), digits) for m, (_, digits) in MEASURES.items()]
     table.add_row(label, *cells, style=style)
 
 

@@ -5,7 +5,6 @@ collected and reported together, each with key, value and what is allowed. A der
 property, never a second parameter.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.contradictions import contradictions
 from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -193,12 +193,43 @@ class Train(Section):
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
 
 
+Baseline = Literal[
+    "black",
+    "hold_first",
+    "hold_nearest",
+    "cross_fade",
+    "optical_flow",
+    "rife",
+    "round_trip",
+    "seed",
+]
+
+
+class SeedRuler(Section):
+    splits: list[Literal["test", "train"]]
+    repetitions: Annotated[int, Field(ge=1, le=100)]
+    video_metrics: bool
+
+
 class Evaluate(Section):
     batch_size: Count
     decode: Literal["expected", "argmax"]
     sharpness: Positive
     detail: Literal["keys", "none"]
+    baselines: list[Baseline]
+    lpips_network: Literal["alexnet", "vgg16", "none"]
+    fid_network: Literal["auto", "inception", "vgg16", "none"]
+    video_metrics: list[Literal["model"] | Baseline]
+    samples: Annotated[int, Field(ge=0, le=100)]
+    halvings: Annotated[int, Field(ge=2, le=1000)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    seed_ruler: SeedRuler
+    weights_dir: str
     strips: Count
+
+    @property
+    def weights_folder(self) -> Path | None:
+        return Path(self.weights_dir) if self.weights_dir else None
 
 
 class Tracking(Section):
@@ -266,7 +297,7 @@ def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
         mistakes = [_describe(item) for item in error.errors()]
         sections = {item["loc"][0] for item in error.errors()}
         params = _valid_sections(content, sections)
-    mistakes += _contradictions(params)
+    mistakes += contradictions(params)
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
@@ -290,57 +321,3 @@ def _describe(item: dict) -> str:
         return f"{key}: missing; copy it from the project's params.yaml"
     expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{key} = {item['input']!r}: expected {expected}"
-
-
-def _contradictions(params: Params) -> list[str]:
-    """Values that are fine alone and impossible together. Sections that failed are absent."""
-    found = []
-    has = params.__dict__.get
-    clips, ingest, vqgan = has("clip_chunk"), has("ingest"), has("vqgan")
-    gpt, train = has("transformer"), has("train")
-    if clips and clips.min_frames > clips.max_frames:
-        found.append(
-            f"clip_chunk.min_frames = {clips.min_frames}: expected at most "
-            f"clip_chunk.max_frames = {clips.max_frames}"
-        )
-    if clips and clips.test_share < 1e-9:
-        found.append(
-            f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
-            "expected less than 1, the rest is the test split"
-        )
-    whole = False  # tokens cover the frame: only then is their number worth a word
-    if ingest and vqgan:
-        stride = vqgan.autoencoder.stride
-        whole = ingest.height % stride == ingest.width % stride == 0
-        for side in ("height", "width"):
-            value = getattr(ingest, side)
-            if value % stride:
-                found.append(
-                    f"ingest.{side} = {value}: expected a multiple of {stride}, the pixels of a "
-                    f"token (vqgan.autoencoder: patch_size {vqgan.autoencoder.patch_size}, "
-                    f"{len(vqgan.autoencoder.channels_multiplier)} levels)"
-                )
-        heights = vqgan.autoencoder.heights(ingest.height)
-        for height in vqgan.autoencoder.attention_resolution:
-            if height not in heights:
-                found.append(
-                    f"vqgan.autoencoder.attention_resolution = {height}: expected one of the "
-                    f"heights {heights} that the encoder passes through"
-                )
-    if gpt and gpt.transformer_type == "custom":
-        least = math.lcm(gpt.n_head, gpt.merge**2)
-        if gpt.n_embd % least:
-            found.append(
-                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of {least} "
-                f"(transformer.n_head = {gpt.n_head}, transformer.merge = {gpt.merge})"
-            )
-    if gpt and whole and any(side % gpt.merge for side in params.grid):
-        found.append(
-            f"transformer.merge = {gpt.merge}: expected a divisor of the "
-            f"{params.grid[0]}x{params.grid[1]} tokens of a frame"
-        )
-    if train and train.lr_start > train.lr_max:
-        found.append(
-            f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
-        )
-    return found

@@ -6,6 +6,7 @@ Frames in are uint8 `T H W 3`; pictures out are PNG files or uint8 arrays.
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +17,7 @@ COLUMNS = 7  # frames of a clip that a strip shows
 CELL_HEIGHT = 96
 LABEL_WIDTH = 84
 GAP = 3
+ERROR_WHITE = 96  # grey levels of difference that an error map shows as its brightest
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
@@ -23,6 +25,17 @@ def enlarge(image: np.ndarray, height: int) -> np.ndarray:
     """`H W 3` to a picture of that height, its width kept in proportion and even."""
     width = round(image.shape[1] * height / image.shape[0])
     return resize(image, height, width + width % 2)
+
+
+def error_map(drawn: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Where two clips uint8 `T H W 3` differ: black for equal, white for ERROR_WHITE and more.
+
+    The mean over the channels of the absolute difference, so that a colour error counts as well.
+    """
+    error = (drawn.float() - truth.float()).abs().mean(-1)  # T H W
+    levels = (error * 255 / ERROR_WHITE).clamp(0, 255).round().byte().numpy()
+    maps = [cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1] for level in levels]
+    return torch.from_numpy(np.stack(maps))
 
 
 def save_strips(clips: list[tuple[str, dict[str, torch.Tensor]]], path: Path) -> None:

@@ -25,9 +25,16 @@ PLOTS = {
     "vqgan_val.csv": Path("models/vqgan/validation.csv"),
     "gpt2_train.csv": Path("models/gpt2/history.csv"),
     "gpt2_val.csv": Path("models/gpt2/validation.csv"),
+    "by_frame_psnr.csv": Path("evaluation/plots/by_frame_psnr.csv"),
+    "by_frame_lpips.csv": Path("evaluation/plots/by_frame_lpips.csv"),
+    "by_motion_psnr.csv": Path("evaluation/plots/by_motion_psnr.csv"),
+    "by_motion_lpips.csv": Path("evaluation/plots/by_motion_lpips.csv"),
+    "codebook.csv": Path("evaluation/codebook.csv"),
     "inbetween_strip.png": Path("evaluation/strip.png"),
     "reconstruction.png": Path("evaluation/reconstruction.png"),
 }
+
+PAGE = Path("evaluation/report.html")  # all of a run; too large for git, kept with its MLflow run
 
 
 def collect_metrics(out: Path) -> dict[str, dict]:
@@ -39,6 +46,15 @@ def collect_metrics(out: Path) -> dict[str, dict]:
 
 
 def collect_plots(out: Path) -> list[Path]:
-    """Copies curves and pictures to `out`; gives their paths there."""
+    """Copies curves and pictures to `out`; gives their paths there.
+
+    Curves of a measure that was switched off are not there.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(source, out / name)) for name, source in PLOTS.items()]
+    present = {name: path for name, path in PLOTS.items() if "lpips" not in name or path.is_file()}
+    return [Path(shutil.copyfile(source, out / name)) for name, source in present.items()]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether it is shown side by side where runs are compared."""
+    return path.suffix == ".png"

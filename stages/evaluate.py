@@ -1,9 +1,9 @@
-"""Stage `evaluate`: in-betweens of the test clips, their numbers, and pictures."""
+"""Stage `evaluate`: in-betweens of the test clips, their numbers, pictures and page."""
 
 from pathlib import Path
 
 from pipeline import errors, params, schema, torch_setup, tracking
-from pipeline.evaluation import evaluate
+from pipeline.evaluation.run import evaluate
 from pipeline.inbetween.drawing import InBetweener
 
 OUT = Path("evaluation")
@@ -16,8 +16,7 @@ def main() -> None:
         precision = settings.base.precision
         model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
         clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
-        motion = clips.set_index("clip_id").motion
-        content = evaluate(model, Path("data/shards"), motion, settings.evaluate, OUT)
+        content = evaluate(model, Path("data/shards"), clips, settings, OUT)
         run.finish(content, OUT)
 
 

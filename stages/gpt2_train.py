@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, torch_setup, tracking
+from pipeline import check, errors, params, torch_setup, tracking
 from pipeline.trained.tokenizer import load_tokenizer
 from pipeline.trained.transformer import save_gpt
 from pipeline.training.checkpoint import Resume
@@ -14,6 +14,7 @@ TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt
 
 def main() -> None:
     settings = params.load()
+    check.require_weights(settings)
     with tracking.stage("gpt2_train", settings) as run:
         device = torch_setup.prepare(settings.base)
         codebook = load_tokenizer(VQGAN, device)[0].codebook

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
+from pipeline import check, errors, params, tracking
 from pipeline.footage.ingest import ingest
 
 OUT = Path("data/frames")
@@ -10,6 +10,7 @@ OUT = Path("data/frames")
 
 def main() -> None:
     settings = params.load()
+    check.require_weights(settings)
     with tracking.stage("ingest", settings) as run:
         source = Path(settings.source.path)
         summary = ingest(source, OUT, settings.ingest, settings.engine.workers)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import errors, params, tracking
-from pipeline.report import collect_metrics, collect_plots
+from pipeline.report import PAGE, collect_metrics, collect_plots, is_picture
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 
@@ -12,8 +12,10 @@ def main() -> None:
     settings = params.load()
     with tracking.stage("report", settings) as run:
         numbers = collect_metrics(METRICS)
-        pictures = collect_plots(PLOTS)
-        run.publish(numbers, pictures)
+        files = collect_plots(PLOTS)
+        run.publish(
+            numbers, [*files, PAGE], {path.stem: path for path in files if is_picture(path)}
+        )
 
 
 if __name__ == "__main__":

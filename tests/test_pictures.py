@@ -66,3 +66,17 @@ def test_pairs_stand_above_each_other(tmp_path):
     page = np.asarray(Image.open(tmp_path / "new/pairs.png").convert("RGB"))
     assert page.shape == (192, 3 * 192, 3)
     assert (page[:96] == 200).all() and (page[96:] == 100).all()
+
+
+def test_an_error_map_is_black_where_nothing_differs_and_bright_where_much_does():
+    truth = torch.full((2, 4, 6, 3), 100, dtype=torch.uint8)
+    drawn = truth.clone()
+    drawn[1, 0, 0] = 100 + pictures.ERROR_WHITE  # all channels
+    drawn[1, 0, 1, 0] = 100 + pictures.ERROR_WHITE  # one of three
+    errors = pictures.error_map(drawn, truth)
+    assert errors.shape == truth.shape and errors.dtype == torch.uint8
+    darkest, brightest, between = errors[0, 0, 0], errors[1, 0, 0], errors[1, 0, 1]
+    assert int(darkest.sum()) < 30 and int(brightest.sum()) > 600
+    assert int(darkest.sum()) < int(between.sum()) < int(brightest.sum())
+    assert torch.equal(errors[0], darkest.expand_as(errors[0]))
+    assert torch.equal(pictures.error_map(truth, drawn), errors)

@@ -93,8 +93,16 @@ def test_second_run_does_nothing(project):
 
 def test_metrics_are_complete(project):
     content = json.loads((project / "metrics/evaluate.json").read_text())
-    names = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
+    names = {"black", "hold_first", "hold_nearest", "cross_fade", "optical_flow", "rife"}
+    names |= {"round_trip", "seed"}
     assert set(content["baselines"]) == names == set(content["baselines_high_motion"])
+    measures = {"psnr", "ssim", "lpips", "line_chamfer"}
+    assert all(measures <= set(row) for row in content["baselines"].values())
+    assert "clips with most motion" in content["verdict"]
+    unranked = content["unranked"]
+    assert {"fvd", "fvd_floor", "fvd_n"} <= set(unranked["inbetween"])
+    assert set(unranked["baselines"]) == {"cross_fade"}
+    assert "test" in content["seed_ruler"]
     assert 0 < content["inbetween"]["psnr"] <= 60
     assert content["inbetween_high_motion"]["n"] < content["inbetween"]["n"]
 
@@ -130,6 +138,7 @@ def test_one_tracking_row_a_pipeline_run(project):
     assert len(parents) == 2 and {row[1] for row in parents} == {"FINISHED"}
     assert {row[2]["train.n_frames_before"] for row in parents} == {"2", "8"}
     assert all("evaluate.inbetween.psnr" in row[3] for row in parents)
+    assert len(list((project / "mlartifacts").rglob("report.html"))) == 2
 
 
 def test_generate_from_the_trained_models(project, tmp_path):

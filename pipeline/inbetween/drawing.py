@@ -93,7 +93,8 @@ class InBetweener:
 
         `large`: both ends again in the size that the output shall have; their detail is what
         standing parts keep. Frame 0 and n-1 of each clip are the given pictures themselves, the
-        large ones where there are any. Every n is at least 3.
+        large ones where there are any. Every n is at least 3. Raises FloatingPointError where the
+        networks give no numbers.
         """
         assert first.shape == last.shape and len(first) == len(n_frames), (first.shape, n_frames)
         lengths = torch.tensor(n_frames, device=self.device)
@@ -102,7 +103,10 @@ class InBetweener:
             keys = [self._key(*pair) for pair in zip((first, last), ends, strict=True)]
             inner = []
             for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
-                inner.append(frames.to_uint8(self._picture(drawn, keys, style)).cpu())
+                picture = self._picture(drawn, keys, style)
+                if not picture.isfinite().all():
+                    raise FloatingPointError(f"frame {len(inner) + 1} is NaN or infinite")
+                inner.append(frames.to_uint8(picture).cpu())
         clips = torch.stack(inner, 1)  # B n-2 H W 3
         return [
             torch.cat([ends[0][k : k + 1].cpu(), clips[k, : n - 2], ends[1][k : k + 1].cpu()])

@@ -31,7 +31,7 @@ def cross_fade(clip: torch.Tensor) -> torch.Tensor:
     return mixed.round().to(torch.uint8)
 
 
-BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+BLIND: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "black": black,
     "hold_first": hold_first,
     "hold_nearest": hold_nearest,

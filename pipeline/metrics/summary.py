@@ -1,35 +1,90 @@
 """From rows (a clip, a candidate) to the numbers of `metrics/evaluate.json`.
 
-A clip is the mean of its inner frames, a set the mean of its clips, n counts clips.
+A clip is the mean of its inner frames, a set the mean of its clips, n counts clips. Amounts (of
+motion, of the last step) are compared as ratios of their sums over the clips, so that clips that
+stand still do not divide by nothing.
 """
 
-import math
-
+import numpy as np
 import pandas as pd
 
 MODEL, ROUND_TRIP = "model", "round_trip"
-MEASURES = ("psnr", "ssim")
+SCORES = ("psnr", "ssim", "lpips", "line_chamfer")  # means over inner frames
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "line_chamfer": False}
+LEVELS = ("flicker", "flicker_still", "repeated", "diversity")  # means over clips, no ruler
+RATIOS = {  # name: drawn amount, true amount; 1 is right
+    "motion_ratio": ("motion", "motion_true"),
+    "control_point_error": ("step_last", "step_last_true"),
+}
+LEAST_AMOUNT = 0.1  # grey levels a clip: a ratio to a truth that moves less is one of noise
+GROUPS = ("low", "middle", "high")
+
+
+def motion_groups(motion: pd.Series) -> pd.Series:
+    """Thirds of the clips by motion: `low`, `middle`, `high`; ties go to the earlier clip.
+
+    Where three does not divide them, `high` gets one more first, then `middle`.
+    """
+    order = motion.sort_values(ascending=False, kind="stable").index
+    parts = np.array_split(np.arange(len(order)), 3)
+    names = [name for name, part in zip(reversed(GROUPS), parts, strict=True) for _ in part]
+    return pd.Series(names, order, dtype=object).reindex(motion.index)
 
 
 def high_motion(motion: pd.Series) -> pd.Series:
-    """Marks the third of the clips (rounded up) with most motion; ties go to the earlier clip."""
-    count = math.ceil(len(motion) / 3)
-    order = motion.sort_values(ascending=False, kind="stable").index
-    return pd.Series(motion.index.isin(order[:count]), motion.index)
+    """Marks the third of the clips (rounded up) with most motion."""
+    return motion_groups(motion) == "high"
+
+
+def candidate_numbers(rows: pd.DataFrame) -> dict[str, float | int]:
+    """Numbers of one candidate over the clips of `rows`; what is undefined is absent."""
+    names = [name for name in (*SCORES, *LEVELS) if name in rows]
+    numbers = {name: float(rows[name].mean()) for name in names if rows[name].notna().any()}
+    for name, (drawn, true) in RATIOS.items():
+        ratio = ratio_of_sums(rows, drawn, true)
+        if ratio is not None:
+            numbers[name] = ratio
+    return numbers | {"n": int(rows.clip_id.nunique())}
+
+
+def ratio_of_sums(rows: pd.DataFrame, drawn: str, true: str) -> float | None:
+    """Sum of the drawn amounts over that of the true ones; None where the truth has hardly any."""
+    if drawn not in rows:
+        return None
+    both = rows[[drawn, true]].dropna()
+    if both.empty or both[true].mean() < LEAST_AMOUNT:
+        return None
+    return float(both[drawn].sum() / both[true].sum())
+
+
+def truth_numbers(rows: pd.DataFrame) -> dict[str, float]:
+    """The true clips' own flicker and share of repeated drawings, to be read beside the others."""
+    mine = rows[rows.candidate == MODEL]
+    names = [name for name in ("flicker", "flicker_still", "repeated") if f"{name}_true" in mine]
+    means = {name: mine[f"{name}_true"].mean() for name in names}
+    return {name: float(mean) for name, mean in means.items() if pd.notna(mean)}
 
 
 def summarise(rows: pd.DataFrame) -> dict:
-    """rows: clip_id, candidate, motion, psnr, ssim. All clips, and the third with most motion."""
-    motion = rows.drop_duplicates("clip_id").set_index("clip_id").motion
-    moving = rows[rows.clip_id.map(high_motion(motion))]
+    """All clips, and the third with most motion: the model, the baselines, the truth.
+
+    rows: clip_id, candidate, group, the measures of `clipwise`.
+    """
     content = {}
-    for suffix, part in (("", rows), ("_high_motion", moving)):
-        means = part.groupby("candidate")[list(MEASURES)].mean()
-        counts = part.groupby("candidate").clip_id.nunique()
-        named = {
-            name: {m: float(means.loc[name, m]) for m in MEASURES} | {"n": int(counts[name])}
-            for name in means.index
-        }
+    for suffix, part in (("", rows), ("_high_motion", rows[rows.group == "high"])):
+        named = {name: candidate_numbers(mine) for name, mine in part.groupby("candidate")}
         content[f"inbetween{suffix}"] = named.pop(MODEL)
         content[f"baselines{suffix}"] = named
+        content[f"truth{suffix}"] = truth_numbers(part)
     return content
+
+
+def group_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a motion group and candidate, all clips as group `all` first."""
+    parts = {"all": rows} | {group: rows[rows.group == group] for group in GROUPS}
+    table = [
+        {"group": group, "candidate": name} | candidate_numbers(mine)
+        for group, part in parts.items()
+        for name, mine in part.groupby("candidate", sort=False)
+    ]
+    return pd.DataFrame(table)

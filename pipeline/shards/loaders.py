@@ -26,9 +26,15 @@ class ShardReader:
                 f"{folder} holds no {kind}-{split} shard; `dvc repro shard_pack` makes it, and an "
                 "empty split means too little footage (see clip_chunk.split_by)"
             )
-        self.table = pa.concat_tables([_open(path) for path in paths])
-        metadata = self.table.schema.metadata
-        self.shape = (int(metadata[b"height"]), int(metadata[b"width"]), 3)
+        tables = [_open(path) for path in paths]
+        shapes = [_shape(table, path) for table, path in zip(tables, paths, strict=True)]
+        for shape, path in zip(shapes, paths, strict=True):
+            if shape != shapes[0]:
+                raise UserError(
+                    f"{path} holds frames of {shape[0]}x{shape[1]}, {paths[0]} of "
+                    f"{shapes[0][0]}x{shapes[0][1]}; expected one size, run `dvc repro shard_pack`"
+                )
+        self.table, self.shape = pa.concat_tables(tables), shapes[0]
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -72,6 +78,14 @@ class ClipSet(ShardReader):
 
 def _pixels(value: pa.Scalar, shape: tuple[int, int, int]) -> np.ndarray:
     return np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape)
+
+
+def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:
+    """Height, width and channels of a shard's frames, from its metadata."""
+    metadata = table.schema.metadata or {}
+    if b"height" not in metadata or b"width" not in metadata:
+        raise UserError(f"{path} names no size of its frames; run `dvc repro shard_pack`")
+    return int(metadata[b"height"]), int(metadata[b"width"]), 3
 
 
 def _open(path: Path) -> pa.Table:

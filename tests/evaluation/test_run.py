@@ -8,44 +8,69 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import evaluation
+from pipeline.errors import UserError
+from pipeline.evaluation.run import Evaluation, evaluate, without_rank
 from pipeline.metrics.image import psnr, ssim
 from pipeline.shards.loaders import ClipSet
 
-BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
+BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip", "seed"}
+TABLES = ("clips.csv", "groups.csv", "paired.csv", "by_frame.csv", "codebook.csv")
+
+
+def clip_table(motion: dict[str, float]) -> pd.DataFrame:
+    """Rows as of clips.parquet; the clips belong to two videos in turn."""
+    rows = [
+        {"clip_id": clip_id, "video_id": f"video-{k % 2}", "motion": value}
+        for k, (clip_id, value) in enumerate(motion.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path_factory, monkeypatch):
+    """Features are kept below the project's root: here a folder of the test's own."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
 
 
 @pytest.fixture(scope="module")
 def done(tiny, untrained, write_shards, tmp_path_factory):
     """Two evaluations of one model: the folder with shards/, one/ and two/, and the content."""
     folder, settings = tmp_path_factory.mktemp("evaluation"), tiny({"train.layout": "clip"})
-    motion = pd.Series(write_shards(folder / "shards"))
-    for name in ("one", "two"):
-        content = evaluation.evaluate(
-            untrained(settings), folder / "shards", motion, settings.evaluate, folder / name
-        )
+    clips = clip_table(write_shards(folder / "shards"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        for name in ("one", "two"):
+            content = evaluate(
+                untrained(settings), folder / "shards", clips, settings, folder / name
+            )
     return folder, content
 
 
 def test_metrics_have_the_names_of_the_contract(done):
     folder, content = done
     written = json.loads((folder / "one/metrics.json").read_text())
-    assert set(written) == set(content) == {
-        "tokenizer", "inbetween", "inbetween_high_motion", "baselines", "baselines_high_motion",
-    }  # fmt: skip
-    assert set(written["tokenizer"]) == {"psnr", "ssim", "codebook_usage", "n"}
+    groups = {f"{name}{suffix}" for suffix in ("", "_high_motion")
+              for name in ("inbetween", "baselines", "truth")}  # fmt: skip
+    rest = {"tokenizer", "verdict", "paired_high_motion", "networks"}
+    assert set(written) == set(content) == groups | rest
+    assert set(written["tokenizer"]) == {"psnr", "ssim", "codebook_usage", "perplexity", "n"}
     for suffix, n in (("", 4), ("_high_motion", 2)):
         assert set(written[f"baselines{suffix}"]) == BASELINES
-        assert set(written[f"inbetween{suffix}"]) == {"psnr", "ssim", "n"}
         for row in (written[f"inbetween{suffix}"], *written[f"baselines{suffix}"].values()):
             assert row["n"] == n and 0 < row["psnr"] <= 60 and -1 <= row["ssim"] <= 1
+            assert 0 <= row["line_chamfer"] <= 10
+    assert written["inbetween"]["diversity"] >= 0
     assert 0 < written["tokenizer"]["codebook_usage"] <= 1
+    assert 1 <= written["tokenizer"]["perplexity"] <= 16
     assert written["tokenizer"]["n"] == 4 + 3 + 3 + 2
+    notes = json.loads((folder / "one/notes.json").read_text())
+    assert "4 clips fill no batch of 8" in notes["left_out"]["seed_ruler.test"]
 
 
 def test_two_runs_give_the_same_bytes(done):
     folder, _ = done
-    for name in ("metrics.json", "strip.png", "clips.csv", "reconstruction.png"):
+    files = ("metrics.json", "notes.json", "report.html", "strip.png", "reconstruction.png")
+    for name in (*files, *TABLES):
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
 
 
@@ -66,43 +91,126 @@ def test_a_baseline_and_the_round_trip_by_another_way(done, tiny, untrained):
     assert content["baselines"]["round_trip"]["ssim"] == pytest.approx(float(sum(tripped)) / 4)
 
 
-def test_a_row_a_clip_and_candidate(done):
+def test_a_held_frame_moves_nothing_and_repeats_everything(done):
+    _, content = done
+    held = content["baselines"]["hold_first"]
+    assert held["motion_ratio"] == 0 and held["repeated"] == 1 and held["flicker"] == 0
+    assert content["baselines"]["round_trip"]["motion_ratio"] > 0
+
+
+def test_tables_have_a_row_a_thing(done):
+    folder, content = done
+    clips = pd.read_csv(folder / "one/clips.csv")
+    assert len(clips) == 4 * (1 + len(BASELINES))
+    assert set(clips.candidate) == BASELINES | {"model"}
+    assert clips.groupby("clip_id").n_frames.first().tolist() == [7, 5, 6, 3]
+    assert set(clips.video_id) == {"video-0", "video-1"}
+    groups = pd.read_csv(folder / "one/groups.csv").set_index(["group", "candidate"])
+    assert groups.loc[("all", "model"), "psnr"] == pytest.approx(
+        content["inbetween"]["psnr"], abs=1e-4
+    )
+    paired = pd.read_csv(folder / "one/paired.csv")
+    assert set(paired.baseline) == BASELINES and set(paired.group) == {"all", "high"}
+    codes = pd.read_csv(folder / "one/codebook.csv")
+    assert len(codes) == 16 and codes.share.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_numbers_by_frame_count_the_clips_that_have_it(done):
     folder, _ = done
-    table = pd.read_csv(folder / "one/clips.csv")
-    assert len(table) == 4 * (1 + len(BASELINES)) and set(table.candidate) == BASELINES | {"model"}
-    assert table.groupby("clip_id").n_frames.first().tolist() == [7, 5, 6, 3]
+    table = pd.read_csv(folder / "one/by_frame.csv").set_index(["candidate", "frame"])
+    assert table.loc["model"].n.tolist() == [4, 3, 3, 2, 1]  # clips of 7, 5, 6 and 3 frames
+    clips = pd.read_csv(folder / "one/clips.csv")
+    first = clips[(clips.candidate == "black") & (clips.n_frames == 3)].psnr.item()
+    later = table.loc["black"]
+    total = (later.psnr * later.n).sum()
+    of_rows = clips[clips.candidate == "black"]
+    assert total == pytest.approx((of_rows.psnr * (of_rows.n_frames - 2)).sum(), abs=1e-2)
+    assert first > 0
 
 
-def test_pictures_and_videos_for_people(done):
+def test_pictures_videos_and_page_for_people(done):
     folder, _ = done
     with Image.open(folder / "one/strip.png") as strip:
-        assert strip.width > 200 and strip.height > 2 * 3 * 96, "two clips of three rows"
-    names = sorted(path.name for path in (folder / "one/videos").iterdir())
-    assert names == [f"0{k}_{what}.mp4" for k in (1, 2) for what in ("compare", "generated")]
+        assert strip.width > 200 and strip.height > 2 * 4 * 96, "two clips of four rows"
+    names = {path.name for path in (folder / "one/videos").iterdir()}
+    panels = ("compare", "generated", "true", "cross_fade")
+    assert names == {f"0{k}_{what}.mp4" for k in (1, 2) for what in panels}
     # the third with most motion: clips 2 and 3, of 6 and 3 frames
-    for name, n in (("01_generated", 6), ("02_generated", 3), ("01_compare", 6)):
+    for name, n in (("01_generated", 6), ("02_generated", 3), ("01_compare", 6), ("02_true", 3)):
         frames, _ = imageio_ffmpeg.count_frames_and_secs(str(folder / f"one/videos/{name}.mp4"))
         assert frames == n
+    page = (folder / "one/report.html").read_text()
+    for words in ("test-02", "third with most motion", "n_frames_before", "hold-nearest"):
+        assert words in page
 
 
 def test_a_model_that_draws_the_truth_is_perfect(
     tiny, untrained, write_shards, tmp_path, monkeypatch
 ):
-    motion = pd.Series(write_shards(tmp_path / "shards"))
-    clips = ClipSet(tmp_path / "shards", "test")
-    truth = iter([clips[row].frames for row in range(len(clips))])
+    clips = clip_table(write_shards(tmp_path / "shards"))
+    test = ClipSet(tmp_path / "shards", "test")
+    truth = iter([test[row].frames for row in range(len(test))])
     model = untrained(tiny())
     monkeypatch.setattr(model, "draw", lambda first, *_: [next(truth) for _ in first])
-    settings = tiny({"evaluate.batch_size": 3}).evaluate
-    content = evaluation.evaluate(model, tmp_path / "shards", motion, settings, tmp_path / "out")
-    assert content["inbetween"]["psnr"] == 60.0
-    assert content["inbetween"]["ssim"] == pytest.approx(1.0, abs=1e-5)
-    assert content["inbetween"]["n"] == 4
+    changes = {"evaluate.batch_size": 3, "evaluate.samples": 0, "evaluate.baselines": ["black"]}
+    settings = tiny(changes | {"evaluate.seed_ruler": {
+        "splits": [], "repetitions": 1, "video_metrics": False}})  # fmt: skip
+    content = evaluate(model, tmp_path / "shards", clips, settings, tmp_path / "out")
+    found = content["inbetween"]
+    assert found["psnr"] == 60.0 and found["line_chamfer"] == 0.0 and found["n"] == 4
+    assert found["ssim"] == pytest.approx(1.0, abs=1e-5)
+    assert found["motion_ratio"] == found["control_point_error"] == pytest.approx(1.0)
+    assert "diversity" not in found and "seed_ruler" not in content
 
 
-def test_shown_clips_are_spread_over_the_third_with_most_motion(tmp_path, write_shards):
-    motion = pd.Series(write_shards(tmp_path))
-    clips = ClipSet(tmp_path, "train")
-    assert evaluation._shown(clips, motion, 1) == {2}
-    assert evaluation._shown(clips, motion, 2) == evaluation._shown(clips, motion, 9) == {2, 3}
-    assert torch.is_tensor(clips[0].frames)
+def test_a_model_that_draws_no_numbers_is_named(tiny, untrained, write_shards, tmp_path):
+    clips = clip_table(write_shards(tmp_path / "shards"))
+    model = untrained(tiny())
+    with torch.no_grad():
+        model.tokenizer.quantizer.codebook.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"test-00, test-01: frame 1 is NaN .* diverged"):
+        evaluate(model, tmp_path / "shards", clips, tiny(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_size_is_named(tiny, untrained, write_shards, tmp_path):
+    clips = clip_table(write_shards(tmp_path / "shards", 32, 64))
+    with pytest.raises(UserError, match="clip test-00 is of 32x64 pixels, the models are of 16x32"):
+        evaluate(untrained(tiny()), tmp_path / "shards", clips, tiny(), tmp_path / "out")
+
+
+def test_a_clip_that_the_table_does_not_know_is_named(tiny, untrained, write_shards, tmp_path):
+    clips = clip_table(write_shards(tmp_path / "shards"))
+    known = clips[clips.clip_id != "test-02"]
+    with pytest.raises(UserError, match="clip test-02 stands in the shards and not in clips"):
+        Evaluation(untrained(tiny()), tmp_path / "shards", known, tiny(), tmp_path / "out")
+
+
+def test_shown_clips_are_spread_over_the_third_with_most_motion():
+    from pipeline.evaluation.run import _shown
+
+    about = pd.DataFrame({"group": ["low", "high", "high", "high"]}, index=list("abcd"))
+    assert _shown(about, 1) == {"b"}
+    assert _shown(about, 2) == {"b", "c"} and _shown(about, 9) == {"b", "c", "d"}
+
+
+def distance(value: float, n: int) -> dict:
+    return {"fvd": value, "fvd_floor": 1.0, "fvd_floor_deviation": 0.1, "fvd_deviation": 0.2,
+            "fvd_n": n}  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "ranks"), [(8, False), (100_000, True)])
+def test_distances_of_few_samples_do_not_rank(n, ranks):
+    found = without_rank(
+        {
+            "tokenizer": {"psnr": 20.0, "n": 5},
+            "inbetween": {"psnr": 21.0, "n": 5} | distance(3.0, n),
+            "baselines": {"black": {"psnr": 5.0, "n": 5}},
+        }
+    )
+    assert found["inbetween"]["psnr"] == 21.0 and ("fvd" in found["inbetween"]) == ranks
+    if ranks:
+        assert "unranked" not in found
+    else:
+        assert found["unranked"] == {"inbetween": distance(3.0, n)}
+        assert found["inbetween"] == {"psnr": 21.0, "n": 5}

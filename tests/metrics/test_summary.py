@@ -1,9 +1,16 @@
-"""From rows to numbers: the third with most motion, means of clips, by a table made by hand."""
+"""From rows to numbers: thirds by motion, means of clips, ratios of sums, by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.metrics.summary import high_motion, summarise
+from pipeline.metrics.summary import (
+    candidate_numbers,
+    group_table,
+    high_motion,
+    motion_groups,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,23 +28,79 @@ def test_the_third_with_most_motion(motion, marked):
     assert found[found].index.tolist() == marked
 
 
-def test_summary_by_hand():
+def test_thirds_by_motion():
+    groups = motion_groups(pd.Series({"a": 3.0, "b": 1.0, "c": 9.0, "d": 2.0, "e": 8.0}))
+    assert groups.to_dict() == {
+        "a": "middle", "b": "low", "c": "high", "d": "middle", "e": "high",
+    }  # fmt: skip
+
+
+def rows() -> pd.DataFrame:
     """Three clips of different length: every clip counts once, whatever its number of frames."""
-    rows = [
-        {"clip_id": clip, "candidate": name, "motion": motion, "n_frames": n, "psnr": p, "ssim": s}
-        for clip, motion, n, name, p, s in [
-            ("a", 1.0, 20, "model", 30.0, 0.9),
-            ("a", 1.0, 20, "black", 6.0, 0.1),
-            ("b", 9.0, 3, "model", 20.0, 0.5),
-            ("b", 9.0, 3, "black", 3.0, 0.2),
-            ("c", 2.0, 3, "model", 25.0, 0.7),
-            ("c", 2.0, 3, "black", 9.0, 0.3),
-        ]
+    table = [
+        ("a", "low", 20, "model", 30.0, 0.9, 1.0, 2.0),
+        ("a", "low", 20, "black", 6.0, 0.1, 0.0, 2.0),
+        ("b", "high", 3, "model", 20.0, 0.5, np.nan, np.nan),  # one inner frame: no step
+        ("b", "high", 3, "black", 3.0, 0.2, np.nan, np.nan),
+        ("c", "middle", 3, "model", 25.0, 0.7, 9.0, 6.0),
+        ("c", "middle", 3, "black", 9.0, 0.3, 0.0, 6.0),
     ]
-    content = summarise(pd.DataFrame(rows))
-    assert content == {
-        "inbetween": {"psnr": pytest.approx(25.0), "ssim": pytest.approx(0.7), "n": 3},
-        "baselines": {"black": {"psnr": pytest.approx(6.0), "ssim": pytest.approx(0.2), "n": 3}},
+    scores = ["psnr", "ssim", "motion", "motion_true"]
+    return pd.DataFrame(table, columns=["clip_id", "group", "n_frames", "candidate", *scores])
+
+
+def test_summary_by_hand():
+    assert summarise(rows()) == {
+        "inbetween": {
+            "psnr": pytest.approx(25.0),
+            "ssim": pytest.approx(0.7),
+            "motion_ratio": pytest.approx(10 / 8),  # of sums, not the mean of 0.5 and 1.5
+            "n": 3,
+        },
+        "baselines": {
+            "black": {
+                "psnr": pytest.approx(6.0),
+                "ssim": pytest.approx(0.2),
+                "motion_ratio": 0.0,
+                "n": 3,
+            }
+        },
+        "truth": {},
         "inbetween_high_motion": {"psnr": 20.0, "ssim": 0.5, "n": 1},
         "baselines_high_motion": {"black": {"psnr": 3.0, "ssim": 0.2, "n": 1}},
+        "truth_high_motion": {},
     }
+
+
+def test_a_level_of_clips_where_it_is_defined():
+    """Nothing stands still in one of two clips: the other alone counts; nowhere: no number."""
+    table = pd.DataFrame(
+        {
+            "clip_id": ["a", "b"],
+            "candidate": ["model"] * 2,
+            "flicker_still": [4.0, np.nan],
+            "repeated": [np.nan, np.nan],
+            "step_last": [3.0, 1.0],
+            "step_last_true": [0.0, 2.0],
+        }
+    )
+    assert candidate_numbers(table) == {"flicker_still": 4.0, "control_point_error": 2.0, "n": 2}
+
+
+def test_a_truth_that_stands_still_gives_no_ratio():
+    table = pd.DataFrame(
+        {"clip_id": ["a"], "candidate": ["model"], "motion": [3.0], "motion_true": [0.0]}
+    )
+    assert candidate_numbers(table) == {"n": 1}
+
+
+def test_the_truths_own_levels_stand_beside():
+    table = rows().assign(flicker_true=[1.0, 1.0, 5.0, 5.0, 3.0, 3.0])
+    content = summarise(table)
+    assert content["truth"] == {"flicker": 3.0} and content["truth_high_motion"] == {"flicker": 5.0}
+
+
+def test_a_row_a_group_and_candidate():
+    table = group_table(rows()).set_index(["group", "candidate"])
+    assert len(table) == 8 and table.loc[("all", "model"), "n"] == 3
+    assert table.loc[("middle", "black"), "psnr"] == 9.0

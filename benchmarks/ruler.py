@@ -1,0 +1,200 @@
+"""Does each measure rank what is known to rank? Measured on true clips, before it judges a model.
+
+    python -m benchmarks.ruler --videos FOLDER [--threads 2]
+
+Pictures: truth, a light and a strong blur, by PSNR, SSIM, LPIPS, line chamfer and the Fréchet
+distance. Clips: truth (half against half), cross-fade, frozen frame, by FVD and KVD, as `evaluate`
+computes them. For the distances of sets the table gives, by number of samples, in what share of
+random subsets the order came out right; `RANKS_FROM` of pipeline/evaluation/setwise.py is the
+fewest from which on that was at least SURE. Prints a table, then a JSON line a row.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import params, progress, schema, torch_setup
+from pipeline.footage.clips import chunk_clips
+from pipeline.footage.duplicates import index_frames
+from pipeline.footage.framefile import open_frames
+from pipeline.footage.ingest import ingest
+from pipeline.footage.scenes import split_scenes
+from pipeline.metrics.baselines import cross_fade, hold_first
+from pipeline.metrics.distances import frechet, halved, polynomial_mmd
+from pipeline.metrics.extractors import VideoFeatures, image_network
+from pipeline.metrics.image import psnr, ssim
+from pipeline.metrics.lines import line_chamfer
+from pipeline.metrics.perceptual import Perceptual
+from pipeline.pretrained.i3d import LEAST_FRAMES
+
+BLURS = {"light_blur": 0.7, "strong_blur": 2.0}  # deviation of the Gaussian, pixels at 64x128
+SURE = 1.0  # share of subsets that must come out right
+SUBSETS, HALVINGS = 40, 10
+SAMPLES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+
+
+def true_clips(videos: Path, work: Path) -> list[torch.Tensor]:
+    """Clips uint8 `n H W 3` of a folder of videos, cut as the pipeline cuts them."""
+    settings = params.load()
+    ingest(videos, work / "frames", settings.ingest, settings.engine.workers)
+    split_scenes(work / "frames", work / "scenes", settings.scene_split)
+    index_frames(work / "frames", work / "scenes", work / "index", settings.frame_subsample)
+    chunk_clips(
+        work / "frames", work / "scenes", work / "index", work / "clips", settings.clip_chunk
+    )
+    table = schema.read_table(work / "clips" / "clips.parquet", schema.CLIPS)
+    clips = []
+    for row in table[table.split != ""].itertuples():
+        frames = open_frames(work / "frames", row.video_id)
+        clips.append(torch.from_numpy(np.stack([frames[i] for i in row.frames])))
+    return clips
+
+
+def blurred(images: torch.Tensor, deviation: float) -> torch.Tensor:
+    """uint8 `B H W 3`, each blurred by a Gaussian."""
+    soft = [cv2.GaussianBlur(image, (0, 0), deviation) for image in images.numpy()]
+    return torch.from_numpy(np.stack(soft))
+
+
+def picture_scores(images: torch.Tensor, perceptual: dict[str, Perceptual]) -> dict[str, dict]:
+    """Mean by measure and degradation, of uint8 `B H W 3` against themselves."""
+    scores: dict[str, dict] = {}
+    for name, deviation in ({"truth": 0.0} | BLURS).items():
+        worse = blurred(images, deviation) if deviation else images
+        found = {"psnr": psnr(worse, images), "ssim": ssim(worse, images)}
+        found["line_chamfer"] = line_chamfer(worse, images)
+        for network, measure in perceptual.items():
+            found[f"lpips_{network}"] = measure.distance(measure.see(worse), measure.see(images))
+        for measure, values in found.items():
+            scores.setdefault(measure, {})[name] = float(values.mean())
+    return scores
+
+
+def ranked(values: list[float]) -> bool:
+    """Whether the values rise strictly: truth first, the worst last."""
+    return all(a < b for a, b in pairwise(values))
+
+
+def set_order(
+    truth: np.ndarray, worse: list[np.ndarray], measure: Callable, seed: int
+) -> list[float]:
+    """Floor of the truth, then the distance of each degradation: halves against halves."""
+    halves = [halved(rows, truth, measure, HALVINGS, seed) for rows in worse]
+    return [halves[0].floor, *(half.value for half in halves)]
+
+
+def shares(
+    truth: np.ndarray, worse: list[np.ndarray], measure: Callable, samples: tuple[int, ...]
+) -> dict[int, float]:
+    """By number of samples: the share of random subsets whose order is right."""
+    random = np.random.default_rng(0)
+    found = {}
+    for n in (n for n in samples if n <= len(truth)):
+        right = 0
+        for seed in range(SUBSETS):
+            rows = random.choice(len(truth), n, replace=False)
+            right += ranked(set_order(truth[rows], [w[rows] for w in worse], measure, seed))
+        found[n] = right / SUBSETS
+    return found
+
+
+def ranks_from(found: dict[int, float]) -> int | None:
+    """The fewest samples from which on the order is right in SURE of the subsets."""
+    fewest = None
+    for n in sorted(found, reverse=True):
+        if found[n] < SURE:
+            break
+        fewest = n
+    return fewest
+
+
+def clip_features(clips: list[torch.Tensor], features: VideoFeatures) -> dict[str, np.ndarray]:
+    """I3D features of the inner frames: truth, cross-fade, frozen first frame."""
+    rows: dict[str, list] = {"truth": [], "cross_fade": [], "frozen": []}
+    long = [clip for clip in clips if len(clip) >= LEAST_FRAMES + 2]
+    for clip in progress.bar(long, what="features of clips", unit="clip"):
+        rows["truth"].append(features(clip[1:-1]))
+        rows["cross_fade"].append(features(cross_fade(clip)))
+        rows["frozen"].append(features(hold_first(clip).contiguous()))
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ruler", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--videos", type=Path, required=True, help="folder of cartoons")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    base = params.load().base.model_copy(update={"threads": given.threads})
+    device = torch_setup.prepare(base)
+    with tempfile.TemporaryDirectory() as work:
+        clips = true_clips(given.videos, Path(work))
+    images = torch.cat([clip[::5] for clip in clips])
+    lines = _pictures(images, device) + _clips(clips, device)
+    for line in lines:
+        print(json.dumps(line))
+
+
+def _pictures(images: torch.Tensor, device: torch.device) -> list[dict]:
+    networks = {name: Perceptual(name, None, device) for name in ("alexnet", "vgg16")}
+    scores = picture_scores(images[:: max(1, len(images) // 200)], networks)
+    table = Table(title="Pictures: means", title_justify="left")
+    for column in ("measure", "truth", *BLURS):
+        table.add_column(column)
+    lines = []
+    for measure, values in scores.items():
+        table.add_row(measure, *(f"{value:.4g}" for value in values.values()))
+        lines += [
+            {"name": f"ruler/{measure}/{name}", "value": value, "unit": measure}
+            for name, value in values.items()
+        ]
+    Console(width=100).print(table)
+    network = image_network("vgg16", None, device)
+    parts = {name: blurred(images, deviation) for name, deviation in BLURS.items()}
+    truth = np.concatenate([network(part) for part in images.split(64)])
+    worse = [np.concatenate([network(p) for p in part.split(64)]) for part in parts.values()]
+    return lines + _share_lines("fid_vgg16", truth, worse, frechet)
+
+
+def _clips(clips: list[torch.Tensor], device: torch.device) -> list[dict]:
+    rows = clip_features(clips, VideoFeatures(None, device))
+    worse = [rows["cross_fade"], rows["frozen"]]
+    lines = []
+    for name, measure in (("fvd", frechet), ("kvd", polynomial_mmd)):
+        lines += _share_lines(name, rows["truth"], worse, measure)
+    return lines
+
+
+def _share_lines(
+    name: str, truth: np.ndarray, worse: list[np.ndarray], measure: Callable
+) -> list[dict]:
+    found = shares(truth, worse, measure, SAMPLES)
+    order = set_order(truth, worse, measure, 0)
+    table = Table(title=f"{name}: share of {SUBSETS} subsets in the right order")
+    for n in found:
+        table.add_column(str(n))
+    table.add_row(*(f"{share:.2f}" for share in found.values()))
+    Console(width=100).print(table)
+    shown = ", ".join(f"{value:.4g}" for value in order)
+    print(f"{name} of all {len(truth)}: {shown}; ranks from {ranks_from(found)}")
+    lines = [
+        {"name": f"ruler/{name}/share", "value": share, "unit": "share of subsets", "n": n}
+        for n, share in found.items()
+    ]
+    return lines + [
+        {"name": f"ruler/{name}/order", "value": value, "unit": name, "place": place}
+        for place, value in enumerate(order)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Parameters that are fine alone and impossible together, each a sentence that names both."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.params import Evaluate, Ingest, Params
+
+ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
+
+
+def contradictions(params: "Params") -> list[str]:
+    """Values that are fine alone and impossible together. Sections that failed are absent."""
+    found = []
+    has = params.__dict__.get
+    clips, ingest, vqgan = has("clip_chunk"), has("ingest"), has("vqgan")
+    gpt, train = has("transformer"), has("train")
+    if clips and clips.min_frames > clips.max_frames:
+        found.append(
+            f"clip_chunk.min_frames = {clips.min_frames}: expected at most "
+            f"clip_chunk.max_frames = {clips.max_frames}"
+        )
+    if clips and clips.test_share < 1e-9:
+        found.append(
+            f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
+            "expected less than 1, the rest is the test split"
+        )
+    whole = False  # tokens cover the frame: only then is their number worth a word
+    if ingest and vqgan:
+        stride = vqgan.autoencoder.stride
+        whole = ingest.height % stride == ingest.width % stride == 0
+        for side in ("height", "width"):
+            value = getattr(ingest, side)
+            if value % stride:
+                found.append(
+                    f"ingest.{side} = {value}: expected a multiple of {stride}, the pixels of a "
+                    f"token (vqgan.autoencoder: patch_size {vqgan.autoencoder.patch_size}, "
+                    f"{len(vqgan.autoencoder.channels_multiplier)} levels)"
+                )
+        heights = vqgan.autoencoder.heights(ingest.height)
+        for height in vqgan.autoencoder.attention_resolution:
+            if height not in heights:
+                found.append(
+                    f"vqgan.autoencoder.attention_resolution = {height}: expected one of the "
+                    f"heights {heights} that the encoder passes through"
+                )
+    if gpt and gpt.transformer_type == "custom":
+        least = math.lcm(gpt.n_head, gpt.merge**2)
+        if gpt.n_embd % least:
+            found.append(
+                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of {least} "
+                f"(transformer.n_head = {gpt.n_head}, transformer.merge = {gpt.merge})"
+            )
+    if gpt and whole and any(side % gpt.merge for side in params.grid):
+        found.append(
+            f"transformer.merge = {gpt.merge}: expected a divisor of the "
+            f"{params.grid[0]}x{params.grid[1]} tokens of a frame"
+        )
+    found += _evaluation_contradictions(has("evaluate"), ingest)
+    if train and train.lr_start > train.lr_max:
+        found.append(
+            f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
+        )
+    return found
+
+
+def _evaluation_contradictions(evaluate: "Evaluate | None", ingest: "Ingest | None") -> list[str]:
+    """Lists in which a name stands twice, or names what is not drawn; pictures too small; ..."""
+    if evaluate is None:
+        return []
+    found = []
+    lists = {
+        "baselines": evaluate.baselines,
+        "video_metrics": evaluate.video_metrics,
+        "seed_ruler.splits": evaluate.seed_ruler.splits,
+    }
+    for key, names in lists.items():
+        if len(set(names)) < len(names):
+            found.append(f"evaluate.{key} = {names}: expected each name once")
+    absent = [n for n in evaluate.video_metrics if n != "model" and n not in evaluate.baselines]
+    if absent:
+        found.append(
+            f"evaluate.video_metrics = {evaluate.video_metrics}: {', '.join(absent)} not among "
+            f"evaluate.baselines = {evaluate.baselines}; expected model and names from there"
+        )
+    if ingest and evaluate.lpips_network == "alexnet":
+        smallest = min(ingest.height, ingest.width)
+        if smallest < ALEXNET_SIDE:
+            found.append(
+                f"evaluate.lpips_network = alexnet: frames have a side of {smallest} pixels, "
+                f"expected at least {ALEXNET_SIDE}; set it to vgg16"
+            )
+    if evaluate.samples == 1:
+        found.append(
+            "evaluate.samples = 1: expected 0, or at least 2 (diversity is a distance between two)"
+        )
+    return found

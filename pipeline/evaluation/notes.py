@@ -1,0 +1,27 @@
+"""What a reader must know beside the numbers: what was left out and why, and what to be wary of."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.records import write_json
+
+
+@dataclass
+class Notes:
+    """Collected while measuring, said on stderr, written to `evaluation/notes.json`."""
+
+    left_out: dict[str, str] = field(default_factory=dict)  # metric to reason
+    warnings: list[str] = field(default_factory=list)
+
+    def leave_out(self, metric: str, reason: str) -> None:
+        self.left_out[metric] = reason
+        print(f"evaluate: {metric} left out: {reason}", file=sys.stderr, flush=True)
+
+    def warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+            print(f"evaluate: {sentence}", file=sys.stderr, flush=True)
+
+    def write(self, path: Path) -> None:
+        write_json(path, {"left_out": self.left_out, "warnings": self.warnings})

@@ -1,0 +1,101 @@
+"""What people look at: strips, small videos, and the page of the run.
+
+The page is made of what the evaluation found, and of the training curves beside the models.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline import pictures, records
+from pipeline.evaluation import tables as shown
+from pipeline.evaluation.candidates import Drawn
+from pipeline.evaluation.notes import Notes
+from pipeline.evaluation.page import Clip, Page, Picture, write_page
+from pipeline.metrics.baselines import cross_fade
+from pipeline.metrics.summary import MODEL
+from pipeline.params import Params
+from pipeline.sources.encode import write_video
+
+PAIRS = 5  # pictures shown beside their reconstructions
+VIDEO_HEIGHT = 192  # of the small videos
+SHOWN_FPS = 24  # speed at which they play, whatever the source's
+PANELS = ("generated", "true", "cross_fade", "optical_flow", "rife")  # clips side by side
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip that is shown: uint8 `n H W 3` each."""
+
+    clip_id: str
+    panels: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, drawn: Drawn) -> "Example":
+        truth = drawn.clip.frames
+        faded = torch.cat([truth[:1], cross_fade(truth), truth[-1:]])
+        known = {"generated": drawn.candidates[MODEL], "true": truth, "cross_fade": faded}
+        known |= {name: drawn.candidates[name] for name in PANELS if name in drawn.candidates}
+        return cls(drawn.clip.clip_id, known)
+
+
+def write(
+    out: Path,
+    found: dict,
+    tables: dict[str, pd.DataFrame],
+    examples: list[Example],
+    reconstructed: tuple[torch.Tensor, torch.Tensor],
+    notes: Notes,
+    settings: Params,
+) -> None:
+    """strip.png, reconstruction.png, videos/, report.html below `out`."""
+    pictures.save_strips([(e.clip_id, _strip(e)) for e in examples], out / "strip.png")
+    pictures.save_pairs(*reconstructed, out / "reconstruction.png")
+    clips = [_write_clip(out / "videos", k, example) for k, example in enumerate(examples, 1)]
+    page = Page(
+        title="Nakawari: evaluation of a run",
+        verdict=found["verdict"],
+        parameters=records.flatten(settings.model_dump(exclude={"tracking", "engine"})),
+        tables=shown.tables(found, tables),
+        curves=shown.curves(tables),
+        pictures=[
+            Picture(
+                "Test clips",
+                "From the given first to the given last frame. Below: error of the generated "
+                f"frames, from black (none) to white ({pictures.ERROR_WHITE} grey levels or more).",
+                out / "strip.png",
+            ),
+            Picture(
+                "Tokenizer",
+                "Test pictures above, their reconstructions below.",
+                out / "reconstruction.png",
+            ),
+        ],
+        clips=clips,
+        warnings=[*notes.warnings, *(f"{k} left out: {v}" for k, v in notes.left_out.items())],
+    )
+    write_page(out / "report.html", page)
+
+
+def _strip(example: Example) -> dict[str, torch.Tensor]:
+    rows = {name.replace("_", "-"): example.panels[name] for name in PANELS[:3]}
+    return rows | {"error": pictures.error_map(rows["generated"], rows["true"])}
+
+
+def _write_clip(folder: Path, number: int, example: Example) -> Clip:
+    """A small video a panel, and one with generated, true and cross-fade beside each other."""
+    shown = {name.replace("_", "-"): example.panels[name] for name in PANELS[:3]}
+    write_video(folder / f"{number:02d}_compare.mp4", pictures.side_by_side(shown), SHOWN_FPS)
+    files = {}
+    for name, clip in example.panels.items():
+        files[name.replace("_", "-")] = path = folder / f"{number:02d}_{name}.mp4"
+        write_video(path, _enlarged(clip), SHOWN_FPS)
+    return Clip(example.clip_id, files, fps=SHOWN_FPS)
+
+
+def _enlarged(clip: torch.Tensor) -> Iterable[np.ndarray]:
+    return (pictures.enlarge(frame, VIDEO_HEIGHT) for frame in clip.numpy())

@@ -1,0 +1,128 @@
+"""The model and the baselines by the thesis' ruler, to be set beside its tables and nowhere else.
+
+Scored are frames 1..n-1. The thesis' model drew the last frame as well, which it had been given;
+ours is not asked to, so in its place stands the given last frame through the tokenizer (black
+stays black), for all candidates alike. Each repetition takes other batches of the same clips.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline import progress
+from pipeline.evaluation.candidates import Candidates, Drawn, check_length, check_size
+from pipeline.evaluation.notes import Notes
+from pipeline.evaluation.setwise import Extractor
+from pipeline.metrics.distances import frechet, polynomial_mmd
+from pipeline.metrics.rulers import (
+    BATCH,
+    seed_batches,
+    seed_frames,
+    seed_scores,
+    seed_summary,
+    seed_video,
+)
+from pipeline.metrics.summary import MODEL
+from pipeline.shards.loaders import ClipSet, batches
+
+Chosen = dict[int, list[int]]  # repetition to the frames of a clip that it looks at
+
+
+@dataclass
+class SeedRuler:
+    """Collects one split's clips, in any order, and sums them up."""
+
+    split: str
+    chosen: dict[str, Chosen]  # by clip_id
+    repetitions: int
+    round_trip: Callable[[torch.Tensor], torch.Tensor]  # uint8 B H W 3 through the tokenizer
+    video: Extractor | None  # None: no FVD and KVD
+    # candidate -> repetition -> a row a clip
+    scores: dict[str, list[list[dict]]] = field(default_factory=dict)
+    features: dict[str, list[list[np.ndarray]]] = field(default_factory=dict)
+    truth: list[list[np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.truth = [[] for _ in range(self.repetitions)]
+
+    def add(self, drawn: Drawn) -> None:
+        truth = drawn.clip.frames
+        last = self.round_trip(truth[-1:])
+        clips = {name: _ended(name, clip, last) for name, clip in drawn.candidates.items()}
+        scores = {name: seed_scores(clip, truth) for name, clip in clips.items()}
+        for repetition, frames in self.chosen.get(drawn.clip.clip_id, {}).items():
+            true = truth[frames]
+            if self.video:
+                shown = seed_video(true)
+                self.truth[repetition].append(self.video.of_truth(shown))
+            for name, clip in clips.items():
+                row = {key: float(x[frames[1:]].mean()) for key, x in scores[name].items()}
+                self._lists(self.scores, name)[repetition].append(row)
+                if self.video and name == MODEL:
+                    row = self.video(seed_video(clip[frames]))
+                    self._lists(self.features, name)[repetition].append(row)
+
+    def _lists(self, of: dict[str, list[list]], name: str) -> list[list]:
+        return of.setdefault(name, [[] for _ in range(self.repetitions)])
+
+    def numbers(self, notes: Notes) -> dict[str, dict]:
+        """candidate -> measure -> mean, deviation; what is infinite is left out with its reason."""
+        found: dict[str, dict] = {}
+        left_out: dict[tuple[str, str], list[str]] = {}
+        for name, by_repetition in self.scores.items():
+            rows = [self._row(name, r, clips) for r, clips in enumerate(by_repetition) if clips]
+            numbers, reasons = seed_summary(rows)
+            for about in reasons.items():
+                left_out.setdefault(about, []).append(name)
+            if numbers:
+                found[name] = numbers
+        for (measure, reason), names in left_out.items():
+            notes.leave_out(f"seed_ruler.{self.split}.{measure} of {', '.join(names)}", reason)
+        if not found:
+            reason = f"{len(self.chosen)} clips fill no batch of {BATCH}, as the thesis took them"
+            notes.leave_out(f"seed_ruler.{self.split}", reason)
+        return found
+
+    def _row(self, name: str, repetition: int, clips: list[dict]) -> dict[str, float]:
+        row = {key: float(np.mean([clip[key] for clip in clips])) for key in clips[0]}
+        if name in self.features:
+            drawn, true = (
+                np.stack(self.features[name][repetition]),
+                np.stack(self.truth[repetition]),
+            )
+            row |= {"fvd": frechet(drawn, true), "kvd": polynomial_mmd(drawn, true)}
+        return row
+
+
+def plan(clips: ClipSet, repetitions: int, seed: int) -> dict[str, Chosen]:
+    """For each clip, the frames that each repetition looks at; in some it may not be at all."""
+    for row, n_frames in enumerate(clips.lengths):
+        check_length(clips.clip_id(row), n_frames)
+    chosen: dict[str, Chosen] = {clips.clip_id(row): {} for row in range(len(clips))}
+    for repetition in range(repetitions):
+        random = np.random.default_rng((seed, repetition, 1))
+        for batch in seed_batches(len(clips), repetition, seed):
+            frames = seed_frames([clips.lengths[row] for row in batch], random)
+            for row, its_frames in zip(batch, frames, strict=True):
+                chosen[clips.clip_id(row)][repetition] = its_frames
+    return chosen
+
+
+def _ended(name: str, clip: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    end = torch.zeros_like(last) if name == "black" else last
+    return torch.cat([clip[:-1], end])
+
+
+def measure_split(ruler: SeedRuler, clips: ClipSet, candidates: Candidates) -> None:
+    """Draws and adds all clips of a split that is not measured otherwise."""
+    ingest = candidates.model.ingest
+    with progress.bar(what=f"seed ruler, {ruler.split}", unit="clip", total=len(clips)) as bar:
+        for rows in batches(len(clips), candidates.settings.batch_size):
+            batch = [clips[row] for row in rows]
+            for clip in batch:
+                check_size(clip, (ingest.height, ingest.width))
+            for drawn in candidates.draw(batch):
+                ruler.add(drawn)
+                bar.update()

@@ -1,0 +1,183 @@
+"""What the evaluation found, as tables and curves of its page."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.evaluation.page import HIGH, LOW, Cell, Curve, Interval, Table
+from pipeline.metrics.summary import HIGHER_IS_BETTER, MODEL, SCORES
+
+SHOWN = ("model", "cross_fade", "hold_nearest", "optical_flow", "rife", "round_trip")  # in curves
+TITLES = {
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "line_chamfer": "lines %",
+    "motion_ratio": "motion",
+    "control_point_error": "last step",
+    "flicker": "flicker",
+    "flicker_still": "still ground",
+    "repeated": "repeated",
+    "diversity": "diversity",
+    "n": "clips",
+}
+GROUPS = {
+    "high": "In-betweens: third with most motion",
+    "all": "In-betweens: all test clips",
+    "middle": "In-betweens: middle third by motion",
+    "low": "In-betweens: third with least motion",
+}
+BEST = {TITLES[name]: HIGH if HIGHER_IS_BETTER[name] else LOW for name in SCORES}
+BEST |= {TITLES["motion_ratio"]: 1.0, TITLES["control_point_error"]: 1.0}
+ABOUT = (
+    "Inner frames only; mean of each clip, then over clips. Lines: chamfer distance of outlines, "
+    "per cent of the diagonal. Motion and last step (into the given last frame): relative to the "
+    "truth, 1 is right. Flicker: grey levels that a pixel goes and comes back. Still ground: "
+    "change where the truth stands still, grey levels. Repeated: share of steps that repeat the "
+    "drawing before."
+)
+ABOUT_SETS = (
+    "FVD and KVD: half of the drawn clips against the other half of the true ones, mean over the "
+    "halvings. FID: all reconstructions against all pictures. Floor: true against true, half "
+    "against half. Where a distance may not rank, there are too few samples: it does not reliably "
+    "order what is known to be better and worse."
+)
+ABOUT_PAIRS = (
+    "Model minus baseline, clip by clip, with the 95 % interval of a bootstrap that resamples "
+    "videos. Open: the interval holds 0, or all clips are of one video."
+)
+
+
+def tables(found: dict, frames: dict[str, pd.DataFrame]) -> list[Table]:
+    """`found`: the content of metrics.json; `frames`: the tables written beside it."""
+    groups = frames["groups"]
+    present = [group for group in GROUPS if (groups.group == group).any()]
+    made = [_group(group, groups[groups.group == group], found) for group in present]
+    made[2:2] = [_paired(group, frames["paired"]) for group in ("high", "all")]
+    made += [_sets(found), _tokenizer(found)]
+    if "seed_ruler" in found:
+        made.append(_seed_ruler(found["seed_ruler"]))
+    return [table for table in made if table.rows]
+
+
+def _group(group: str, rows: pd.DataFrame, found: dict) -> Table:
+    names = [name for name in TITLES if name in rows and rows[name].notna().any()]
+    cells = [
+        [_spoken(row["candidate"]), *(_number(row[name]) for name in names)]
+        for row in rows.to_dict("records")
+    ]
+    truth = found.get({"all": "truth", "high": "truth_high_motion"}.get(group), {})
+    if truth:
+        cells.append(["truth", *(truth.get(name) for name in names)])
+    columns = ["", *(TITLES[name] for name in names)]
+    best = {title: rule for title, rule in BEST.items() if title in columns}
+    aside = ("truth", _spoken("round_trip"))
+    note = ABOUT if group == next(iter(GROUPS)) else "As above."
+    return Table(GROUPS[group], note, columns, cells, best, own=(MODEL,), aside=aside)
+
+
+def _paired(group: str, pairs: pd.DataFrame) -> Table:
+    """A row a baseline, a column a measure: the mean difference and its interval."""
+    mine = pairs[pairs.group == group]
+    measures = [name for name in SCORES if (mine.measure == name).any()]
+    rows = []
+    for baseline in dict.fromkeys(mine.baseline):
+        its = mine[mine.baseline == baseline].set_index("measure")
+        rows.append([_spoken(baseline), *(_difference(its.loc[name]) for name in measures)])
+    titles = [TITLES[name] for name in measures]
+    title = {"high": "third with most motion", "all": "all test clips"}[group]
+    return Table(
+        f"Model minus baseline: {title}", ABOUT_PAIRS, ["", *titles], rows, signed=tuple(titles)
+    )
+
+
+def _difference(row: pd.Series) -> Cell:
+    if pd.isna(row.low):
+        return float(row["mean"])
+    return Interval(float(row["mean"]), float(row.low), float(row.high))
+
+
+def _sets(found: dict) -> Table:
+    """Distances of sets, wherever in `found` they stand."""
+    rows: list[list[Cell]] = []
+    for rank, place in (("yes", found), ("no", found.get("unranked", {}))):
+        named = {MODEL: place.get("inbetween", {})} | place.get("baselines", {})
+        for name, numbers in (named | {"tokenizer": place.get("tokenizer", {})}).items():
+            for key in sorted(numbers):
+                if f"{key}_floor" in numbers:
+                    beside = [numbers[f"{key}_{x}"] for x in ("floor", "floor_deviation", "n")]
+                    rows.append([_spoken(name), key, numbers[key], *beside, rank])
+    columns = ["", "distance", "value", "floor", "deviation of the floor", "n", "may rank"]
+    return Table("Distances of sets", ABOUT_SETS, columns, rows)
+
+
+def _tokenizer(found: dict) -> Table:
+    numbers = {key: value for key, value in found["tokenizer"].items() if "fid" not in key}
+    titles = [TITLES.get(key, key.replace("_", " ")) for key in numbers if key != "n"]
+    rows = [["reconstruction", *(numbers[key] for key in numbers if key != "n"), numbers["n"]]]
+    note = "Test pictures through the tokenizer and back: nothing that is drawn can be better."
+    return Table("Tokenizer", note, ["", *titles, "pictures"], rows)
+
+
+def _seed_ruler(found: dict) -> Table:
+    """split -> candidate -> measure -> mean, deviation."""
+    rows: list[list[Cell]] = []
+    for split, candidates in found.items():
+        for name, measures in candidates.items():
+            for measure, numbers in sorted(measures.items()):
+                cells = [numbers["mean"], numbers["deviation"]]
+                rows.append([f"{split}, {_spoken(name)}", measure, *cells])
+    note = (
+        "The thesis' own arithmetic, which wraps grey levels and counts the given last frame. To "
+        "be read beside its tables 7 to 10 only, never beside the numbers above."
+    )
+    return Table("By the thesis' ruler", note, ["", "measure", "mean", "deviation"], rows)
+
+
+def curves(frames: dict[str, pd.DataFrame]) -> list[Curve]:
+    """Measures by frame index, use of the codebook, both trainings."""
+    codes = frames["codebook"]
+    points = list(zip(codes["rank"].tolist(), (codes.share * 100).tolist(), strict=True))
+    note = "A flat curve is a codebook in full use."
+    use = Curve(
+        "Use of the codebook", "rank of the code", "% of all tokens", {"codes": points}, note
+    )
+    return [*_by_frame(frames["by_frame"]), use, *_training()]
+
+
+def _by_frame(table: pd.DataFrame) -> list[Curve]:
+    note = "Mean over the clips that have this frame: does the drawing drift from the truth?"
+    shown = [name for name in SHOWN if name in set(table.candidate)]
+    found = []
+    for measure in (name for name in SCORES if name in table):
+        lines = {}
+        for name in shown:
+            mine = table[table.candidate == name]
+            lines[_spoken(name)] = list(zip(mine.frame, mine[measure], strict=True))
+        title = f"{TITLES[measure]} by frame"
+        found.append(Curve(title, "frame", TITLES[measure], lines, note))
+    return found
+
+
+def _training() -> list[Curve]:
+    """Losses of both trainings, from the files beside the models."""
+    found = []
+    for title, path, columns in (
+        ("Training of the tokenizer", Path("models/vqgan/history.csv"), ("total", "mae")),
+        ("Training of the transformer", Path("models/gpt2/history.csv"), ("total",)),
+    ):
+        if path.is_file():
+            table = pd.read_csv(path)
+            lines = {c: list(zip(table.step, table[c], strict=True)) for c in columns if c in table}
+            found.append(Curve(title, "step", "loss", lines))
+    return found
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _number(value: float) -> float | int | None:
+    if pd.isna(value):
+        return None
+    return int(value) if float(value).is_integer() else float(value)
