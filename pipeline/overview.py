@@ -17,6 +17,7 @@ from pipeline.errors import run_main
 DVC_FILE = Path("dvc.yaml")
 METRICS = Path("metrics/evaluate.json")
 PAGE = Path("evaluation/report.html")
+NOTES = Path("evaluation/notes.json")
 STRIP = Path("plots/inbetween_strip.png")
 VIDEOS = Path("evaluation/videos")
 MIN_WIDTH = 100  # columns where the output is no terminal, or a narrow one
@@ -83,8 +84,9 @@ def show(console: Console) -> None:
     """Prints the whole overview."""
     metrics = _optional_json(METRICS)
     console.print(stage_table())
-    if "verdict" in metrics:
-        console.print(metrics["verdict"])
+    verdict = _optional_json(NOTES).get("verdict")
+    if verdict:
+        console.print(verdict)
     console.print(metrics_table(metrics))
     console.print(tokenizer_line(metrics))
     for path in result_paths():

@@ -46,13 +46,9 @@ def collect_metrics(out: Path) -> dict[str, dict]:
 
 
 def collect_plots(out: Path) -> list[Path]:
-    """Copies curves and pictures to `out`; gives their paths there.
-
-    Curves of a measure that was switched off are not there.
-    """
+    """Copies curves and pictures to `out`; gives their paths there."""
     out.mkdir(parents=True, exist_ok=True)
-    present = {name: path for name, path in PLOTS.items() if "lpips" not in name or path.is_file()}
-    return [Path(shutil.copyfile(source, out / name)) for name, source in present.items()]
+    return [Path(shutil.copyfile(source, out / name)) for name, source in PLOTS.items()]
 
 
 def is_picture(path: Path) -> bool:

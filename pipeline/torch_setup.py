@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import sys
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -50,6 +51,11 @@ def find_device(name: str) -> torch.device:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for matrix products where `base.precision` asks for it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def exact() -> AbstractContextManager:
+    """Convolutions of a GPU in float32 (by default their products have 10 bits), the same way."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 @functools.cache

@@ -7,6 +7,10 @@ from pipeline.evaluation.run import evaluate
 from pipeline.inbetween.drawing import InBetweener
 
 OUT = Path("evaluation")
+HISTORIES = {
+    "Training of the tokenizer": Path("models/vqgan/history.csv"),
+    "Training of the transformer": Path("models/gpt2/history.csv"),
+}
 
 
 def main() -> None:
@@ -16,7 +20,7 @@ def main() -> None:
         precision = settings.base.precision
         model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
         clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
-        content = evaluate(model, Path("data/shards"), clips, settings, OUT)
+        content = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
         run.finish(content, OUT)
 
 

@@ -1,5 +1,7 @@
 """The check before a run: each thing that can be wrong is said in one sentence with its remedy."""
 
+import dataclasses
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from pipeline import check, params
 from pipeline.errors import UserError
-from pipeline.pretrained import inception
+from pipeline.pretrained import inception, weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DVC = (
@@ -182,7 +184,7 @@ def test_missing_weight_files_name_parameter_remedy_and_way_round(settings, monk
     for key, way_round in (
         ("evaluate.lpips_network = alexnet", "set it to none"),
         ("evaluate.fid_network = auto", "set it to none"),
-        ("evaluate.video_metrics = ['model', 'cross_fade']", "set it to []"),
+        ("evaluate.video_metrics and evaluate.seed", "set them to [] and false"),
         ("evaluate.baselines", "remove rife"),
     ):
         (sentence,) = [item.sentence for item in found if item.sentence.startswith(key)]
@@ -197,6 +199,9 @@ def test_an_inception_that_is_asked_for_and_not_there_is_said(settings, monkeypa
     (said,) = [f.sentence for f in check.weight_files(changed) if "Inception" in f.sentence]
     assert "python -m pipeline.pretrained.inception" in said and "weights_dir" in said
     (project / inception.FILE).touch()
+    (said,) = [f.sentence for f in check.weight_files(changed) if "Inception" in f.sentence]
+    assert "has sha256" in said
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"").hexdigest())
     assert not [f for f in check.weight_files(changed) if "Inception" in f.sentence]
 
 
@@ -218,8 +223,13 @@ def test_a_folder_of_weights_serves_in_place_of_packages(settings, project, monk
     assert "evaluate.weights_dir = mine: no such folder" in first.sentence
     (project / "mine").mkdir()
     for name in ("alexnet.ckpt", "vgg16.ckpt", "i3d-kinetics-400.ckpt", "flownet.pkl"):
-        assert list(check.weight_files(changed)) != []
-        (project / "mine" / name).touch()
+        (project / "mine" / name).write_bytes(b"the wrong file")
+    found = [finding.sentence for finding in check.weight_files(changed)]
+    assert len(found) == 4 and all("has sha256" in sentence for sentence in found)
+    digest = hashlib.sha256(b"the wrong file").hexdigest()
+    for name in ("LPIPS_ALEXNET", "LPIPS_VGG16", "I3D_KINETICS", "RIFE"):
+        known = getattr(weights, name)
+        monkeypatch.setattr(weights, name, dataclasses.replace(known, sha256=digest))
     assert list(check.weight_files(changed)) == []
 
 

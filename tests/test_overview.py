@@ -8,7 +8,6 @@ from pipeline import overview, records
 STAGES = "stages:\n  sample_episodes: {cmd: x}\n  ingest: {cmd: x}\n  report: {cmd: x}\n"
 METRICS = {
     "tokenizer": {"psnr": 27.123, "ssim": 0.9, "lpips": 0.05, "codebook_usage": 0.4375, "n": 40},
-    "verdict": "The model beats cross fade.",
     "inbetween": {"psnr": 21.234, "ssim": 0.7654, "lpips": 0.1234, "n": 40},
     "inbetween_high_motion": {"psnr": 18.0, "ssim": 0.6, "n": 13},
     "baselines": {"black": {"psnr": 7.1, "ssim": 0.1}, "cross_fade": {"psnr": 22.2, "ssim": 0.8}},
@@ -34,6 +33,8 @@ def test_all_is_shown(project, capsys):
     records.write_json(project / ".store/seconds/ingest.json", {"seconds": 7.94, "peak_mb": 1234})
     records.write_json(project / ".store/seconds/report.json", {"seconds": 2.0, "peak_mb": 300})
     records.write_json(project / "metrics/evaluate.json", METRICS)
+    notes = {"verdict": "The model beats cross-fade."}
+    records.write_json(project / "evaluation/notes.json", notes)
     for path in (
         "plots/inbetween_strip.png",
         "evaluation/report.html",
@@ -68,7 +69,7 @@ def test_all_is_shown(project, capsys):
     assert _cells(text, "black") == ["black", "7.10", "0.100", "-", "-", "-", "-"]
     assert "n=40" in text and "n=13" in text
     assert "Tokenizer: PSNR 27.12 dB, SSIM 0.900, LPIPS 0.050, codebook usage 0.438" in text
-    assert "The model beats cross fade.\n" in text
+    assert "The model beats cross-fade.\n" in text
     assert "See evaluation/report.html\nSee plots/inbetween_strip.png\nSee evaluation/vid" in text
 
 

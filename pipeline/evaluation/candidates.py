@@ -17,11 +17,12 @@ from pipeline.gpt2.sampling import Pick, at_temperature, likeliest
 from pipeline.inbetween.drawing import InBetweener, Style
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow
+from pipeline.metrics.summary import MODEL, ROUND_TRIP
 from pipeline.params import Evaluate
 from pipeline.pretrained.rife import Rife
 from pipeline.shards.loaders import Clip
 
-MODEL, ROUND_TRIP, SEED = "model", "round_trip", "seed"
+SEED = "seed"
 SEED_STYLE = Style(decode="argmax", detail="none")
 
 
@@ -43,14 +44,15 @@ class Candidates:
         self.generator = torch.Generator().manual_seed(seed)
         self.ways = _ways(settings.baselines, settings.weights_folder, model.device)
 
-    def draw(self, batch: Sequence[Clip]) -> list[Drawn]:
+    def draw(self, batch: Sequence[Clip], samples: int | None = None) -> list[Drawn]:
+        """`samples`: clips drawn by chance, where it shall be others than the settings say."""
         drawn = {MODEL: self.rollout(batch, self.style)}
         if SEED in self.settings.baselines:
             drawn[SEED] = self.rollout(batch, SEED_STYLE)
         by_chance = at_temperature(1.0, self.generator)
         samples = [
             self.rollout(batch, Style("argmax", detail=self.style.detail), by_chance)
-            for _ in range(self.settings.samples)
+            for _ in range(self.settings.samples if samples is None else samples)
         ]
         return [
             Drawn(

@@ -14,8 +14,8 @@ from pipeline.evaluation.candidates import Drawn
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.lines import Outlines, chamfer
 from pipeline.metrics.perceptual import Perceptual, Seen
-from pipeline.metrics.summary import MODEL, SCORES
-from pipeline.metrics.video import diagnose, diversity
+from pipeline.metrics.summary import MODEL, SCORES, motion_error
+from pipeline.metrics.video import TrueLevels, diagnose, diversity
 from pipeline.params import Evaluate
 
 Scores = dict[str, np.ndarray]  # measure to float n-2, a value an inner frame
@@ -25,7 +25,7 @@ Scores = dict[str, np.ndarray]  # measure to float n-2, a value an inner frame
 class Looked:
     """What the measures need of a clip's inner frames, computed once."""
 
-    frames: torch.Tensor  # uint8 n-2 H W 3
+    frames: torch.Tensor  # uint8 n-2 H W 3, on the device
     outlines: Outlines
     seen: Seen | None
 
@@ -34,21 +34,21 @@ class ClipScorer:
     """Scores all candidates of a clip against the truth."""
 
     def __init__(self, settings: Evaluate, hold_threshold: float, device: torch.device) -> None:
-        self.hold_threshold = hold_threshold
+        self.hold_threshold, self.device = hold_threshold, device
         network = settings.lpips_network
         folder: Path | None = settings.weights_folder
         self.perceptual = None if network == "none" else Perceptual(network, folder, device)
 
     def look(self, inner: torch.Tensor) -> Looked:
         seen = self.perceptual.see(inner) if self.perceptual else None
-        return Looked(inner, Outlines.of(inner), seen)
+        return Looked(inner.to(self.device), Outlines.of(inner), seen)
 
     def scores(self, drawn: torch.Tensor, truth: Looked) -> Scores:
         """`drawn`: uint8 `n-2 H W 3`, the candidate's inner frames."""
         ours = self.look(drawn)
         found = {
-            "psnr": psnr(drawn, truth.frames),
-            "ssim": ssim(drawn, truth.frames),
+            "psnr": psnr(ours.frames, truth.frames).cpu(),
+            "ssim": ssim(ours.frames, truth.frames).cpu(),
             "line_chamfer": chamfer(ours.outlines, truth.outlines),
         }
         if self.perceptual:
@@ -58,13 +58,14 @@ class ClipScorer:
     def rows(self, drawn: Drawn, about: dict) -> tuple[list[dict], dict[str, Scores]]:
         """Rows of the clip, each begun by `about`; and the scores by candidate and frame."""
         truth = drawn.clip.frames
-        looked = self.look(truth[1:-1])
+        looked, levels = self.look(truth[1:-1]), TrueLevels.of(truth, self.hold_threshold)
         rows, by_frame = [], {}
         for name, clip in drawn.candidates.items():
             by_frame[name] = scores = self.scores(clip[1:-1], looked)
             row = about | {"candidate": name, "n_frames": len(truth)}
             row |= {measure: float(values.mean()) for measure, values in scores.items()}
-            row |= diagnose(clip, truth, self.hold_threshold)
+            row |= diagnose(clip, truth, self.hold_threshold, levels)
+            row["motion_error"] = motion_error(row["motion"], row["motion_true"])
             if name == MODEL and len(drawn.samples) > 1:
                 row["diversity"] = diversity(drawn.samples)
             rows.append(row)

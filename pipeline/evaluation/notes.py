@@ -1,4 +1,4 @@
-"""What a reader must know beside the numbers: what was left out and why, and what to be wary of."""
+"""What a reader must know beside the numbers: the verdict, what was left out, warnings."""
 
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +13,8 @@ class Notes:
 
     left_out: dict[str, str] = field(default_factory=dict)  # metric to reason
     warnings: list[str] = field(default_factory=list)
+    verdict: str = ""  # whether the model beats the baselines, in words
+    networks: dict[str, str] = field(default_factory=dict)  # measure to the network behind it
 
     def leave_out(self, metric: str, reason: str) -> None:
         self.left_out[metric] = reason
@@ -24,4 +26,4 @@ class Notes:
             print(f"evaluate: {sentence}", file=sys.stderr, flush=True)
 
     def write(self, path: Path) -> None:
-        write_json(path, {"left_out": self.left_out, "warnings": self.warnings})
+        write_json(path, vars(self))

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from pipeline import pictures, records
-from pipeline.evaluation import tables as shown
+from pipeline.evaluation import tables
 from pipeline.evaluation.candidates import Drawn
 from pipeline.evaluation.notes import Notes
 from pipeline.evaluation.page import Clip, Page, Picture, write_page
@@ -24,6 +24,9 @@ from pipeline.sources.encode import write_video
 PAIRS = 5  # pictures shown beside their reconstructions
 VIDEO_HEIGHT = 192  # of the small videos
 SHOWN_FPS = 24  # speed at which they play, whatever the source's
+# On the page, and so among the parameters of the stage; not the source, which may be a path.
+SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "vqgan")
+SECTIONS += ("transformer", "train", "evaluate")
 PANELS = ("generated", "true", "cross_fade", "optical_flow", "rife")  # clips side by side
 
 
@@ -43,25 +46,34 @@ class Example:
         return cls(drawn.clip.clip_id, known)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is looked at beside the numbers."""
+
+    examples: list[Example]
+    pictures: torch.Tensor  # uint8 B H W 3, and their reconstructions
+    reconstructed: torch.Tensor
+    trainings: list[str]  # titles of the tables that are curves of a training
+
+
 def write(
     out: Path,
     found: dict,
-    tables: dict[str, pd.DataFrame],
-    examples: list[Example],
-    reconstructed: tuple[torch.Tensor, torch.Tensor],
+    frames: dict[str, pd.DataFrame],
+    shown: Shown,
     notes: Notes,
     settings: Params,
 ) -> None:
     """strip.png, reconstruction.png, videos/, report.html below `out`."""
-    pictures.save_strips([(e.clip_id, _strip(e)) for e in examples], out / "strip.png")
-    pictures.save_pairs(*reconstructed, out / "reconstruction.png")
-    clips = [_write_clip(out / "videos", k, example) for k, example in enumerate(examples, 1)]
+    pictures.save_strips([(e.clip_id, _strip(e)) for e in shown.examples], out / "strip.png")
+    pictures.save_pairs(shown.pictures, shown.reconstructed, out / "reconstruction.png")
+    clips = [_write_clip(out / "videos", k, example) for k, example in enumerate(shown.examples, 1)]
     page = Page(
         title="Nakawari: evaluation of a run",
-        verdict=found["verdict"],
-        parameters=records.flatten(settings.model_dump(exclude={"tracking", "engine"})),
-        tables=shown.tables(found, tables),
-        curves=shown.curves(tables),
+        verdict=notes.verdict,
+        parameters=records.flatten(settings.model_dump(include=set(SECTIONS))),
+        tables=tables.tables(found, frames),
+        curves=tables.curves(frames, shown.trainings),
         pictures=[
             Picture(
                 "Test clips",

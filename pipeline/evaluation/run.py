@@ -12,10 +12,9 @@ their floors. Writes below `evaluation/`:
     videos/*.mp4      some clips                          strip.png, reconstruction.png
     report.html       all of it on one page
 
-Memory holds one batch of clips, and 400 numbers of each clip.
+Memory holds one batch of clips; of each clip some 20 kB of numbers, of each picture its features.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,57 +23,37 @@ import torch
 
 from pipeline import progress
 from pipeline.errors import UserError
-from pipeline.evaluation import people
+from pipeline.evaluation import numbers, people
 from pipeline.evaluation.candidates import Candidates, check_length, check_size
-from pipeline.evaluation.clipwise import ClipScorer, Scores
+from pipeline.evaluation.clipwise import ClipScorer
 from pipeline.evaluation.notes import Notes
+from pipeline.evaluation.numbers import FrameMeans
 from pipeline.evaluation.seed import SeedRuler, measure_split, plan
-from pipeline.evaluation.setwise import (
-    RANKS_FROM,
-    Extractor,
-    ImageTools,
-    VideoSets,
-    measure_tokenizer,
-)
+from pipeline.evaluation.setwise import Extractor, ImageTools, VideoSets, measure_tokenizer
 from pipeline.inbetween.drawing import InBetweener
-from pipeline.metrics.comparison import RIVALS, paired, verdict
+from pipeline.metrics.comparison import paired, verdict
 from pipeline.metrics.extractors import FeatureStore, VideoFeatures, image_network
-from pipeline.metrics.summary import GROUPS, MODEL, group_table, motion_groups, summarise
+from pipeline.metrics.summary import group_table, motion_groups, summarise
 from pipeline.params import Params
 from pipeline.records import project_root, write_json
-from pipeline.shards.loaders import ClipSet, ImageSet, batches
+from pipeline.shards.loaders import Clip, ClipSet, ImageSet, batches
 
 DIGITS = 5  # of the tables
 
 
 def evaluate(
-    model: InBetweener, shards: Path, clips: pd.DataFrame, settings: Params, out: Path
+    model: InBetweener,
+    shards: Path,
+    clips: pd.DataFrame,
+    settings: Params,
+    out: Path,
+    histories: dict[str, Path] | None = None,
 ) -> dict:
-    """`clips`: the rows of clips.parquet. Gives the content of metrics.json."""
-    return Evaluation(model, shards, clips, settings, out).run()
+    """Gives the content of metrics.json.
 
-
-@dataclass
-class FrameMeans:
-    """Means by frame index, over the clips that are long enough to have that frame."""
-
-    sums: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
-
-    def add(self, scores: dict[str, Scores]) -> None:
-        for candidate, measures in scores.items():
-            for measure, values in measures.items():
-                for frame, value in enumerate(values, 1):
-                    entry = self.sums.setdefault((candidate, measure, frame), [0.0, 0])
-                    entry[0] += float(value)
-                    entry[1] += 1
-
-    def table(self) -> pd.DataFrame:
-        """candidate, frame, n, and a column a measure."""
-        rows: dict[tuple[str, int], dict] = {}
-        for (candidate, measure, frame), (total, n) in self.sums.items():
-            row = rows.setdefault((candidate, frame), {"candidate": candidate, "frame": frame})
-            row |= {"n": n, measure: total / n}
-        return pd.DataFrame(rows.values())
+    clips: the rows of clips.parquet; histories: title to history.csv of a training, for the page.
+    """
+    return Evaluation(model, shards, clips, settings, out).run(histories or {})
 
 
 class Evaluation:
@@ -95,30 +74,31 @@ class Evaluation:
         self.video_features = self._video_features()
         self.image_tools = self._image_tools()
 
-    def run(self) -> dict:
+    def run(self, histories: dict[str, Path]) -> dict:
         seed_ruler = self._seed_ruler("test", self.clips)
         rows, videos, examples = self._measure_clips(seed_ruler)
         tokenizer, uses, pairs_of_pictures = self._measure_tokenizer()
         table = pd.DataFrame(rows)
         pairs = paired(table, self.settings.resamples, self.seed)
         found = {"tokenizer": tokenizer} | summarise(table)
-        found["verdict"] = verdict(table, pairs)
-        found["paired_high_motion"] = _rivals(pairs)
-        found["networks"] = self._networks()
-        numbers = videos.numbers(self.settings.halvings, self.seed, self.notes) if videos else {}
-        found = _with_video_numbers(found, numbers)
-        found |= self._seed_numbers(seed_ruler)
-        found = without_rank(found)
+        found |= numbers.rivals(pairs)
+        if videos:
+            of_videos = videos.numbers(self.settings.halvings, self.seed, self.notes)
+            found = numbers.with_video_numbers(found, of_videos)
+        found = numbers.without_rank(found) | self._seed_numbers(seed_ruler)
+        self.notes.verdict, self.notes.networks = verdict(pairs), self._networks()
         self.store.prune()
         tables = {
             "clips": table,
             "groups": group_table(table),
             "paired": pairs,
             "by_frame": self.by_frame.table(),
-            "codebook": _ranked(uses),
+            "codebook": numbers.ranked_codes(uses),
         }
         self._write(found, tables)
-        people.write(self.out, found, tables, examples, pairs_of_pictures, self.notes, self.all)
+        tables |= {title: pd.read_csv(path) for title, path in histories.items()}
+        shown = people.Shown(examples, *pairs_of_pictures, list(histories))
+        people.write(self.out, found, tables, shown, self.notes, self.all)
         return found
 
     def _measure_clips(
@@ -129,10 +109,11 @@ class Evaluation:
         shown = _shown(self.about, self.settings.strips)
         size = (self.model.ingest.height, self.model.ingest.width)
         with progress.bar(what="evaluating", unit="clip", total=len(self.clips)) as bar:
-            for numbers in batches(len(self.clips), self.settings.batch_size):
-                batch = [self.clips[number] for number in numbers]
+            for places in batches(len(self.clips), self.settings.batch_size):
+                batch = [self.clips[place] for place in places]
                 for clip in batch:
                     check_size(clip, size)
+                    self._note_constant(clip)
                 for drawn in self.candidates.draw(batch):
                     clip_id = drawn.clip.clip_id
                     about = {"clip_id": clip_id} | self.about.loc[clip_id].to_dict()
@@ -148,14 +129,19 @@ class Evaluation:
                     bar.update()
         return rows, videos, examples
 
+    def _note_constant(self, clip: Clip) -> None:
+        """Frames of one colour are no fault, and no measure says much of them."""
+        flat = clip.frames.flatten(1, 2)  # T HW 3
+        constant = int((flat == flat[:, :1]).all(2).all(1).sum())
+        if constant:
+            self.notes.warn(f"clip {clip.clip_id}: {constant} frames of a single colour")
+
     def _measure_tokenizer(self) -> tuple[dict, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         size = self.settings.batch_size * 8
-        numbers, uses = measure_tokenizer(
-            self.model, self.images, size, self.image_tools, self.notes
-        )
+        found, uses = measure_tokenizer(self.model, self.images, size, self.image_tools, self.notes)
         step = max(1, len(self.images) // people.PAIRS)
         shown = self.images.batch(range(0, len(self.images), step)[: people.PAIRS])
-        return numbers, uses, (shown, self.model.round_trip(shown)[0].cpu())
+        return found, uses, (shown, self._round_trip(shown))
 
     def _video_features(self) -> Extractor | None:
         ruler = self.settings.seed_ruler
@@ -196,7 +182,7 @@ class Evaluation:
             measure_split(train, clips, self.candidates)
             rulers.append(train)
         found = {ruler.split: ruler.numbers(self.notes) for ruler in rulers}
-        found = {split: numbers for split, numbers in found.items() if numbers}
+        found = {split: candidates for split, candidates in found.items() if candidates}
         return {"seed_ruler": found} if found else {}
 
     def _networks(self) -> dict[str, str]:
@@ -213,13 +199,18 @@ class Evaluation:
         write_json(self.out / "metrics.json", found)
         self.notes.write(self.out / "notes.json")
         (self.out / "plots").mkdir(exist_ok=True)
-        for name, table in (tables | curves_of(tables)).items():
+        curves = numbers.curves(tables["groups"], tables["by_frame"])
+        curves = {f"plots/{name}": table for name, table in curves.items()}
+        for name, table in (tables | curves).items():
             path = self.out / f"{name}.csv"
             table.round(DIGITS).to_csv(path, index=False, lineterminator="\n")
 
 
 def _about(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
-    """video_id, motion and group of each test clip, by clip_id, in the order of the shards."""
+    """video_id, clip_motion and group of each test clip, by clip_id, in the order of the shards.
+
+    clip_motion is that of clips.parquet, over all frames: the one that makes the groups.
+    """
     ids = [clips.clip_id(row) for row in range(len(clips))]
     known = table.set_index("clip_id")
     missing = [clip_id for clip_id in ids if clip_id not in known.index]
@@ -231,69 +222,10 @@ def _about(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
         check_length(clip_id, n_frames)
     about = known.loc[ids, ["video_id", "motion"]].copy()
     about["group"] = motion_groups(about.motion)
-    return about
+    return about.rename(columns={"motion": "clip_motion"})
 
 
 def _shown(about: pd.DataFrame, count: int) -> set[str]:
     """Clips for people to look at: evenly spread over the third with most motion."""
     moving = about.index[about.group == "high"]
     return set(moving[:: max(1, len(moving) // count)][:count])
-
-
-def _rivals(pairs: pd.DataFrame) -> dict:
-    """Mean and interval of the paired differences that the verdict is made of."""
-    rows = pairs[(pairs.group == "high") & pairs.baseline.isin(RIVALS)]
-    found: dict[str, dict] = {}
-    for row in rows.itertuples():
-        numbers = {"mean": row.mean, "low": row.low, "high": row.high}
-        numbers = {key: float(value) for key, value in numbers.items() if pd.notna(value)}
-        found.setdefault(row.baseline, {})[row.measure] = numbers
-    return found
-
-
-def _with_video_numbers(found: dict, numbers: dict[str, dict]) -> dict:
-    """FVD and KVD beside the other numbers of their candidate (all clips only)."""
-    for name, values in numbers.items():
-        (found["inbetween"] if name == MODEL else found["baselines"][name]).update(values)
-    return found
-
-
-def without_rank(found: dict) -> dict:
-    """Moves distances of too few samples under `unranked`, each at its own place there."""
-    unranked: dict = {}
-    places = {("tokenizer",): found["tokenizer"], ("inbetween",): found["inbetween"]}
-    places |= {("baselines", name): row for name, row in found["baselines"].items()}
-    for path, numbers in places.items():
-        for key in [k for k in numbers if f"{k}_floor" in numbers]:
-            fewest = RANKS_FROM[key.split("_")[0]]
-            if fewest is not None and numbers[f"{key}_n"] >= fewest:
-                continue
-            place = unranked
-            for part in path:
-                place = place.setdefault(part, {})
-            place |= {k: numbers.pop(k) for k in list(numbers) if k == key or _beside(key, k)}
-    return found | ({"unranked": unranked} if unranked else {})
-
-
-def _beside(key: str, other: str) -> bool:
-    return other in {f"{key}_{x}" for x in ("deviation", "floor", "floor_deviation", "n")}
-
-
-def curves_of(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """A column a candidate, as `dvc plots` wants its curves: by frame, and by third of motion."""
-    groups = tables["groups"]
-    thirds = {group: number for number, group in enumerate(GROUPS, 1)}
-    thirds = groups[groups.group != "all"].assign(third=groups.group.map(thirds))
-    found = {}
-    for name, table, x in (("frame", tables["by_frame"], "frame"), ("motion", thirds, "third")):
-        for measure in ("psnr", "lpips"):
-            if measure in table:
-                wide = table.pivot(index=x, columns="candidate", values=measure)
-                found[f"plots/by_{name}_{measure}"] = wide.reset_index()
-    return found
-
-
-def _ranked(uses: np.ndarray) -> pd.DataFrame:
-    """Share of all tokens by rank of the code: a flat curve is a codebook in full use."""
-    share = np.sort(uses)[::-1] / max(1, uses.sum())
-    return pd.DataFrame({"rank": np.arange(1, len(share) + 1), "share": share})

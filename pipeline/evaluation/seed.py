@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from pipeline import progress
-from pipeline.evaluation.candidates import Candidates, Drawn, check_length, check_size
+from pipeline.evaluation.candidates import SEED, Candidates, Drawn, check_length, check_size
 from pipeline.evaluation.notes import Notes
-from pipeline.evaluation.setwise import Extractor
-from pipeline.metrics.distances import frechet, polynomial_mmd
+from pipeline.evaluation.setwise import TRUTH, VIDEO_MEASURES, Extractor
 from pipeline.metrics.rulers import (
     BATCH,
     seed_batches,
@@ -27,6 +26,7 @@ from pipeline.metrics.rulers import (
 from pipeline.metrics.summary import MODEL
 from pipeline.shards.loaders import ClipSet, batches
 
+OURS = (MODEL, SEED)  # candidates whose FVD and KVD are computed
 Chosen = dict[int, list[int]]  # repetition to the frames of a clip that it looks at
 
 
@@ -39,41 +39,40 @@ class SeedRuler:
     repetitions: int
     round_trip: Callable[[torch.Tensor], torch.Tensor]  # uint8 B H W 3 through the tokenizer
     video: Extractor | None  # None: no FVD and KVD
-    # candidate -> repetition -> a row a clip
-    scores: dict[str, list[list[dict]]] = field(default_factory=dict)
-    features: dict[str, list[list[np.ndarray]]] = field(default_factory=dict)
-    truth: list[list[np.ndarray]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.truth = [[] for _ in range(self.repetitions)]
+    # by candidate and repetition: sums of each measure and the number of clips; rows of features
+    sums: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    features: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, drawn: Drawn) -> None:
         truth = drawn.clip.frames
         last = self.round_trip(truth[-1:])
         clips = {name: _ended(name, clip, last) for name, clip in drawn.candidates.items()}
         scores = {name: seed_scores(clip, truth) for name, clip in clips.items()}
+        known: dict[tuple, np.ndarray] = {}  # repetitions often look at the same frames
         for repetition, frames in self.chosen.get(drawn.clip.clip_id, {}).items():
-            true = truth[frames]
+            for name, measures in scores.items():
+                sums = self.sums.setdefault((name, repetition), {"n": 0})
+                sums["n"] += 1
+                for key, values in measures.items():
+                    sums[key] = sums.get(key, 0.0) + float(values[frames[1:]].mean())
             if self.video:
-                shown = seed_video(true)
-                self.truth[repetition].append(self.video.of_truth(shown))
-            for name, clip in clips.items():
-                row = {key: float(x[frames[1:]].mean()) for key, x in scores[name].items()}
-                self._lists(self.scores, name)[repetition].append(row)
-                if self.video and name == MODEL:
-                    row = self.video(seed_video(clip[frames]))
-                    self._lists(self.features, name)[repetition].append(row)
-
-    def _lists(self, of: dict[str, list[list]], name: str) -> list[list]:
-        return of.setdefault(name, [[] for _ in range(self.repetitions)])
+                shown = {TRUTH: truth} | {name: clips[name] for name in OURS if name in clips}
+                for name, clip in shown.items():
+                    key = (name, *frames)
+                    if key not in known:
+                        look = self.video.of_truth if name == TRUTH else self.video
+                        known[key] = look(seed_video(clip[frames]))
+                    self.features.setdefault((name, repetition), []).append(known[key])
 
     def numbers(self, notes: Notes) -> dict[str, dict]:
-        """candidate -> measure -> mean, deviation; what is infinite is left out with its reason."""
+        """candidate -> measure -> mean, deviation, n (clips); what is infinite is left out."""
         found: dict[str, dict] = {}
         left_out: dict[tuple[str, str], list[str]] = {}
-        for name, by_repetition in self.scores.items():
-            rows = [self._row(name, r, clips) for r, clips in enumerate(by_repetition) if clips]
-            numbers, reasons = seed_summary(rows)
+        for name in dict.fromkeys(name for name, _ in self.sums):
+            done = [r for r in range(self.repetitions) if (name, r) in self.sums]
+            numbers, reasons = seed_summary([self._row(name, r) for r in done])
+            clips = self.sums[name, done[0]]["n"]
+            numbers = {measure: values | {"n": clips} for measure, values in numbers.items()}
             for about in reasons.items():
                 left_out.setdefault(about, []).append(name)
             if numbers:
@@ -85,14 +84,12 @@ class SeedRuler:
             notes.leave_out(f"seed_ruler.{self.split}", reason)
         return found
 
-    def _row(self, name: str, repetition: int, clips: list[dict]) -> dict[str, float]:
-        row = {key: float(np.mean([clip[key] for clip in clips])) for key in clips[0]}
-        if name in self.features:
-            drawn, true = (
-                np.stack(self.features[name][repetition]),
-                np.stack(self.truth[repetition]),
-            )
-            row |= {"fvd": frechet(drawn, true), "kvd": polynomial_mmd(drawn, true)}
+    def _row(self, name: str, repetition: int) -> dict[str, float]:
+        sums = self.sums[name, repetition]
+        row = {key: total / sums["n"] for key, total in sums.items() if key != "n"}
+        if (name, repetition) in self.features:
+            sets = [np.stack(self.features[who, repetition]) for who in (name, TRUTH)]
+            row |= {measure: way(*sets) for measure, way in VIDEO_MEASURES.items()}
         return row
 
 
@@ -123,6 +120,6 @@ def measure_split(ruler: SeedRuler, clips: ClipSet, candidates: Candidates) -> N
             batch = [clips[row] for row in rows]
             for clip in batch:
                 check_size(clip, (ingest.height, ingest.width))
-            for drawn in candidates.draw(batch):
+            for drawn in candidates.draw(batch, samples=0):
                 ruler.add(drawn)
                 bar.update()

@@ -118,6 +118,7 @@ def measure_tokenizer(
     with progress.bar(what="tokenizer", unit="picture", total=len(images)) as bar:
         for rows in batches(len(images), batch_size):
             truth = images.batch(rows)
+            check_picture_size(truth, model)
             drawn, codes = model.round_trip(truth)
             for name, values in tools.scores(drawn.cpu(), truth).items():
                 scores.setdefault(name, []).extend(values.tolist())
@@ -129,6 +130,16 @@ def measure_tokenizer(
     numbers["codebook_usage"] = float((uses > 0).mean())
     numbers["perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
     return numbers | {"n": len(images)}, uses
+
+
+def check_picture_size(images: torch.Tensor, model: InBetweener) -> None:
+    size = (model.ingest.height, model.ingest.width)
+    if tuple(images.shape[1:3]) != size:
+        found = "x".join(map(str, images.shape[1:3]))
+        raise UserError(
+            f"test pictures are of {found} pixels, the tokenizer is of {size[0]}x{size[1]}; run "
+            "`dvc repro`, so that pictures and models are made of the same frames"
+        )
 
 
 class ImageTools:
@@ -157,15 +168,24 @@ class ImageTools:
             self.true.append(self.features.of_truth(truth))
         return found
 
-    def distance(self, notes: Notes) -> dict[str, float | int]:
-        """`fid_<network>` of all pictures against their reconstructions, its floor beside it.
+    @property
+    def drawn_features(self) -> np.ndarray:
+        return np.concatenate(self.drawn)  # n D
 
-        The floor is that of halves, so of half as many pictures.
+    @property
+    def true_features(self) -> np.ndarray:
+        return np.concatenate(self.true)
+
+    def distance(self, notes: Notes) -> dict[str, float | int]:
+        """`fid_<network>` of all pictures against their reconstructions, as it is usually reported.
+
+        It has no floor: the two sets are of the same pictures. `.._half` compares different ones,
+        half against half, and `.._floor` is its floor.
         """
         if self.features is None:
             return {}
         name = f"fid_{self.features.network.name}"
-        drawn, true = np.concatenate(self.drawn), np.concatenate(self.true)
+        drawn, true = self.drawn_features, self.true_features
         if len(true) < FEWEST:
             notes.leave_out(name, f"{len(true)} test pictures, at least {FEWEST} needed")
             return {}
@@ -177,6 +197,8 @@ class ImageTools:
         half = halved(drawn, true, frechet, self.halvings, self.seed)
         return {
             name: frechet(drawn, true),
+            f"{name}_half": half.value,
+            f"{name}_half_deviation": half.deviation,
             f"{name}_floor": half.floor,
             f"{name}_floor_deviation": half.floor_deviation,
             f"{name}_n": len(true),

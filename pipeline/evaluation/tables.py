@@ -1,57 +1,56 @@
 """What the evaluation found, as tables and curves of its page."""
 
-from pathlib import Path
-
 import pandas as pd
 
+from pipeline.evaluation.numbers import CURVES
 from pipeline.evaluation.page import HIGH, LOW, Cell, Curve, Interval, Table
-from pipeline.metrics.summary import HIGHER_IS_BETTER, MODEL, SCORES
+from pipeline.metrics.summary import HIGHER_IS_BETTER, MODEL, SCORES, spoken
 
-SHOWN = ("model", "cross_fade", "hold_nearest", "optical_flow", "rife", "round_trip")  # in curves
 TITLES = {
     "psnr": "PSNR dB",
     "ssim": "SSIM",
     "lpips": "LPIPS",
     "line_chamfer": "lines %",
     "motion_ratio": "motion",
-    "control_point_error": "last step",
+    "motion_error": "motion error",
+    "control_point_ratio": "last step",
     "flicker": "flicker",
     "flicker_still": "still ground",
     "repeated": "repeated",
     "diversity": "diversity",
     "n": "clips",
 }
-GROUPS = {
+GROUP_TITLES = {
     "high": "In-betweens: third with most motion",
     "all": "In-betweens: all test clips",
     "middle": "In-betweens: middle third by motion",
     "low": "In-betweens: third with least motion",
 }
-BEST = {TITLES[name]: HIGH if HIGHER_IS_BETTER[name] else LOW for name in SCORES}
-BEST |= {TITLES["motion_ratio"]: 1.0, TITLES["control_point_error"]: 1.0}
+BEST = {TITLES[name]: HIGH if higher else LOW for name, higher in HIGHER_IS_BETTER.items()}
+BEST |= {TITLES["motion_ratio"]: 1.0, TITLES["control_point_ratio"]: 1.0}
 ABOUT = (
     "Inner frames only; mean of each clip, then over clips. Lines: chamfer distance of outlines, "
     "per cent of the diagonal. Motion and last step (into the given last frame): relative to the "
-    "truth, 1 is right. Flicker: grey levels that a pixel goes and comes back. Still ground: "
-    "change where the truth stands still, grey levels. Repeated: share of steps that repeat the "
-    "drawing before."
+    "truth, 1 is right. Motion error: |log2| of that ratio clip by clip, 1 is half or twice as "
+    "much. Flicker: grey levels that a pixel goes and comes back. Still ground: change where the "
+    "truth stands still, grey levels. Repeated: share of steps that repeat the drawing before."
 )
 ABOUT_SETS = (
-    "FVD and KVD: half of the drawn clips against the other half of the true ones, mean over the "
-    "halvings. FID: all reconstructions against all pictures. Floor: true against true, half "
-    "against half. Where a distance may not rank, there are too few samples: it does not reliably "
-    "order what is known to be better and worse."
+    "Half of the drawn samples against the other half of the true ones, mean over the halvings; "
+    "floor: true against true, the same halves; n: samples in both halves. Where a distance may "
+    "not rank, there are too few samples: it does not reliably order what is known to be better "
+    "and worse."
 )
 ABOUT_PAIRS = (
     "Model minus baseline, clip by clip, with the 95 % interval of a bootstrap that resamples "
-    "videos. Open: the interval holds 0, or all clips are of one video."
+    "videos; without one where there are fewer than five videos."
 )
 
 
 def tables(found: dict, frames: dict[str, pd.DataFrame]) -> list[Table]:
     """`found`: the content of metrics.json; `frames`: the tables written beside it."""
     groups = frames["groups"]
-    present = [group for group in GROUPS if (groups.group == group).any()]
+    present = [group for group in GROUP_TITLES if (groups.group == group).any()]
     made = [_group(group, groups[groups.group == group], found) for group in present]
     made[2:2] = [_paired(group, frames["paired"]) for group in ("high", "all")]
     made += [_sets(found), _tokenizer(found)]
@@ -63,7 +62,7 @@ def tables(found: dict, frames: dict[str, pd.DataFrame]) -> list[Table]:
 def _group(group: str, rows: pd.DataFrame, found: dict) -> Table:
     names = [name for name in TITLES if name in rows and rows[name].notna().any()]
     cells = [
-        [_spoken(row["candidate"]), *(_number(row[name]) for name in names)]
+        [spoken(row["candidate"]), *(_number(row[name]) for name in names)]
         for row in rows.to_dict("records")
     ]
     truth = found.get({"all": "truth", "high": "truth_high_motion"}.get(group), {})
@@ -71,19 +70,19 @@ def _group(group: str, rows: pd.DataFrame, found: dict) -> Table:
         cells.append(["truth", *(truth.get(name) for name in names)])
     columns = ["", *(TITLES[name] for name in names)]
     best = {title: rule for title, rule in BEST.items() if title in columns}
-    aside = ("truth", _spoken("round_trip"))
-    note = ABOUT if group == next(iter(GROUPS)) else "As above."
-    return Table(GROUPS[group], note, columns, cells, best, own=(MODEL,), aside=aside)
+    aside = ("truth", spoken("round_trip"))
+    note = ABOUT if group == next(iter(GROUP_TITLES)) else "As above."
+    return Table(GROUP_TITLES[group], note, columns, cells, best, own=(MODEL,), aside=aside)
 
 
 def _paired(group: str, pairs: pd.DataFrame) -> Table:
     """A row a baseline, a column a measure: the mean difference and its interval."""
     mine = pairs[pairs.group == group]
-    measures = [name for name in SCORES if (mine.measure == name).any()]
+    measures = [name for name in HIGHER_IS_BETTER if (mine.measure == name).any()]
     rows = []
     for baseline in dict.fromkeys(mine.baseline):
         its = mine[mine.baseline == baseline].set_index("measure")
-        rows.append([_spoken(baseline), *(_difference(its.loc[name]) for name in measures)])
+        rows.append([spoken(baseline), *(_difference(its.loc[name]) for name in measures)])
     titles = [TITLES[name] for name in measures]
     title = {"high": "third with most motion", "all": "all test clips"}[group]
     return Table(
@@ -105,14 +104,17 @@ def _sets(found: dict) -> Table:
         for name, numbers in (named | {"tokenizer": place.get("tokenizer", {})}).items():
             for key in sorted(numbers):
                 if f"{key}_floor" in numbers:
+                    value = numbers.get(f"{key}_half", numbers[key])
                     beside = [numbers[f"{key}_{x}"] for x in ("floor", "floor_deviation", "n")]
-                    rows.append([_spoken(name), key, numbers[key], *beside, rank])
+                    rows.append([spoken(name), key, value, *beside, rank])
     columns = ["", "distance", "value", "floor", "deviation of the floor", "n", "may rank"]
     return Table("Distances of sets", ABOUT_SETS, columns, rows)
 
 
 def _tokenizer(found: dict) -> Table:
-    numbers = {key: value for key, value in found["tokenizer"].items() if "fid" not in key}
+    known = found["tokenizer"] | found.get("unranked", {}).get("tokenizer", {})
+    beside = {key for key in known if key.startswith("fid") and f"{key}_n" not in known}
+    numbers = {key: value for key, value in known.items() if key not in beside}
     titles = [TITLES.get(key, key.replace("_", " ")) for key in numbers if key != "n"]
     rows = [["reconstruction", *(numbers[key] for key in numbers if key != "n"), numbers["n"]]]
     note = "Test pictures through the tokenizer and back: nothing that is drawn can be better."
@@ -125,56 +127,44 @@ def _seed_ruler(found: dict) -> Table:
     for split, candidates in found.items():
         for name, measures in candidates.items():
             for measure, numbers in sorted(measures.items()):
-                cells = [numbers["mean"], numbers["deviation"]]
-                rows.append([f"{split}, {_spoken(name)}", measure, *cells])
+                cells = [numbers["mean"], numbers["deviation"], numbers["n"]]
+                rows.append([f"{split}, {spoken(name)}", measure, *cells])
     note = (
         "The thesis' own arithmetic, which wraps grey levels and counts the given last frame. To "
         "be read beside its tables 7 to 10 only, never beside the numbers above."
     )
-    return Table("By the thesis' ruler", note, ["", "measure", "mean", "deviation"], rows)
+    return Table("By the thesis' ruler", note, ["", "measure", "mean", "deviation", "clips"], rows)
 
 
-def curves(frames: dict[str, pd.DataFrame]) -> list[Curve]:
-    """Measures by frame index, use of the codebook, both trainings."""
+def curves(frames: dict[str, pd.DataFrame], trainings: list[str]) -> list[Curve]:
+    """Measures by frame index, use of the codebook, losses of the trainings."""
     codes = frames["codebook"]
     points = list(zip(codes["rank"].tolist(), (codes.share * 100).tolist(), strict=True))
     note = "A flat curve is a codebook in full use."
     use = Curve(
         "Use of the codebook", "rank of the code", "% of all tokens", {"codes": points}, note
     )
-    return [*_by_frame(frames["by_frame"]), use, *_training()]
+    return [*_by_frame(frames["by_frame"]), use, *(_training(t, frames[t]) for t in trainings)]
 
 
 def _by_frame(table: pd.DataFrame) -> list[Curve]:
     note = "Mean over the clips that have this frame: does the drawing drift from the truth?"
-    shown = [name for name in SHOWN if name in set(table.candidate)]
+    shown = [name for name in CURVES if name in set(table.candidate)]
     found = []
     for measure in (name for name in SCORES if name in table):
         lines = {}
         for name in shown:
             mine = table[table.candidate == name]
-            lines[_spoken(name)] = list(zip(mine.frame, mine[measure], strict=True))
+            lines[spoken(name)] = list(zip(mine.frame, mine[measure], strict=True))
         title = f"{TITLES[measure]} by frame"
         found.append(Curve(title, "frame", TITLES[measure], lines, note))
     return found
 
 
-def _training() -> list[Curve]:
-    """Losses of both trainings, from the files beside the models."""
-    found = []
-    for title, path, columns in (
-        ("Training of the tokenizer", Path("models/vqgan/history.csv"), ("total", "mae")),
-        ("Training of the transformer", Path("models/gpt2/history.csv"), ("total",)),
-    ):
-        if path.is_file():
-            table = pd.read_csv(path)
-            lines = {c: list(zip(table.step, table[c], strict=True)) for c in columns if c in table}
-            found.append(Curve(title, "step", "loss", lines))
-    return found
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", "-")
+def _training(title: str, history: pd.DataFrame) -> Curve:
+    columns = [name for name in ("total", "mae") if name in history]
+    lines = {name: list(zip(history.step, history[name], strict=True)) for name in columns}
+    return Curve(title, "step", "loss", lines)
 
 
 def _number(value: float) -> float | int | None:

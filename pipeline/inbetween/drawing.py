@@ -74,10 +74,16 @@ class InBetweener:
 
     @torch.no_grad()
     def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 `B H W 3` through the tokenizer and back; also the codes `B N`."""
+        """uint8 `B H W 3` through the tokenizer and back; also the codes `B N`.
+
+        Raises FloatingPointError where the network gives no numbers.
+        """
         with autocast(self.device, self.precision):
             codes = self.tokenizer.encode(frames.to_float(images.to(self.device)))
-            return frames.to_uint8(self.tokenizer.decode(codes)), codes
+            decoded = self.tokenizer.decode(codes)
+        if not decoded.isfinite().all():
+            raise FloatingPointError("the tokenizer's pictures are NaN or infinite")
+        return frames.to_uint8(decoded), codes
 
     @torch.no_grad()
     def draw(
@@ -104,7 +110,7 @@ class InBetweener:
             inner = []
             for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
                 picture = self._picture(drawn, keys, style)
-                if not picture.isfinite().all():
+                if not (drawn.logits.isfinite().all() and picture.isfinite().all()):
                     raise FloatingPointError(f"frame {len(inner) + 1} is NaN or infinite")
                 inner.append(frames.to_uint8(picture).cpu())
         clips = torch.stack(inner, 1)  # B n-2 H W 3

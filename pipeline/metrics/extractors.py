@@ -51,7 +51,7 @@ class VggFeatures:
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         images = frames.to_float(images.to(self.device))  # B 3 H W
-        with _exact():
+        with torch_setup.exact():
             found = self.network.trunk_features(
                 images.contiguous(memory_format=torch.channels_last)
             )
@@ -80,7 +80,7 @@ class InceptionFeatures:
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         resized = np.stack([self.resize(image) for image in images.cpu().numpy()])  # B 299 299 3
-        with _exact():
+        with torch_setup.exact():
             found = self.network(torch.from_numpy(resized).to(self.device).movedim(-1, 1))
         return found.float().cpu().numpy()  # B 2048
 
@@ -98,7 +98,7 @@ class VideoFeatures:
     @torch.inference_mode()
     def __call__(self, clip: torch.Tensor) -> np.ndarray:
         """uint8 `T H W 3` to float32 `400`; ValueError for clips that are too short for I3D."""
-        with _exact():
+        with torch_setup.exact():
             found = self.network(i3d.video_input(clip.to(self.device)))[0]
         return found.float().cpu().numpy()
 
@@ -113,11 +113,6 @@ def image_network(
     find = {"auto": inception.find, "inception": inception.required}.get(choice)
     path = find(folder) if find else None
     return VggFeatures(folder, device) if path is None else InceptionFeatures(path, device)
-
-
-def _exact() -> contextlib.AbstractContextManager:
-    """Convolutions of a GPU in float32 (by default their products have 10 bits), the same way."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _tag(name: str, sha256: str, device: torch.device, *modules: ModuleType) -> str:

@@ -2,7 +2,8 @@
 
 As in `baselines`: they take a true clip uint8 `n H W 3`, look at the first and the last frame only,
 and give the inner frames uint8 `n-2 H W 3`. Both find the flow on enlarged pictures (small ones are
-too coarse for them) and warp the pictures in their own size, which loses least.
+too coarse for them) and warp the pictures in their own size: shrinking enlarged results instead
+costs 0.8 dB with RIFE.
 
 DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (ECCV 2016, arXiv:1603.03590).
 Flow at a time between, from the flow between both ends: Jiang et al., "Super SloMo" (CVPR 2018,
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline import torch_setup
 from pipeline.pretrained.rife import Rife, merge, warp
 
 DIS_ENLARGED = 4
@@ -27,7 +29,7 @@ TRUST_WINDOW = 7  # pixels around a place that decide whether the flow is right 
 def optical_flow(clip: torch.Tensor) -> torch.Tensor:
     """In-betweens by linear motion along the DIS flow; a cross-fade where the flow explains little.
 
-    With plain linear motion alone, 20-frame cartoon clips lose 0.2 dB and 0.01 SSIM.
+    Without the fade, 20-frame clips of cartoon and film lose 0.2 dB and 0.01 SSIM.
     """
     first, last = _ends(clip)
     forth, back = _dis_flows(clip[0].cpu().numpy(), clip[-1].cpu().numpy())
@@ -53,7 +55,8 @@ class RifeBaseline:
         first, last = _ends(torch.stack([clip[0], clip[-1]]).to(self.device))
         size = first.shape[2] * RIFE_ENLARGED, first.shape[3] * RIFE_ENLARGED
         large = [F.interpolate(x, size, mode="bicubic").clamp(0, 1) for x in (first, last)]
-        flow, share = self.rife.flows(*large, _times(clip).to(self.device))
+        with torch_setup.exact():
+            flow, share = self.rife.flows(*large, _times(clip).to(self.device))
         flow = F.avg_pool2d(flow, RIFE_ENLARGED) / RIFE_ENLARGED  # K 4 H W
         share = F.avg_pool2d(share, RIFE_ENLARGED)  # K 1 H W
         return _to_uint8(merge(first, last, flow, share)).to(clip.device)
@@ -83,7 +86,7 @@ def _dis_flows(first: np.ndarray, last: np.ndarray) -> tuple[torch.Tensor, torch
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, last)]
     grey = [cv2.resize(picture, large, interpolation=cv2.INTER_CUBIC) for picture in grey]
     with _one_thread():
-        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         flows = [search.calc(a, b, None) for a, b in (grey, grey[::-1])]
     flows = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in flows]
     forth, back = (torch.from_numpy(f / DIS_ENLARGED).movedim(-1, 0)[None] for f in flows)

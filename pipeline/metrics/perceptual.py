@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import frames
+from pipeline import frames, torch_setup
 from pipeline.pretrained.lpips import Lpips
 
 
@@ -35,7 +35,8 @@ class Perceptual:
         places, index = _distinct(clip)
         images = frames.to_float(clip[places].to(self.device))  # U 3 H W
         images = images.contiguous(memory_format=torch.channels_last)
-        return Seen(self.lpips.features(images), index.to(self.device))
+        with torch_setup.exact():
+            return Seen(self.lpips.features(images), index.to(self.device))
 
     @torch.inference_mode()
     def distance(self, one: Seen, other: Seen) -> torch.Tensor:

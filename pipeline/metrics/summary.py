@@ -5,18 +5,22 @@ motion, of the last step) are compared as ratios of their sums over the clips, s
 stand still do not divide by nothing.
 """
 
+import math
+
 import numpy as np
 import pandas as pd
 
 MODEL, ROUND_TRIP = "model", "round_trip"
 SCORES = ("psnr", "ssim", "lpips", "line_chamfer")  # means over inner frames
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "line_chamfer": False}
-LEVELS = ("flicker", "flicker_still", "repeated", "diversity")  # means over clips, no ruler
+HIGHER_IS_BETTER |= {"motion_error": False}
+LEVELS = ("motion_error", "flicker", "flicker_still", "repeated", "diversity")  # means over clips
 RATIOS = {  # name: drawn amount, true amount; 1 is right
     "motion_ratio": ("motion", "motion_true"),
-    "control_point_error": ("step_last", "step_last_true"),
+    "control_point_ratio": ("step_last", "step_last_true"),
 }
 LEAST_AMOUNT = 0.1  # grey levels a clip: a ratio to a truth that moves less is one of noise
+SPOKEN = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "rife": "RIFE"}
 GROUPS = ("low", "middle", "high")
 
 
@@ -31,9 +35,20 @@ def motion_groups(motion: pd.Series) -> pd.Series:
     return pd.Series(names, order, dtype=object).reindex(motion.index)
 
 
-def high_motion(motion: pd.Series) -> pd.Series:
-    """Marks the third of the clips (rounded up) with most motion."""
-    return motion_groups(motion) == "high"
+def motion_error(drawn: float | None, true: float | None) -> float | None:
+    """How far the amount of motion of a clip is from the true one, as |log2| of their ratio.
+
+    1 is half or twice as much. Ratios of sums cancel (one clip too much, one too little), this does
+    not. Amounts below LEAST_AMOUNT count as that; None where the truth moves less.
+    """
+    if drawn is None or true is None or true < LEAST_AMOUNT:
+        return None
+    return abs(math.log2(max(drawn, LEAST_AMOUNT) / true))
+
+
+def spoken(name: str) -> str:
+    """A candidate or measure as people read it."""
+    return SPOKEN.get(name, name.replace("_", "-"))
 
 
 def candidate_numbers(rows: pd.DataFrame) -> dict[str, float | int]:

@@ -5,6 +5,7 @@ those between inner frames 1..n-2, so n-3 of them. All values but `repeated` (a 
 grey levels. What a clip is too short for is None. The truth has a level of its own everywhere.
 """
 
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import cv2
@@ -60,16 +61,30 @@ def diversity(samples: list[torch.Tensor]) -> float | None:
     return float(np.mean([_absdiff(one, other).mean() for one, other in pairs]))
 
 
+@dataclass(frozen=True)
+class TrueLevels:
+    """What all candidates of a clip are diagnosed beside, computed once."""
+
+    still: np.ndarray  # where the truth stands still
+    numbers: dict[str, float | None]
+
+    @classmethod
+    def of(cls, truth: torch.Tensor, hold_threshold: float) -> "TrueLevels":
+        inner = _inner(truth)
+        still = _still(_steps(inner))
+        return cls(still, _diagnose(inner, still, hold_threshold))
+
+
 def diagnose(
-    clip: torch.Tensor, truth: torch.Tensor, hold_threshold: float
+    clip: torch.Tensor, truth: torch.Tensor, hold_threshold: float, true: TrueLevels | None = None
 ) -> dict[str, float | None]:
     """All but `diversity` of a clip, each beside the same of its truth (`motion_true`, ...)."""
     check_clips(clip, truth)
-    still = _still(_steps(_inner(truth)))
+    true = true or TrueLevels.of(truth, hold_threshold)
     step_last, step_last_true = control_point(clip, truth)
-    drawn = _diagnose(_inner(clip), still, hold_threshold) | {"step_last": step_last}
-    true = _diagnose(_inner(truth), still, hold_threshold) | {"step_last": step_last_true}
-    return drawn | {f"{name}_true": value for name, value in true.items()}
+    drawn = _diagnose(_inner(clip), true.still, hold_threshold) | {"step_last": step_last}
+    beside = true.numbers | {"step_last": step_last_true}
+    return drawn | {f"{name}_true": value for name, value in beside.items()}
 
 
 def check_clips(*clips: torch.Tensor) -> None:

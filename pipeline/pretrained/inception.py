@@ -82,7 +82,7 @@ def cleanfid_needed() -> Iterator[None]:
 
 
 def main() -> None:
-    print(find(None) or download())
+    print(f"{find(None) or download()}; now set evaluate.fid_network to inception")
 
 
 if __name__ == "__main__":

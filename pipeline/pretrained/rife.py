@@ -20,7 +20,7 @@ CHANNELS = (192, 128, 96, 64)
 SCALES = (8, 4, 2, 1)  # by which each block sees the pictures reduced
 MULTIPLE = 64  # sides that every block can reduce, also at doubled scales
 FAR = 32.0  # pixels: more than the second block is to add to both flows
-CHUNK_PIXELS = 2**19  # computed at once: bounds the memory, and stays near the processor's cache
+CHUNK_PIXELS = 2**19  # computed at once: bounds the memory (times 16 of 128x256)
 UNUSED = ("block_tea", "contextnet", "unet")  # teacher of the training; refinement
 PARTS = {"shrink": "conv0", "body": "convblock", "head": "lastconv"}  # ours: published name
 
@@ -57,7 +57,7 @@ class Rife(nn.Module):
         """The published network, from `folder` or its package; UserError where neither has it."""
         model = cls()
         model.load_published(weights.read_tensors(weights.RIFE, folder))
-        return model.eval().to(memory_format=torch.channels_last)
+        return model.eval()
 
     def load_published(self, published: dict[str, torch.Tensor]) -> None:
         """Takes the published state dict; UserError where its tensors are others than expected."""

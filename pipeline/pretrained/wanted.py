@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
 
 
 def faults(settings: Params) -> Iterator[str]:
-    """A sentence for every weight file that is asked for and not there."""
+    """A sentence for every weight file that is asked for and missing, or another than expected."""
     folder = settings.evaluate.weights_folder
     if folder is not None and not folder.is_dir():
         yield (
@@ -33,12 +33,12 @@ def faults(settings: Params) -> Iterator[str]:
         )
     if settings.evaluate.fid_network == "inception":
         try:
-            inception.required(folder)
+            inception.verify(inception.required(folder))
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
     for wish in wanted(settings):
         try:
-            weights.find(wish.weights, wish.folder)
+            weights.verified(wish.weights, wish.folder)
         except UserError as error:
             yield f"{wish.asking}: {error}; or {wish.instead}"
 
@@ -59,8 +59,8 @@ def wanted(settings: Params) -> Iterator[Wanted]:
         asking = f"evaluate.fid_network = {evaluate.fid_network}"
         yield Wanted(weights.LPIPS_VGG16, folder, asking, "set it to none")
     if evaluate.video_metrics or (evaluate.seed_ruler.video_metrics and evaluate.seed_ruler.splits):
-        asking = f"evaluate.video_metrics = {evaluate.video_metrics}"
-        instead = "set it to [], and evaluate.seed_ruler.video_metrics to false"
+        asking = "evaluate.video_metrics and evaluate.seed_ruler.video_metrics"
+        instead = "set them to [] and false"
         yield Wanted(weights.I3D_KINETICS, folder, asking, instead)
     if "rife" in evaluate.baselines:
         yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")

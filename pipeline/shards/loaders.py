@@ -1,5 +1,6 @@
 """Loaders: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class ImageSet(ShardReader):
         """uint8 `B H W 3` of the rows in the order given."""
         out = np.empty((len(rows), *self.shape), np.uint8)
         for place, row in zip(out, rows, strict=True):
-            place[:] = _pixels(self._column[int(row)], self.shape)[0]
+            place[:] = _pixels(self._column[int(row)], self.shape, f"picture {row}")[0]
         return torch.from_numpy(out)
 
 
@@ -72,12 +73,20 @@ class ClipSet(ShardReader):
         return self.table["clip_id"][row].as_py()
 
     def __getitem__(self, row: int) -> Clip:
-        pixels = _pixels(self.table["images"][row], self.shape)
-        return Clip(self.clip_id(row), torch.from_numpy(pixels.copy()))
+        clip_id = self.clip_id(row)
+        pixels = _pixels(self.table["images"][row], self.shape, f"clip {clip_id}")
+        return Clip(clip_id, torch.from_numpy(pixels.copy()))
 
 
-def _pixels(value: pa.Scalar, shape: tuple[int, int, int]) -> np.ndarray:
-    return np.frombuffer(value.as_buffer(), np.uint8).reshape(-1, *shape)
+def _pixels(value: pa.Scalar, shape: tuple[int, int, int], name: object) -> np.ndarray:
+    """`T H W 3`; `name` is that of the row in an error."""
+    pixels = np.frombuffer(value.as_buffer(), np.uint8)
+    if not len(pixels) or len(pixels) % math.prod(shape):
+        raise UserError(
+            f"{name} holds {len(pixels)} bytes, expected whole frames of {shape[0]}x{shape[1]}x3; "
+            "the shard is damaged, run `dvc repro shard_pack`"
+        )
+    return pixels.reshape(-1, *shape)
 
 
 def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:

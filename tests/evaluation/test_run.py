@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.evaluation.run import Evaluation, evaluate, without_rank
+from pipeline.evaluation.numbers import without_rank
+from pipeline.evaluation.run import Evaluation, evaluate
+from pipeline.evaluation.setwise import RANKS_FROM
 from pipeline.metrics.image import psnr, ssim
 from pipeline.shards.loaders import ClipSet
 
@@ -51,7 +53,7 @@ def test_metrics_have_the_names_of_the_contract(done):
     written = json.loads((folder / "one/metrics.json").read_text())
     groups = {f"{name}{suffix}" for suffix in ("", "_high_motion")
               for name in ("inbetween", "baselines", "truth")}  # fmt: skip
-    rest = {"tokenizer", "verdict", "paired_high_motion", "networks"}
+    rest = {"tokenizer", "paired_high_motion", "beats"}
     assert set(written) == set(content) == groups | rest
     assert set(written["tokenizer"]) == {"psnr", "ssim", "codebook_usage", "perplexity", "n"}
     for suffix, n in (("", 4), ("_high_motion", 2)):
@@ -65,6 +67,8 @@ def test_metrics_have_the_names_of_the_contract(done):
     assert written["tokenizer"]["n"] == 4 + 3 + 3 + 2
     notes = json.loads((folder / "one/notes.json").read_text())
     assert "4 clips fill no batch of 8" in notes["left_out"]["seed_ruler.test"]
+    assert notes["verdict"].startswith("No verdict on the 2 test clips with most motion (2 videos)")
+    assert written["beats"] == {"cross_fade": 0}
 
 
 def test_two_runs_give_the_same_bytes(done):
@@ -120,12 +124,10 @@ def test_numbers_by_frame_count_the_clips_that_have_it(done):
     table = pd.read_csv(folder / "one/by_frame.csv").set_index(["candidate", "frame"])
     assert table.loc["model"].n.tolist() == [4, 3, 3, 2, 1]  # clips of 7, 5, 6 and 3 frames
     clips = pd.read_csv(folder / "one/clips.csv")
-    first = clips[(clips.candidate == "black") & (clips.n_frames == 3)].psnr.item()
     later = table.loc["black"]
     total = (later.psnr * later.n).sum()
     of_rows = clips[clips.candidate == "black"]
     assert total == pytest.approx((of_rows.psnr * (of_rows.n_frames - 2)).sum(), abs=1e-2)
-    assert first > 0
 
 
 def test_pictures_videos_and_page_for_people(done):
@@ -159,7 +161,8 @@ def test_a_model_that_draws_the_truth_is_perfect(
     found = content["inbetween"]
     assert found["psnr"] == 60.0 and found["line_chamfer"] == 0.0 and found["n"] == 4
     assert found["ssim"] == pytest.approx(1.0, abs=1e-5)
-    assert found["motion_ratio"] == found["control_point_error"] == pytest.approx(1.0)
+    assert found["motion_ratio"] == found["control_point_ratio"] == pytest.approx(1.0)
+    assert found["motion_error"] == 0.0
     assert "diversity" not in found and "seed_ruler" not in content
 
 
@@ -194,23 +197,33 @@ def test_shown_clips_are_spread_over_the_third_with_most_motion():
     assert _shown(about, 2) == {"b", "c"} and _shown(about, 9) == {"b", "c", "d"}
 
 
-def distance(value: float, n: int) -> dict:
-    return {"fvd": value, "fvd_floor": 1.0, "fvd_floor_deviation": 0.1, "fvd_deviation": 0.2,
-            "fvd_n": n}  # fmt: skip
+def distance(measure: str, n: int) -> dict:
+    beside = {"deviation": 0.2, "floor": 1.0, "floor_deviation": 0.1, "n": n}
+    return {measure: 3.0} | {f"{measure}_{name}": value for name, value in beside.items()}
 
 
-@pytest.mark.parametrize(("n", "ranks"), [(8, False), (100_000, True)])
-def test_distances_of_few_samples_do_not_rank(n, ranks):
+@pytest.mark.parametrize("measure", ["fvd", "kvd"])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_distances_of_too_few_clips_do_not_rank(measure, missing):
+    numbers = distance(measure, RANKS_FROM[measure] - missing)
     found = without_rank(
         {
             "tokenizer": {"psnr": 20.0, "n": 5},
-            "inbetween": {"psnr": 21.0, "n": 5} | distance(3.0, n),
+            "inbetween": {"psnr": 21.0, "n": 5} | numbers,
             "baselines": {"black": {"psnr": 5.0, "n": 5}},
         }
     )
-    assert found["inbetween"]["psnr"] == 21.0 and ("fvd" in found["inbetween"]) == ranks
-    if ranks:
-        assert "unranked" not in found
-    else:
-        assert found["unranked"] == {"inbetween": distance(3.0, n)}
+    if missing:
+        assert found["unranked"] == {"inbetween": numbers}
         assert found["inbetween"] == {"psnr": 21.0, "n": 5}
+    else:
+        assert found["inbetween"] == {"psnr": 21.0, "n": 5} | numbers and "unranked" not in found
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_fid_of_too_few_pictures_does_not_rank(missing):
+    numbers = distance("fid_vgg16", RANKS_FROM["fid"] - missing) | {"fid_vgg16_half": 4.0}
+    found = {"tokenizer": {"psnr": 20.0} | numbers, "inbetween": {}, "baselines": {}}
+    place = "unranked" if missing else "tokenizer"
+    found = without_rank(found)
+    assert (found["unranked"]["tokenizer"] if missing else found[place]).items() >= numbers.items()

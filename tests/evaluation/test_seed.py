@@ -66,7 +66,7 @@ def test_mean_over_the_clips_of_a_repetition(clips):
         means.append(np.mean(of_clips))
     assert numbers["psnr"]["mean"] == pytest.approx(np.mean(means), rel=1e-5)
     assert numbers["psnr"]["deviation"] == pytest.approx(np.std(means, ddof=1), rel=1e-3)
-    assert set(numbers) == {"psnr", "ssim"}
+    assert set(numbers) == {"psnr", "ssim"} and numbers["ssim"]["n"] == 16
 
 
 def test_black_stays_black_and_perfect_is_left_out_with_its_reason(clips):

@@ -13,6 +13,7 @@ from pipeline.evaluation.setwise import (
     VideoSets,
     measure_tokenizer,
 )
+from pipeline.metrics.distances import frechet
 from pipeline.metrics.extractors import FeatureStore
 from pipeline.pretrained.i3d import LEAST_FRAMES
 
@@ -127,9 +128,9 @@ def test_tokenizer_by_hand(tiny, untrained, pictures, tmp_path):
     share = uses[uses > 0] / uses.sum()
     assert numbers["perplexity"] == pytest.approx(np.prod(share**-share))
     assert numbers["codebook_usage"] == (uses > 0).mean() and numbers["n"] == 24
-    assert {"fid_means", "fid_means_floor", "fid_means_floor_deviation", "fid_means_n"} <= set(
-        numbers
-    )
+    assert numbers["fid_means"] == pytest.approx(frechet(tools.drawn_features, tools.true_features))
+    assert min(numbers["fid_means_half"], numbers["fid_means_floor"]) > numbers["fid_means"] > 0
+    assert numbers["fid_means_n"] == 24
 
 
 def test_few_pictures_leave_the_fid_out_with_its_reason(tiny, untrained, pictures, tmp_path):

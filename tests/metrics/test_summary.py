@@ -7,7 +7,7 @@ import pytest
 from pipeline.metrics.summary import (
     candidate_numbers,
     group_table,
-    high_motion,
+    motion_error,
     motion_groups,
     summarise,
 )
@@ -24,8 +24,8 @@ from pipeline.metrics.summary import (
     ],
 )
 def test_the_third_with_most_motion(motion, marked):
-    found = high_motion(pd.Series(motion))
-    assert found[found].index.tolist() == marked
+    groups = motion_groups(pd.Series(motion))
+    assert groups.index[groups == "high"].tolist() == marked
 
 
 def test_thirds_by_motion():
@@ -84,7 +84,7 @@ def test_a_level_of_clips_where_it_is_defined():
             "step_last_true": [0.0, 2.0],
         }
     )
-    assert candidate_numbers(table) == {"flicker_still": 4.0, "control_point_error": 2.0, "n": 2}
+    assert candidate_numbers(table) == {"flicker_still": 4.0, "control_point_ratio": 2.0, "n": 2}
 
 
 def test_a_truth_that_stands_still_gives_no_ratio():
@@ -104,3 +104,19 @@ def test_a_row_a_group_and_candidate():
     table = group_table(rows()).set_index(["group", "candidate"])
     assert len(table) == 8 and table.loc[("all", "model"), "n"] == 3
     assert table.loc[("middle", "black"), "psnr"] == 9.0
+
+
+@pytest.mark.parametrize(
+    ("drawn", "true", "error"),
+    [
+        (4.0, 4.0, 0.0),
+        (2.0, 4.0, 1.0),  # half as much
+        (8.0, 4.0, 1.0),  # twice as much
+        (0.0, 3.2, 5.0),  # standing still counts as 0.1 grey levels
+        (4.0, 0.05, None),  # the truth hardly moves
+        (None, 4.0, None),
+        (4.0, None, None),
+    ],
+)
+def test_motion_error_by_hand(drawn, true, error):
+    assert motion_error(drawn, true) == (None if error is None else pytest.approx(error))
