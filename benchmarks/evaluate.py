@@ -1,6 +1,6 @@
 """Clips a second of each measure and baseline, and whether memory grows with the clips.
 
-    python -m benchmarks.evaluate [--clips 8] [--device auto] [--threads 2]
+    python -m benchmarks.evaluate [--clips 8] [--whole 64] [--device auto] [--threads 2]
 
 The clips are drawn by the embedded cartoon's code, 20 frames of 64x128. Each line is the time for
 one candidate of a clip. Beside ours stands the plain way where there is one: a call a frame of the
@@ -11,18 +11,23 @@ this rate, and the memory that the second half of the clips added.
 
 import argparse
 import json
+import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import frames, params, torch_setup
-from pipeline.evaluation.candidates import Drawn
-from pipeline.evaluation.clipwise import ClipScorer
+from pipeline.evaluation.run import evaluate
 from pipeline.metrics.baselines import cross_fade
 from pipeline.metrics.distances import frechet
 from pipeline.metrics.extractors import VideoFeatures, image_network
@@ -32,7 +37,7 @@ from pipeline.metrics.lines import Outlines, chamfer
 from pipeline.metrics.perceptual import Perceptual
 from pipeline.metrics.video import diagnose
 from pipeline.pretrained.rife import Rife
-from pipeline.shards.loaders import Clip
+from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
 
 FRAMES, HEIGHT, WIDTH = 20, 64, 128
 HOLD_THRESHOLD = 1.5
@@ -141,26 +146,61 @@ def frechet_lines(count: int = 21, width: int = 400) -> list[dict]:
     return [_line("evaluate/frechet", 1 / ours, "1/s", theirs / ours, "clean-fid")]
 
 
-def whole(clips: list[torch.Tensor], device: torch.device) -> list[dict]:
-    """The model's side of an evaluation: scores, diagnostics and I3D features of drawn clips."""
-    scorer = ClipScorer(params.load().evaluate, HOLD_THRESHOLD, device)
-    video = VideoFeatures(None, device)
-    peaks = []
+class Ready:
+    """In the place of a model whose clips were drawn elsewhere: gives cross-fades at once."""
 
-    def work(k: int) -> None:
-        clip = clips[k]
-        drawn = torch.cat([clip[:1], cross_fade(clip), clip[-1:]])
-        scorer.rows(Drawn(Clip(str(k), clip), {"model": drawn}, []), {"clip_id": str(k)})
-        video(drawn[1:-1]), video(clip[1:-1])
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    def __init__(self, device: torch.device, codes: int = 64) -> None:
+        self.device, self.ingest = device, params.load().ingest
+        self.tokenizer = SimpleNamespace(codebook=torch.zeros(codes, 1))
 
-    spent = seconds(work, len(clips), device)
-    grown = peaks[-1] - peaks[len(peaks) // 2]
+    def draw(self, first, last, n_frames, style, pick=None) -> list[torch.Tensor]:
+        ends = zip(first, last, n_frames, strict=True)
+        clips = [torch.stack([a, *[b] * (n - 1)]) for a, b, n in ends]
+        return [torch.cat([clip[:1], cross_fade(clip), clip[-1:]]) for clip in clips]
+
+    def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images // 2 * 2, images[:, ::8, ::8, 0].flatten(1).long() % 64
+
+
+def whole(count: int, device: torch.device) -> list[dict]:
+    """A whole evaluation of `count` clips, and of a quarter of them: time and memory."""
+    settings = params.load()
+    spent, peaks = {}, {}
+    for n in (count // 4, count):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
+            os.environ["DVC_ROOT"] = folder  # an empty store of features
+            table = _write_shards(Path(folder), n)
+            started = time.perf_counter()
+            evaluate(Ready(device), Path(folder), table, settings, Path(folder) / "out")
+            spent[n] = time.perf_counter() - started
+        peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = (count - count // 4) / (spent[count] - spent[count // 4])
     return [
-        _line("evaluate/whole", 1 / spent, "clips/s"),
-        _line("evaluate/whole/1000_clips", 1000 * spent, "s"),
-        _line("evaluate/whole/memory_growth", grown, "MB"),
+        _line("evaluate/whole", rate, "clips/s"),
+        _line("evaluate/whole/1000_clips", spent[count] + (1000 - count) / rate, "s"),
+        _line("evaluate/whole/memory", peaks[count], "MB"),
+        _line("evaluate/whole/memory_per_clip", (peaks[count] - peaks[count // 4]) / count, "MB"),
     ]
+
+
+def _write_shards(folder: Path, count: int) -> pd.DataFrame:
+    """Test clips and a picture of each, from ten videos."""
+    about = []
+    with (
+        ShardWriter(folder, "clips-test", clip_schema(HEIGHT, WIDTH), 192.0) as clips,
+        ShardWriter(folder, "images-test", image_schema(HEIGHT, WIDTH), 192.0) as images,
+    ):
+        for k in range(count):
+            (clip,) = moving_clips(1, seed=k)
+            name = f"clip-{k:05d}"
+            row = {"clip_id": name, "n_frames": FRAMES, "images": clip.numpy().tobytes()}
+            clips.add(row)
+            images.add({"video_id": name, "frame": 0, "image": clip[0].numpy().tobytes()})
+            motion = float((clip[1:].float() - clip[:-1].float()).abs().mean())
+            about.append({"clip_id": name, "video_id": f"video-{k % 10}", "motion": motion})
+        clips.close()
+        images.close()
+    return pd.DataFrame(about)
 
 
 def _line(name: str, value: float, unit: str, ratio: float = 0.0, against: str = "") -> dict:
@@ -172,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--whole", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -185,7 +226,7 @@ def main() -> None:
         spent = seconds(ours, given.clips, device)
         ratio = (seconds(plain[0], given.clips, device) / spent, plain[1]) if plain else ()
         lines.append(_line(f"evaluate/{name}", 1 / spent, "clips/s", *ratio))
-    lines += frechet_lines() + whole(clips, device)
+    lines += frechet_lines() + whole(given.whole, device)
     table = Table(title=f"{FRAMES} frames of {HEIGHT}x{WIDTH}, {device}, {given.threads} threads")
     for column in ("what", "value", "unit", "times as fast", "as"):
         table.add_column(column)
