@@ -17,7 +17,7 @@ from pipeline.evaluation.candidates import Drawn
 from pipeline.evaluation.notes import Notes
 from pipeline.evaluation.page import Clip, Page, Picture, write_page
 from pipeline.metrics.baselines import cross_fade
-from pipeline.metrics.summary import MODEL
+from pipeline.metrics.summary import MODEL, spoken
 from pipeline.params import Params
 from pipeline.sources.encode import write_video
 
@@ -94,17 +94,17 @@ def write(
 
 
 def _strip(example: Example) -> dict[str, torch.Tensor]:
-    rows = {name.replace("_", "-"): example.panels[name] for name in PANELS[:3]}
+    rows = {spoken(name): example.panels[name] for name in PANELS[:3]}
     return rows | {"error": pictures.error_map(rows["generated"], rows["true"])}
 
 
 def _write_clip(folder: Path, number: int, example: Example) -> Clip:
     """A small video a panel, and one with generated, true and cross-fade beside each other."""
-    shown = {name.replace("_", "-"): example.panels[name] for name in PANELS[:3]}
+    shown = {spoken(name): example.panels[name] for name in PANELS[:3]}
     write_video(folder / f"{number:02d}_compare.mp4", pictures.side_by_side(shown), SHOWN_FPS)
     files = {}
     for name, clip in example.panels.items():
-        files[name.replace("_", "-")] = path = folder / f"{number:02d}_{name}.mp4"
+        files[spoken(name)] = path = folder / f"{number:02d}_{name}.mp4"
         write_video(path, _enlarged(clip), SHOWN_FPS)
     return Clip(example.clip_id, files, fps=SHOWN_FPS)
 

@@ -7,7 +7,7 @@ from pipeline.evaluation.page import HIGH, LOW, Cell, Curve, Interval, Table
 from pipeline.metrics.summary import HIGHER_IS_BETTER, MODEL, SCORES, spoken
 
 TITLES = {
-    "psnr": "PSNR dB",
+    "psnr": "PSNR",
     "ssim": "SSIM",
     "lpips": "LPIPS",
     "line_chamfer": "lines %",
@@ -15,7 +15,7 @@ TITLES = {
     "motion_error": "motion error",
     "control_point_ratio": "last step",
     "flicker": "flicker",
-    "flicker_still": "still ground",
+    "flicker_still": "still",
     "repeated": "repeated",
     "diversity": "diversity",
     "n": "clips",
@@ -26,14 +26,16 @@ GROUP_TITLES = {
     "middle": "In-betweens: middle third by motion",
     "low": "In-betweens: third with least motion",
 }
+DIGITS = {"psnr": 2, "motion_ratio": 2, "motion_error": 2, "control_point_ratio": 2}
+DIGITS |= {"flicker": 2, "flicker_still": 2, "repeated": 2, "diversity": 1}
 BEST = {TITLES[name]: HIGH if higher else LOW for name, higher in HIGHER_IS_BETTER.items()}
 BEST |= {TITLES["motion_ratio"]: 1.0, TITLES["control_point_ratio"]: 1.0}
 ABOUT = (
-    "Inner frames only; mean of each clip, then over clips. Lines: chamfer distance of outlines, "
-    "per cent of the diagonal. Motion and last step (into the given last frame): relative to the "
-    "truth, 1 is right. Motion error: |log2| of that ratio clip by clip, 1 is half or twice as "
-    "much. Flicker: grey levels that a pixel goes and comes back. Still ground: change where the "
-    "truth stands still, grey levels. Repeated: share of steps that repeat the drawing before."
+    "Inner frames only; mean of each clip, then over clips. PSNR in dB. Lines: chamfer distance of "
+    "outlines, per cent of the diagonal. Motion and last step (into the given last frame): "
+    "relative to the truth, 1 is right. Motion error: |log2| of that ratio clip by clip, 1 is half "
+    "or twice as much. Flicker: grey levels that a pixel goes and comes back. Still: change where "
+    "the truth stands still, grey levels. Repeated: share of steps that repeat the drawing before."
 )
 ABOUT_SETS = (
     "Half of the drawn samples against the other half of the true ones, mean over the halvings; "
@@ -72,7 +74,9 @@ def _group(group: str, rows: pd.DataFrame, found: dict) -> Table:
     best = {title: rule for title, rule in BEST.items() if title in columns}
     aside = ("truth", spoken("round_trip"))
     note = ABOUT if group == next(iter(GROUP_TITLES)) else "As above."
-    return Table(GROUP_TITLES[group], note, columns, cells, best, own=(MODEL,), aside=aside)
+    digits = {TITLES[name]: places for name, places in DIGITS.items()}
+    title = GROUP_TITLES[group]
+    return Table(title, note, columns, cells, best, own=(MODEL,), aside=aside, digits=digits)
 
 
 def _paired(group: str, pairs: pd.DataFrame) -> Table:
