@@ -13,7 +13,7 @@ from pipeline.footage.framefile import write_frames
 from pipeline.footage.terms import TERMS
 from pipeline.schema import SPLITS
 from pipeline.shards.loaders import ClipSet, ImageSet, batches
-from pipeline.shards.writing import ShardWriter, file_sha256, image_schema, pack
+from pipeline.shards.writing import ShardWriter, clip_schema, file_sha256, image_schema, pack
 
 HEIGHT, WIDTH = 4, 6
 BYTES = HEIGHT * WIDTH * 3
@@ -158,6 +158,33 @@ def test_a_truncated_shard_is_named(tmp_path, kept):
     path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     with pytest.raises(UserError, match=r"images-train-00000\.arrow.*dvc repro shard_pack"):
         ImageSet(tmp_path, "train")
+
+
+def write_shard(folder, name: str, height: int, row: dict) -> None:
+    """One shard of one row; `name` such as images-test, or clips-test."""
+    make = image_schema if name.startswith("images") else clip_schema
+    with ShardWriter(folder, name, make(height, WIDTH), 1.0) as writer:
+        writer.add(row)
+        writer.close()
+
+
+def test_shards_of_different_sizes_are_named(tmp_path):
+    for k, height in enumerate((HEIGHT, HEIGHT + 2)):
+        image = bytes(height * WIDTH * 3)
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        write_shard(folder, "images-test", height, {"video_id": "a", "frame": k, "image": image})
+        (folder / "images-test-00000.arrow").rename(tmp_path / f"images-test-{k:05d}.arrow")
+    with pytest.raises(UserError, match=r"images-test-00001.arrow holds frames of 6x6, .* of 4x6"):
+        ImageSet(tmp_path, "test")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(BYTES + 1)])
+def test_a_clip_of_broken_frames_is_named(tmp_path, content):
+    row = {"clip_id": "the-clip", "n_frames": 2, "images": content}
+    write_shard(tmp_path, "clips-test", HEIGHT, row)
+    with pytest.raises(UserError, match=r"clip the-clip holds .* expected whole frames of 4x6x3"):
+        ClipSet(tmp_path, "test")[0]
 
 
 def test_an_empty_split_says_what_makes_it(tmp_path):
