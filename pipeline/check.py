@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline import params
+from pipeline import params, processor
 from pipeline.errors import UserError, run_main
 from pipeline.params import Params
 from pipeline.pretrained import wanted
@@ -156,12 +156,12 @@ def device(settings: Params) -> Iterator[Finding]:
                 "install a CUDA build of PyTorch (`make repro TORCH_INDEX=...`)",
             )
         return
-    imitated = settings.base.precision == "bf16" and _knows_bf16() is False
+    imitated = settings.base.precision == "bf16" and processor.knows_bf16() is False
     if imitated and (asked == "cpu" or _gpus() == 0):
         yield Finding(
             "warning",
             "base.precision = bf16: this processor has no bf16 instructions, so it will be slow; "
-            "set base.precision to float32",
+            "set base.precision to auto",
         )
 
 
@@ -249,16 +249,6 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _knows_bf16() -> bool | None:
-    """Whether this processor has bf16 instructions; None where that cannot be found out."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8").lower()
-    except OSError:
-        return None
-    words = set(text.split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
 
 
 def main() -> None:

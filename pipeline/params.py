@@ -33,7 +33,7 @@ class Section(BaseModel):
 class Base(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    precision: Literal["float32", "bf16"]
+    precision: Literal["auto", "float32", "bf16"]
     threads: Count
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from pipeline import processor
 from pipeline.errors import UserError
 from pipeline.params import Base
 
@@ -50,7 +51,16 @@ def find_device(name: str) -> torch.device:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for matrix products where `base.precision` asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    wanted = precision == "bf16" or (precision == "auto" and gains_from_bf16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+@functools.cache
+def gains_from_bf16(device_type: str) -> bool:
+    """What `base.precision: auto` decides by."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return processor.gains_from_bf16()
 
 
 def exact() -> AbstractContextManager:

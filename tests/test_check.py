@@ -171,7 +171,7 @@ def test_a_gpu_that_is_not_there_is_an_error(settings, monkeypatch):
 def test_bf16_on_a_processor_without_it(
     settings, monkeypatch, precision, device, known, gpus, warned
 ):
-    monkeypatch.setattr(check, "_knows_bf16", lambda: known)
+    monkeypatch.setattr(check.processor, "knows_bf16", lambda: known)
     monkeypatch.setattr(check, "_gpus", lambda: gpus)
     found = list(check.device(_set(settings, "base", precision=precision, device=device)))
     assert [finding.level for finding in found] == ["warning"] * warned

@@ -71,6 +71,16 @@ def test_precision_decides_the_type_of_products(precision, kind):
         assert (a @ a).dtype == kind
 
 
+@pytest.mark.parametrize(("gains", "kind"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_auto_takes_bf16_where_the_processor_gains_from_it(monkeypatch, gains, kind):
+    monkeypatch.setattr(torch_setup.processor, "gains_from_bf16", lambda: gains)
+    torch_setup.gains_from_bf16.cache_clear()
+    a = torch.rand(2, 2)
+    with torch_setup.autocast(torch.device("cpu"), "auto"):
+        assert (a @ a).dtype == kind
+    torch_setup.gains_from_bf16.cache_clear()
+
+
 def test_torchvision_and_gpt2_can_be_imported_after_the_repair():
     code = """
 from pipeline.torch_setup import repair_torchvision

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.gpt2.sampling import Pick, at_temperature, likeliest
-from pipeline.inbetween.drawing import InBetweener, Style
+from pipeline.inbetween.drawing import InBetweener, NotFinite, Style
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow
 from pipeline.metrics.summary import MODEL, ROUND_TRIP
@@ -70,12 +70,9 @@ class Candidates:
         last = torch.stack([clip.frames[-1] for clip in batch])
         try:
             return self.model.draw(first, last, [len(c.frames) for c in batch], style, pick)
-        except FloatingPointError as error:
+        except NotFinite as error:
             names = ", ".join(clip.clip_id for clip in batch)
-            raise UserError(
-                f"drawing of {names}: {error}; the models are damaged or their training diverged, "
-                "run `dvc repro` with a lower vqgan.trainer.gen_lr or train.lr_max"
-            ) from None
+            raise UserError(f"drawing of {names}: {error}") from None
 
     def _baselines(self, clip: torch.Tensor) -> dict[str, torch.Tensor]:
         inner = {name: way(clip) for name, way in self.ways.items()}

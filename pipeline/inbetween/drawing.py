@@ -48,6 +48,16 @@ class Key:
     shown: torch.Tensor  # float B 3 H W in [-1, 1], at the size of the output
 
 
+class NotFinite(UserError):
+    """The networks draw values that are no numbers."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: the models are damaged or their training diverged; run `dvc repro` with a "
+            "lower vqgan.trainer.gen_lr or train.lr_max"
+        )
+
+
 class InBetweener:
     """Both trained networks, ready to draw."""
 
@@ -76,13 +86,13 @@ class InBetweener:
     def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 `B H W 3` through the tokenizer and back; also the codes `B N`.
 
-        Raises FloatingPointError where the network gives no numbers.
+        Raises NotFinite where the network gives no numbers.
         """
         with autocast(self.device, self.precision):
             codes = self.tokenizer.encode(frames.to_float(images.to(self.device)))
             decoded = self.tokenizer.decode(codes)
         if not decoded.isfinite().all():
-            raise FloatingPointError("the tokenizer's pictures are NaN or infinite")
+            raise NotFinite("the tokenizer's picture is NaN or infinite")
         return frames.to_uint8(decoded), codes
 
     @torch.no_grad()
@@ -99,8 +109,8 @@ class InBetweener:
 
         `large`: both ends again in the size that the output shall have; their detail is what
         standing parts keep. Frame 0 and n-1 of each clip are the given pictures themselves, the
-        large ones where there are any. Every n is at least 3. Raises FloatingPointError where the
-        networks give no numbers.
+        large ones where there are any. Every n is at least 3. Raises NotFinite where the networks
+        give no numbers.
         """
         assert first.shape == last.shape and len(first) == len(n_frames), (first.shape, n_frames)
         lengths = torch.tensor(n_frames, device=self.device)
@@ -111,7 +121,7 @@ class InBetweener:
             for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
                 picture = self._picture(drawn, keys, style)
                 if not (drawn.logits.isfinite().all() and picture.isfinite().all()):
-                    raise FloatingPointError(f"frame {len(inner) + 1} is NaN or infinite")
+                    raise NotFinite(f"frame {len(inner) + 1} is NaN or infinite")
                 inner.append(frames.to_uint8(picture).cpu())
         clips = torch.stack(inner, 1)  # B n-2 H W 3
         return [

@@ -184,3 +184,21 @@ def test_networks_of_two_codebooks_are_refused(tiny, untrained):
     one, two = untrained(tiny()), untrained(tiny({"vqgan.vqvae.num_embeddings": 8}))
     with pytest.raises(UserError, match="knows 8 codes and the tokenizer has 16"):
         InBetweener(one.tokenizer, two.gpt, one.ingest, one.device, one.precision)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_networks_that_give_no_numbers_are_said(tiny, untrained, ends, style):
+    """Also where the likeliest code is taken: of NaN that is code 0, and its picture looks fine."""
+    broken = untrained(tiny())
+    with torch.no_grad():
+        next(broken.gpt.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"frame 1 is NaN or infinite: .* training diverged"):
+        broken.draw(*ends, [3, 4, 5], style)
+
+
+def test_a_tokenizer_that_gives_no_numbers_is_said(tiny, untrained, ends):
+    broken = untrained(tiny())
+    with torch.no_grad():
+        broken.tokenizer.decoder.out.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="the tokenizer's picture is NaN or infinite"):
+        broken.round_trip(ends[0])
