@@ -37,6 +37,15 @@ class Base(Section):
     threads: Count
 
 
+class MovingMnist(Section):
+    """How sequences are made of MNIST's digits (pipeline/sources/moving_mnist.py)."""
+
+    train_sequences: Count
+    test_sequences: Count
+    digits: Annotated[int, Field(ge=1, le=10)]
+    n_frames: Annotated[int, Field(ge=3, le=1000)]
+
+
 class Source(Section):
     kind: Literal["videos"]
     path: Annotated[str, Field(min_length=1)]
