@@ -1,10 +1,11 @@
-"""One Arrow IPC file a video: frame numbers, small pictures, and the terms measured on the way.
+"""One Arrow IPC file a video: frame numbers, small pictures, and what was measured on the way.
 
 Uncompressed, so that readers map it into memory. Written under a temporary name and renamed: a
 file with its final name is complete.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +15,24 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.errors import UserError, naming
-from pipeline.footage.terms import TERMS
+from pipeline.footage.terms import PLANES, TERMS
 
 READABLE = ("ok", "truncated")  # states in videos.parquet of a video that has a frame file
 SUFFIX, PARTIAL = ".arrow", ".arrow.partial"
 
 
-def frame_schema(height: int, width: int) -> pa.Schema:
-    """Columns of a frame file; height and width also stand in its metadata."""
+def frame_schema(height: int, width: int, about: dict[str, str] | None = None) -> pa.Schema:
+    """Columns of a frame file; height, width and `about` stand in its metadata."""
     fields = [("frame", pa.int32()), ("image", pa.binary(height * width * 3))]
     fields += [(name, pa.float32()) for name in TERMS]
-    return pa.schema(fields, metadata={"height": str(height), "width": str(width)})
+    fields += [(name, pa.binary(_plane_bytes(name))) for name in PLANES]
+    size = {"height": str(height), "width": str(width)}
+    return pa.schema(fields, metadata=(about or {}) | size)
+
+
+def frame_bytes(height: int, width: int) -> int:
+    """What a frame takes on disk: its number, its picture, its terms and planes."""
+    return 4 + height * width * 3 + 4 * len(TERMS) + sum(map(_plane_bytes, PLANES))
 
 
 class FrameWriter:
@@ -34,26 +42,36 @@ class FrameWriter:
         self._writer, self._schema, self.n_frames = writer, columns, 0
 
     def append(self, images: np.ndarray, terms: dict[str, np.ndarray]) -> None:
-        """uint8 `B H W 3` and float32 `B` for each of TERMS."""
+        """uint8 `B H W 3`; `terms` holds float32 `B` for each of TERMS, and the PLANES."""
         count = len(images)
         numbers = np.arange(self.n_frames, self.n_frames + count, dtype=np.int32)
-        data = pa.py_buffer(np.ascontiguousarray(images))
-        pictures = pa.FixedSizeBinaryArray.from_buffers(
-            self._schema.field("image").type, count, [None, data]
-        )
-        columns = [pa.array(numbers), pictures, *(pa.array(terms[name]) for name in TERMS)]
+        columns = [pa.array(numbers), self._binary("image", images)]
+        columns += [pa.array(terms[name]) for name in TERMS]
+        columns += [self._binary(name, terms[name]) for name in PLANES]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self.n_frames += count
 
+    def _binary(self, name: str, values: np.ndarray) -> pa.FixedSizeBinaryArray:
+        """An array `B ...` as the column of that name, its bytes a frame."""
+        width = self._schema.field(name).type
+        if name in PLANES:
+            values = values.astype(PLANES[name][0], copy=False)
+        assert values.nbytes == len(values) * width.byte_width, (name, values.shape)
+        data = pa.py_buffer(np.ascontiguousarray(values))
+        return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, data])
+
 
 @contextlib.contextmanager
-def write_frames(path: Path, height: int, width: int) -> Iterator[FrameWriter]:
+def write_frames(
+    path: Path, height: int, width: int, about: dict[str, str] | None = None
+) -> Iterator[FrameWriter]:
     """Opens a frame file for writing; it gets its name at the end if a frame was written.
 
+    `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"}.
     A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
     """
     partial = path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL)
-    columns = frame_schema(height, width)
+    columns = frame_schema(height, width, about)
     try:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:
             frames = FrameWriter(writer, columns)
@@ -77,22 +95,17 @@ def open_frames(folder: Path, video_id: str) -> "FrameFile":
 
 
 class FrameFile:
-    """A frame file mapped into memory: `footage[i]` is frame i, uint8 `H W 3` (a view)."""
+    """A frame file mapped into memory: `footage[i]` is frame i, uint8 `H W 3` (a view).
+
+    `about` is what `write_frames` was told of it.
+    """
 
     def __init__(self, path: Path):
-        if not path.is_file():
-            raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except pa.ArrowInvalid as error:
-            raise UserError(
-                f"{path} is damaged ({error}); delete it and run `dvc repro ingest`"
-            ) from None
-        self._table = reader.read_all()  # maps, copies nothing
-        about = self._table.schema.metadata
-        shape = int(about[b"height"]), int(about[b"width"]), 3
-        chunks = self._table.column("image").chunks
-        self._batches = [_pictures(chunk, shape) for chunk in chunks]
+        self._table = _read(path)  # maps, copies nothing
+        about = {key.decode(): text.decode() for key, text in self._table.schema.metadata.items()}
+        shape = int(about.pop("height")), int(about.pop("width")), 3
+        self.about: dict[str, str] = about
+        self._batches = self._arrays("image", np.dtype("u1"), shape)
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)])
 
     def __len__(self) -> int:
@@ -106,8 +119,38 @@ class FrameFile:
         """One of TERMS for all frames, float32 `T`."""
         return self._table.column(name).to_numpy()
 
+    def plane(self, name: str) -> np.ndarray:
+        """One of PLANES for all frames, a copy: uint8 `T 32 32` or uint32 `T 256`."""
+        kind, shape = PLANES[name]
+        return np.concatenate(self._arrays(name, kind, shape)).astype(kind.newbyteorder("="))
 
-def _pictures(chunk: pa.FixedSizeBinaryArray, shape: tuple[int, int, int]) -> np.ndarray:
-    size = shape[0] * shape[1] * shape[2]
-    data = np.frombuffer(chunk.buffers()[1], np.uint8)
+    def _arrays(self, name: str, kind: np.dtype, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """A binary column as one array `B ...` a batch; views."""
+        return [_view(chunk, kind, shape) for chunk in self._table.column(name).chunks]
+
+
+def _read(path: Path) -> pa.Table:
+    """A frame file's table. A UserError where it is missing, damaged or of another version."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
+    remedy = "delete it and run `dvc repro ingest`"
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    absent = {"frame", "image", *TERMS, *PLANES} - set(table.schema.names)
+    if absent:
+        lacks = ", ".join(sorted(absent))
+        raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
+    return table
+
+
+def _plane_bytes(name: str) -> int:
+    kind, shape = PLANES[name]
+    return kind.itemsize * math.prod(shape)
+
+
+def _view(chunk: pa.FixedSizeBinaryArray, kind: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape)
+    data = np.frombuffer(chunk.buffers()[1], kind)
     return data[chunk.offset * size :][: len(chunk) * size].reshape(len(chunk), *shape)

@@ -1,31 +1,41 @@
-"""Camera cuts from the stored terms: PySceneDetect 0.7's content detector, no video opened.
+"""Camera cuts from the stored terms, by the rules of one of PySceneDetect 0.7's detectors.
 
-Score of a frame: mean of its hue, saturation and luma change. A cut stands where the score reaches
-the threshold; PySceneDetect's own FlashFilter (merging) then keeps cuts `min_scene_seconds` apart
-or more, so that a flash is no scene. Scenes that are still shorter (a cut just before the end) are
-dropped and counted. Thesis, section 5.1: threshold 15, half a second.
+Out: `scenes.parquet`; `statistics/<video_id>.csv`, all that a threshold can be chosen by, as
+PySceneDetect's stats file; and contact sheets of all scenes to look at. Scenes shorter than
+`min_scene_seconds` (a cut just before the end) are dropped and counted. Thesis, section 5.1:
+content, threshold 15, half a second. Where a frame file says how many frames a scene has, as made
+sequences do, nothing is looked for.
 """
 
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pipeline import params, schema
+from pipeline.footage.contact_sheet import Scene, save_contact_sheets
+from pipeline.footage.detectors import detector_cuts, detector_scores
 from pipeline.footage.framefile import FrameFile, open_frames, read_videos
+from pipeline.footage.terms import TERMS
 from pipeline.progress import bar
+
+STATISTICS, SHEETS = "statistics", "contact_sheets"  # folders below the stage's own
 
 
 def split_scenes(footage: Path, out: Path, rules: params.SceneSplit) -> dict[str, int | float]:
-    """Writes `scenes.parquet` for all videos below `footage`; returns counts."""
+    """Writes all of the above below `out` for all videos below `footage`; returns counts."""
     rows, dropped = [], []
+    _clear(out)
     table = read_videos(footage)
     for video in bar(table.itertuples(), what="scenes", unit="video", total=len(table)):
-        scenes = find_scenes(open_frames(footage, video.video_id), Fraction(video.fps), rules)
-        shortest = scene_frames(rules.min_scene_seconds, Fraction(video.fps))
-        for start, end, score in scenes:
-            row = scene_row(video.video_id, start, end, score)
-            (rows if end - start >= shortest else dropped).append(row)
+        frames = open_frames(footage, video.video_id)
+        found = video_scenes(frames, Fraction(video.fps), rules)
+        for scene in found.scenes:
+            row = scene_row(video.video_id, scene.start, scene.end, found.score_at(scene))
+            (rows if scene.kept else dropped).append(row)
+        write_statistics(frames, found.scores, out / STATISTICS / f"{video.video_id}.csv")
+        save_contact_sheets(frames, found.scenes, out / SHEETS, video.video_id)
     schema.write_table(rows, schema.SCENES, out / "scenes.parquet")
     return {
         "scenes": len(rows),
@@ -35,15 +45,37 @@ def split_scenes(footage: Path, out: Path, rules: params.SceneSplit) -> dict[str
     }
 
 
+class FoundScenes:
+    """The scenes of one video, short ones included, and the scores float64 `T` they rest on."""
+
+    def __init__(self, scores: np.ndarray, starts: list[int], shortest: int):
+        ends = [*starts[1:], len(scores)]
+        pairs = zip(starts, ends, strict=True)
+        self.scores = scores
+        self.scenes = [Scene(start, end, kept=end - start >= shortest) for start, end in pairs]
+
+    def score_at(self, scene: Scene) -> float:
+        """The detector's score where the scene begins; 0 for the first, which no cut begins."""
+        return float(self.scores[scene.start]) if scene.start else 0.0
+
+
+def video_scenes(footage: FrameFile, fps: Fraction, rules: params.SceneSplit) -> FoundScenes:
+    """Looks for the cuts of a video, or counts them off where its scenes were made so long."""
+    if "scene_frames" in footage.about:
+        starts = range(0, len(footage), int(footage.about["scene_frames"]))
+        return FoundScenes(np.zeros(len(footage)), list(starts), shortest=0)
+    shortest = scene_frames(rules.min_scene_seconds, fps)
+    scores = detector_scores(footage, rules)
+    cuts = detector_cuts(footage, scores, rules, shortest)
+    return FoundScenes(scores, sorted({0, *cuts}), shortest)  # a fade may be cut at its frame 0
+
+
 def find_scenes(
     footage: FrameFile, fps: Fraction, rules: params.SceneSplit
 ) -> list[tuple[int, int, float]]:
     """(start, end, score at start) for each scene of a video, short ones included."""
-    scores = content_scores(footage)
-    shortest = scene_frames(rules.min_scene_seconds, fps)
-    starts = [0, *content_cuts(scores, rules.threshold, shortest)]
-    ends = [*starts[1:], len(scores)]
-    return [(start, end, float(scores[start])) for start, end in zip(starts, ends, strict=True)]
+    found = video_scenes(footage, fps, rules)
+    return [(scene.start, scene.end, found.score_at(scene)) for scene in found.scenes]
 
 
 def scene_frames(seconds: float, fps: Fraction) -> int:
@@ -51,28 +83,20 @@ def scene_frames(seconds: float, fps: Fraction) -> int:
     return round(seconds * float(fps))
 
 
-def content_scores(footage: FrameFile) -> np.ndarray:
-    """Score of each frame, float64 `T` in [0, 255]; 0 for the first frame."""
-    terms = [
-        footage.term(name).astype(np.float64) for name in ("delta_hue", "delta_sat", "delta_lum")
-    ]
-    return sum(terms) / len(terms)
-
-
-def content_cuts(scores: np.ndarray, threshold: float, min_scene_frames: int) -> list[int]:
-    """Frame numbers at which a new scene starts; `scores` is float `T`."""
-    from scenedetect.common import FrameTimecode
-    from scenedetect.detector import FlashFilter
-
-    merging = FlashFilter(FlashFilter.Mode.MERGE, length=min_scene_frames)
-    cuts = []
-    for frame, score in enumerate(scores):
-        # the length is in frames, so the rate does not matter
-        found = merging.filter(FrameTimecode(frame, fps=25.0), above_threshold=score >= threshold)
-        cuts += [cut.frame_num for cut in found]
-    return cuts
-
-
 def scene_row(video_id: str, start: int, end: int, score: float) -> dict:
     name = f"{video_id}-{start:06d}"
     return {"scene_id": name, "video_id": video_id, "start": start, "end": end, "cut_score": score}
+
+
+def write_statistics(footage: FrameFile, scores: np.ndarray, path: Path) -> None:
+    """A row a frame: its number, its time in seconds, the terms, the detector's score."""
+    terms = {name: footage.term(name).astype(np.float64) for name in ("time", *TERMS)}
+    columns = {"frame": np.arange(len(footage))} | terms | {"score": scores}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).round(4).to_csv(path, index=False)
+
+
+def _clear(out: Path) -> None:
+    """Removes statistics and sheets of an earlier run: no video that is gone keeps its own."""
+    for path in [*(out / STATISTICS).glob("*.csv"), *(out / SHEETS).glob("*.png")]:
+        path.unlink()

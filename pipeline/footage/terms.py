@@ -1,16 +1,33 @@
-"""What is measured of each frame while it is decoded: the detectors' terms and the block change.
+"""What is measured of each frame while it is decoded: all that the scene detectors look at.
 
-`delta_hue`, `delta_sat`, `delta_lum` are those of PySceneDetect 0.7's ContentDetector: the mean
-absolute change of OpenCV's HSV planes from the frame before, 0 at frame 0. They are taken from a
-copy reduced as PySceneDetect does for speed: the longer side to 256, by skipping pixels.
+The numbers are those of PySceneDetect 0.7's detectors, taken from a copy reduced as PySceneDetect
+does for speed: the longer side to 256, by skipping pixels. So any detector can be tried afterwards
+without opening a video again.
+
+- Content and adaptive: `delta_hue`, `delta_sat`, `delta_lum`, the mean absolute change of OpenCV's
+  HSV planes from the frame before, and `delta_edges`, that of the dilated Canny edges; 0 at
+  frame 0.
+- Threshold: `mean_rgb`, the mean of all pixels and channels.
+- Histogram: `histogram`, how often each of the 256 levels of Y (BT.601) occurs.
+- Hash: `small`, the grey 32x32 picture that the cosine transform is taken of.
 """
+
+import math
 
 import cv2
 import numpy as np
 
 DETECTOR_SIDE = 256  # PySceneDetect reduces the longer side to it
+SMALL_SIDE = 32  # HashDetector's size * lowpass, by its defaults
+LEVELS = 256
+EDGE_SIGMA = 1 / 3  # Canny's two thresholds lie so far below and above the median
 BLOCK = 8  # pixels, side of the blocks in which a change is looked for
-TERMS = ("delta_hue", "delta_sat", "delta_lum", "mean_luma", "block_change")
+DELTAS = ("delta_hue", "delta_sat", "delta_lum", "delta_edges")
+TERMS = (*DELTAS, "mean_luma", "mean_rgb", "block_change", "time")  # float32 a frame
+PLANES = {  # type and shape a frame
+    "small": (np.dtype("u1"), (SMALL_SIDE, SMALL_SIDE)),
+    "histogram": (np.dtype("<u4"), (LEVELS,)),
+}
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B (BT.601)
 
 
@@ -24,25 +41,73 @@ class DetectorTerms:
     """Measures a video batch by batch; remembers the last frame between two batches."""
 
     def __init__(self) -> None:
-        self._last: np.ndarray | None = None  # H W 3, HSV
+        self._last: np.ndarray | None = None  # H W 4: hue, saturation, lightness, edges
 
     def measure(self, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 RGB `B H W 3` to float32 `B` a term, in levels of [0, 255] (hue [0, 179])."""
+        """uint8 RGB `B H W 3` to the TERMS (but `block_change` and `time`) and the PLANES.
+
+        Terms are float32 `B` in levels of [0, 255] (hue [0, 179]); `small` is uint8 `B 32 32` and
+        `histogram` uint32 `B 256`.
+        """
         count, height, width, _ = frames.shape
         rows = frames.reshape(count * height, width, 3)
-        hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV).reshape(count, height, width, 3)
-        first = hsv[:1] if self._last is None else self._last[None]
-        before = np.concatenate([first, hsv[:-1]])  # B H W 3
-        self._last = hsv[-1].copy()
-        hue, sat, lum = channel_means(cv2.absdiff(hsv, before)).T
-        luma = channel_means(frames) @ LUMA
-        named = dict(zip(TERMS, (hue, sat, lum, luma), strict=False))
-        return {name: values.astype(np.float32) for name, values in named.items()}
+        hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV).reshape(frames.shape)
+        maps = np.stack([_with_edges(image) for image in hsv])  # B H W 4
+        first = maps[:1] if self._last is None else self._last[None]
+        before = np.concatenate([first, maps[:-1]])
+        self._last = maps[-1].copy()
+        deltas = channel_means(cv2.absdiff(maps, before)).T  # 4 B
+        colours = channel_means(frames)  # B 3
+        terms = dict(zip(DELTAS, deltas, strict=True))
+        terms |= {"mean_luma": colours @ LUMA, "mean_rgb": colours.mean(axis=1)}
+        named = {name: values.astype(np.float32) for name, values in terms.items()}
+        return named | {"small": small_grey(frames), "histogram": luma_histogram(frames)}
 
 
 def channel_means(stack: np.ndarray) -> np.ndarray:
-    """uint8 `B H W 3` to float64 `B 3`, from exact sums."""
-    return np.array([cv2.mean(image)[:3] for image in stack])
+    """uint8 `B H W C` to float64 `B C` (C to 4), from exact sums."""
+    return np.array([cv2.mean(image)[: stack.shape[-1]] for image in stack])
+
+
+def small_grey(frames: np.ndarray) -> np.ndarray:
+    """uint8 RGB `B H W 3` to uint8 `B 32 32`."""
+    side = SMALL_SIDE, SMALL_SIDE
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    return np.stack([cv2.resize(image, side, interpolation=cv2.INTER_AREA) for image in grey])
+
+
+def luma_histogram(frames: np.ndarray) -> np.ndarray:
+    """uint8 RGB `B H W 3` to uint32 `B 256`."""
+    luma = [cv2.extractChannel(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV), 0) for frame in frames]
+    return np.stack([_histogram(image) for image in luma]).astype(np.uint32)
+
+
+def edges(lightness: np.ndarray) -> np.ndarray:
+    """Dilated Canny edges of uint8 `H W`: 255 on an edge, else 0."""
+    height, width = lightness.shape
+    median = _median(lightness)
+    low = int(max(0, (1.0 - EDGE_SIGMA) * median))
+    high = int(min(255, (1.0 + EDGE_SIGMA) * median))
+    side = 4 + round(math.sqrt(width * height) / 192)
+    side += side % 2 == 0
+    return cv2.dilate(cv2.Canny(lightness, low, high), np.ones((side, side), np.uint8))
+
+
+def _with_edges(hsv: np.ndarray) -> np.ndarray:
+    """uint8 `H W 3` to `H W 4`."""
+    return cv2.merge([hsv, edges(cv2.extractChannel(hsv, 2))])
+
+
+def _histogram(plane: np.ndarray) -> np.ndarray:
+    """uint8 `H W` to exact counts, float32 `256`."""
+    return cv2.calcHist([plane], [0], None, [LEVELS], [0, LEVELS]).ravel()
+
+
+def _median(plane: np.ndarray) -> float:
+    """`np.median` of uint8 `H W`, from the histogram: it need not be sorted."""
+    reached = np.cumsum(_histogram(plane))
+    middles = (plane.size - 1) // 2, plane.size // 2  # the same one for an odd number
+    return float(np.searchsorted(reached, middles, side="right").mean())
 
 
 def block_change(image: np.ndarray, other: np.ndarray) -> float:

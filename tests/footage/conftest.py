@@ -8,9 +8,23 @@ import numpy as np
 import pytest
 
 from pipeline import params
+from pipeline.footage.decoding import BlockChanges
 from pipeline.footage.framefile import FrameFile, write_frames
-from pipeline.footage.ingest import BlockChanges
 from pipeline.footage.terms import DetectorTerms
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tests_store(tmp_path_factory):
+    """Decoded videos of the tests are kept apart, never in the project's own store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_store(tests_store, tmp_path_factory, monkeypatch):
+    """Each test begins with an empty store."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +43,22 @@ def data() -> Path:
 
 @pytest.fixture
 def frame_file(tmp_path):
-    """uint8 `T H W 3` to a FrameFile, in batches as ingest writes them."""
+    """uint8 `T H W 3` to a FrameFile, in batches as ingest writes them; 24 frames a second."""
 
-    def write(images: np.ndarray, name: str = "film", batch: int = 7) -> FrameFile:
+    def write(
+        images: np.ndarray,
+        name: str = "film",
+        batch: int = 7,
+        about: dict[str, str] | None = None,
+    ) -> FrameFile:
         path = tmp_path / f"{name}.arrow"
         terms, changes = DetectorTerms(), BlockChanges()
-        with write_frames(path, *images.shape[1:3]) as out:
+        with write_frames(path, *images.shape[1:3], about=about) as out:
             for start in range(0, len(images), batch):
                 part = images[start : start + batch]
-                measured = terms.measure(part) | {"block_change": changes.measure(part)}
-                out.append(part, measured)
+                times = np.arange(start, start + len(part), dtype=np.float32) / 24
+                own = {"block_change": changes.measure(part), "time": times}
+                out.append(part, terms.measure(part) | own)
         return FrameFile(path)
 
     return write

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.footage.framefile import write_frames
-from pipeline.footage.terms import TERMS
+from pipeline.footage.terms import PLANES, TERMS
 from pipeline.schema import SPLITS
 from pipeline.shards.loaders import ClipSet, ImageSet, batches
 from pipeline.shards.writing import ShardWriter, clip_schema, file_sha256, image_schema, pack
@@ -34,6 +34,7 @@ def footage(tmp_path) -> dict[str, np.ndarray]:
     for name in "ab":
         films[name] = random.integers(0, 256, (20, HEIGHT, WIDTH, 3), np.uint8)
         terms = {term: np.zeros(20, np.float32) for term in TERMS}
+        terms |= {name: np.zeros((20, *shape), kind) for name, (kind, shape) in PLANES.items()}
         with write_frames(tmp_path / f"{name}.arrow", HEIGHT, WIDTH) as out:
             out.append(films[name], terms)
     return films
