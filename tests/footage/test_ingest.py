@@ -7,9 +7,11 @@ import pytest
 
 from pipeline import frames, schema
 from pipeline.errors import UserError
-from pipeline.footage import ingest as module
+from pipeline.footage import workers
+from pipeline.footage.decoding import Job, decode_video, examine, image_size
 from pipeline.footage.framefile import PARTIAL, open_frames, read_videos
-from pipeline.footage.ingest import image_size, ingest
+from pipeline.footage.ingest import ingest
+from pipeline.footage.store import Store
 from pipeline.sources.videos import Header
 
 
@@ -40,7 +42,8 @@ def folder(tmp_path_factory, make_video):
 @pytest.fixture(scope="module")
 def done(folder, tmp_path_factory, settings):
     out = tmp_path_factory.mktemp("frames")
-    return out, ingest(folder, out, settings.ingest, workers=2)
+    shortest = settings.ingest.model_copy(update={"min_frames": 1})
+    return out, ingest(folder, out, shortest, workers=2)
 
 
 def digest(path):
@@ -86,7 +89,8 @@ def test_bytes_do_not_depend_on_workers_or_earlier_runs(done, folder, tmp_path, 
     out, _ = done
     (tmp_path / f"stale{PARTIAL}").touch()
     (tmp_path / "gone-00000000.arrow").touch()
-    ingest(folder, tmp_path, settings.ingest, workers=1)
+    shortest = settings.ingest.model_copy(update={"min_frames": 1})
+    ingest(folder, tmp_path, shortest, workers=1)
     expected = {path.name: digest(path) for path in out.iterdir()}
     assert {path.name: digest(path) for path in tmp_path.iterdir()} == expected
 
@@ -127,13 +131,14 @@ def test_folder_without_a_video_names_the_reasons(tmp_path, settings):
 
 def test_an_interrupted_video_leaves_nothing(folder, tmp_path, settings, monkeypatch):
     def stop(frames_done):
-        raise module.Stopped
+        raise workers.Stopped
 
-    monkeypatch.setattr(module, "_count", stop)
-    job = module.Job(folder, "odd.avi", tmp_path, settings.ingest)
-    row, header = module.examine(job)
-    with pytest.raises(module.Stopped):
-        module.decode_video(job, row, header)
+    monkeypatch.setattr(workers, "count", stop)
+    store = Store(tmp_path / "store", settings.ingest)
+    job = Job(folder, "odd.avi", tmp_path, settings.ingest, store)
+    row, header = examine(job)
+    with pytest.raises(workers.Stopped):
+        decode_video(job, row, header)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,106 @@
+"""Decoded videos, kept by content, parameters and code, so that no video is decoded twice.
+
+`<DVC_ROOT>/.store/ingest/<key>.arrow` is the frame file, `<key>.json` its row without the names,
+written last: an entry is complete or absent. Files are hard links of those in the stage's output
+(copies where links do not work), so they cost no second place on disk until DVC copies its own.
+DVC deletes an output before a stage runs; the store is what remains. Frame files are never written
+into, only replaced, so a link changes nothing elsewhere.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.footage.framefile import SUFFIX, FrameFile
+
+LIBRARY = Path(__file__).parents[1]
+CODE = (
+    "footage/decoding.py", "footage/framefile.py", "footage/terms.py", "frames.py",
+    "sources/bars.py", "sources/headers.py", "sources/opening.py", "sources/times.py",
+    "sources/videos.py",
+)  # fmt: skip
+NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
+SPARE = 2  # the store may hold this many times the bytes of the present run beside it
+
+
+@dataclass(frozen=True)
+class Store:
+    """One folder of entries, as seen with the parameters of a run."""
+
+    folder: Path
+    size: params.Ingest
+
+    def take(self, sha256: str, frame_file: Path) -> dict | None:
+        """Links an entry's frame file to that name and gives its row; None where there is none."""
+        kept, about = self._paths(sha256)
+        try:
+            row = json.loads(about.read_text("utf-8"))
+            if not sha256 or len(FrameFile(kept)) != row["n_frames"]:
+                return None
+        except (OSError, ValueError, KeyError, UserError):
+            return None  # absent or damaged: it is decoded again
+        _link(kept, frame_file)
+        for path in (kept, about):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # what was used last is pruned last
+        return row
+
+    def keep(self, row: dict, frame_file: Path) -> None:
+        """Adds a finished video."""
+        kept, about = self._paths(row["sha256"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _link(frame_file, kept)
+        partial = about.with_suffix(f".{os.getpid()}.partial")
+        plain = {key: value for key, value in row.items() if key not in NAMES}
+        partial.write_text(json.dumps(plain, sort_keys=True), "utf-8")
+        partial.replace(about)
+
+    def prune(self, used_bytes: int) -> None:
+        """Removes entries, those not used for longest first, until few enough bytes are left."""
+        entries = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime)
+        total = 0
+        for path in entries:
+            total += path.stat().st_size
+            if total > (1 + SPARE) * used_bytes:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
+        for partial in self.folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def _paths(self, sha256: str) -> tuple[Path, Path]:
+        told = {"content": sha256, "code": _code_hash(), "reading": self._reading()}
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / f"{key}{SUFFIX}", self.folder / f"{key}.json"
+
+    def _reading(self) -> dict:
+        """The parameters that change a frame file; the others judge it afterwards."""
+        return self.size.model_dump(exclude={"min_frames", "on_error"})
+
+
+@functools.cache
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for name in CODE:
+        digest.update((LIBRARY / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives a file a second name, replacing what has it; a copy across file systems."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, partial)
+    if target.exists() and partial.samefile(target):
+        partial.unlink()  # rename() does nothing where both names are one file
+    else:
+        partial.replace(target)
