@@ -2,22 +2,25 @@
 
 A scene of n frames becomes k = ceil(n / max_frames) parts, one fewer where a part would have less
 than `min_frames`. Parts differ by at most one frame, longer ones last. A scene that is too short
-has a row with its reason and no split.
+has a row with its reason and no split; so has a clip that a filter refuses, and each clip of a
+scene that another split holds nearly identical.
 """
 
 import math
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline import params, schema
+from pipeline.footage.filters import NAMES, Clip, Filter, make_filters, refusal
 from pipeline.footage.framefile import FrameFile, open_frames
+from pipeline.footage.likeness import Scene, find_leaks, hash_scene
 from pipeline.footage.splits import check_splits, split_key, split_of
 from pipeline.progress import bar
+
+SHORT, LEAK = "short", "leak"  # why a clip is rejected, beside the names of filters
 
 
 def chunk_clips(
@@ -26,23 +29,46 @@ def chunk_clips(
     """Writes `clips.parquet`; returns counts. Raises a UserError if a split is empty."""
     table = schema.read_table(scenes / "scenes.parquet", schema.SCENES)
     usable = _usable_frames(index)
-    rows = []
+    chunker = Chunker(rules)
     for video_id, its_scenes in bar(
         table.groupby("video_id", sort=False), what="clips", unit="video"
     ):
         frames = open_frames(footage, video_id)
         for scene in its_scenes.itertuples():
-            kept = usable.get(scene.scene_id, np.empty(0, np.int32))[rules.drop_first_frames :]
-            rows += scene_clips(scene, kept, frames, rules)
-    counts = Counter(row["split"] for row in rows)
+            chunker.add(scene, usable.get(scene.scene_id, np.empty(0, np.int32)), frames)
+    chunker.drop_leaks()
+    counts = Counter(row["split"] for row in chunker.rows)
     check_splits(counts, rules)
-    schema.write_table(rows, schema.CLIPS, out / "clips.parquet")
-    lengths = [row["n_frames"] for row in rows if row["split"]]
-    return {
-        **{f"clips_{split}": counts[split] for split in schema.SPLITS},
-        "clips_rejected": counts[""],
-        "frames": sum(lengths),
-    }
+    schema.write_table(chunker.rows, schema.CLIPS, out / "clips.parquet")
+    return _summary(chunker, counts)
+
+
+class Chunker:
+    """Gathers the rows of `clips.parquet` scene by scene; `rejected` counts the refused."""
+
+    def __init__(self, rules: params.ClipChunk):
+        self.rules, self.filters = rules, make_filters(rules.filters)
+        self.rows: list[dict] = []
+        self.rejected: Counter[str] = Counter()
+        self._hashed: list[Scene] = []
+
+    def add(self, scene, usable: np.ndarray, footage: FrameFile) -> None:
+        """A row of `scenes.parquet`, the numbers of its frames that feed clips, its video."""
+        rows, rejected = scene_clips(scene, usable, footage, self.rules, self.filters)
+        self.rows += rows
+        self.rejected.update(rejected)
+        splits = {row["split"] for row in rows} - {""}
+        if splits and self.rules.near_identical_bits >= 0:
+            small = footage.plane("small")[scene.start : scene.end]  # T 32 32
+            self._hashed.append(hash_scene(scene.scene_id, splits.pop(), small))
+
+    def drop_leaks(self) -> None:
+        """Rejects the clips of scenes that stand nearly identical in another split."""
+        leaks = find_leaks(self._hashed, self.rules.near_identical_bits)
+        for row in self.rows:
+            if row["split"] and row["scene_id"] in leaks:
+                row |= {"split": "", "reason": leaks[row["scene_id"]]}
+                self.rejected[LEAK] += 1
 
 
 def part_lengths(n_frames: int, min_frames: int, max_frames: int) -> list[int]:
@@ -56,39 +82,47 @@ def part_lengths(n_frames: int, min_frames: int, max_frames: int) -> list[int]:
     return [short] * (parts - longer) + [short + 1] * longer
 
 
-def scene_clips(scene, kept: np.ndarray, footage: FrameFile, rules: params.ClipChunk) -> list[dict]:
-    """Rows of `clips.parquet` for one scene; `kept` are the numbers of its frames that count."""
+def scene_clips(
+    scene, usable: np.ndarray, footage: FrameFile, rules: params.ClipChunk, filters: list[Filter]
+) -> tuple[list[dict], list[str]]:
+    """Rows of `clips.parquet` for one scene, and a name for each rejection among them."""
+    kept = usable[rules.drop_first_frames :]
     lengths = part_lengths(len(kept), rules.min_frames, rules.max_frames)
     if not lengths:
         reason = f"scene of {len(kept)} frames, at least {rules.min_frames} needed"
-        return [_clip_row(scene, 0, kept, footage, split="", reason=reason)]
+        return [_clip_row(scene, 0, Clip(footage, kept), split="", reason=reason)], [SHORT]
     key = split_key(scene.video_id, scene.start, rules.split_by)
-    split = split_of(key, rules.train_share, rules.val_share)
-    pieces = np.split(kept, np.cumsum(lengths)[:-1])
-    return [
-        _clip_row(scene, part, piece, footage, split=split, reason="")
-        for part, piece in enumerate(pieces)
-    ]
+    source = footage.about.get("split", "")
+    split = split_of(key, rules.train_share, rules.val_share, source)
+    rows, rejected = [], []
+    for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
+        clip = Clip(footage, frames)
+        name, reason = refusal(clip, filters)
+        rows.append(_clip_row(scene, part, clip, split="" if name else split, reason=reason))
+        rejected += [name] if name else []
+    return rows, rejected
 
 
-def motion(footage: FrameFile, frames: np.ndarray) -> float:
-    """Mean absolute change from frame to frame, in grey levels [0, 255]; 0 for one frame."""
-    steps = [cv2.absdiff(footage[now], footage[then]).mean() for now, then in pairwise(frames)]
-    return float(np.mean(steps)) if steps else 0.0
-
-
-def _clip_row(
-    scene, part: int, frames: np.ndarray, footage: FrameFile, split: str, reason: str
-) -> dict:
+def _clip_row(scene, part: int, clip: Clip, split: str, reason: str) -> dict:
     return {
         "clip_id": f"{scene.scene_id}-{part:02d}",
         "scene_id": scene.scene_id,
         "video_id": scene.video_id,
-        "frames": frames.tolist(),
-        "n_frames": len(frames),
-        "motion": motion(footage, frames),
+        "frames": clip.frames.tolist(),
+        "n_frames": len(clip.frames),
+        "motion": clip.motion,
         "split": split,
         "reason": reason,
+    }
+
+
+def _summary(chunker: Chunker, counts: Counter) -> dict[str, int | float]:
+    lengths = [row["n_frames"] for row in chunker.rows if row["split"]]
+    return {
+        **{f"clips_{split}": counts[split] for split in schema.SPLITS},
+        "clips_rejected": counts[""],
+        **{f"rejected_{name}": chunker.rejected[name] for name in (SHORT, *NAMES, LEAK)},
+        "frames": sum(lengths),
     }
 
 

@@ -2,6 +2,10 @@
 
 The name is the video id, or the video id and the scene's first frame. Its SHA-256, read as a
 number in [0, 1), is compared with the shares.
+
+A source may know better: moving MNIST makes its test sequences of digits that its training
+sequences never show. Its frame files carry `split`: "test" is the test split, and "train" is
+shared among train and val alone.
 """
 
 import hashlib
@@ -22,12 +26,19 @@ def position(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
 
 
-def split_of(key: str, train_share: float, val_share: float) -> str:
-    """`train`, `val` or `test`."""
+def split_of(key: str, train_share: float, val_share: float, source: str = "") -> str:
+    """`train`, `val` or `test`; `source` is what the source says: "train", "test" or "" (nothing).
+
+    Among the source's own "train", the shares of train and val keep their ratio.
+    """
+    if source == "test":
+        return "test"
     at = position(key)
+    if source == "train":
+        at *= train_share + val_share
     if at < train_share:
         return "train"
-    return "val" if at < train_share + val_share else "test"
+    return "val" if source == "train" or at < train_share + val_share else "test"
 
 
 def check_splits(counts: Mapping[str, int], rules: params.ClipChunk) -> None:
@@ -36,9 +47,11 @@ def check_splits(counts: Mapping[str, int], rules: params.ClipChunk) -> None:
     if not empty:
         return
     found = ", ".join(f"{counts.get(name, 0)} {name}" for name in SPLITS)
+    found += f", {counts.get('', 0)} rejected"
     other = "scene" if rules.split_by == "video" else "video"
     raise UserError(
         f"no clip for {' and '.join(empty)}: {found} with clip_chunk.split_by = {rules.split_by}, "
         f"train_share = {rules.train_share:g}, val_share = {rules.val_share:g}, expected at least "
-        f"one of each; add footage, set clip_chunk.split_by to {other}, or change the shares"
+        f"one of each; add footage, set clip_chunk.split_by to {other}, change the shares, "
+        "or loosen clip_chunk.filters"
     )

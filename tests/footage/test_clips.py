@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
 from pipeline import schema
 from pipeline.errors import UserError
-from pipeline.footage.clips import chunk_clips, motion, part_lengths
+from pipeline.footage.clips import chunk_clips, part_lengths
 
 TABLE = {
     14: [], 15: [15], 25: [25], 29: [29], 30: [15, 15], 31: [15, 16], 50: [25, 25],
@@ -18,35 +21,35 @@ def test_the_table_of_the_thesis(n_frames, parts):
     assert part_lengths(n_frames, 15, 25) == parts
 
 
-@pytest.mark.parametrize(("low", "high"), [(15, 25), (3, 3), (25, 25), (10, 11), (3, 1000)])
-def test_properties_of_the_parts(low, high):
-    for n_frames in range(1, 600):
-        parts = part_lengths(n_frames, low, high)
-        assert sum(parts) == (n_frames if n_frames >= low else 0)
-        assert parts == sorted(parts), "longer ones last"
-        if parts:
-            assert min(parts) >= low and max(parts) - min(parts) <= 1
-            assert len(parts) <= -(-n_frames // high)
-            assert max(parts) <= max(high, 2 * low - 1)
-
-
-def test_motion_is_the_mean_step_in_grey_levels(frame_file):
-    greys = np.array([0, 10, 10, 40], np.uint8)
-    footage = frame_file(np.broadcast_to(greys[:, None, None, None], (4, 4, 4, 3)).copy())
-    assert motion(footage, np.arange(4)) == pytest.approx((10 + 0 + 30) / 3)
-    assert motion(footage, np.array([0, 3])) == 40.0
-    assert motion(footage, np.array([2])) == 0.0
+@limits(max_examples=200, deadline=None)
+@given(n_frames=st.integers(0, 5000), low=st.integers(3, 60), extra=st.integers(0, 60))
+def test_properties_of_the_parts(n_frames, low, extra):
+    high = low + extra
+    parts = part_lengths(n_frames, low, high)
+    assert sum(parts) == (n_frames if n_frames >= low else 0)
+    assert parts == sorted(parts), "longer ones last"
+    if parts:
+        assert min(parts) >= low and max(parts) - min(parts) <= 1
+        assert len(parts) <= -(-n_frames // high)
+        assert max(parts) <= max(high, 2 * low - 1)
 
 
 @pytest.fixture
 def chunk(tmp_path, frame_file, settings):
-    """Runs the stage on scenes given as {video: [(start, end), ...]}; returns summary and table."""
+    """Runs the stage on scenes given as {video: [(start, end), ...]}; returns summary and table.
 
-    def run(scenes: dict, use_clip=lambda frame: True, **changes):
+    Pictures are black unless given by video; what asks for pictures is off unless switched on.
+    """
+
+    def run(scenes: dict, use_clip=lambda frame: True, images=None, filters=None, **changes):
+        off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_step": 0.0, "text": False}
+        asked = settings.clip_chunk.filters.model_copy(update=off | (filters or {}))
+        changes = {"near_identical_bits": -1, "filters": asked} | changes
         rows, index = [], []
         for video, ranges in scenes.items():
             end = max(stop for _, stop in ranges)
-            frame_file(np.zeros((end, 4, 4, 3), np.uint8), video)
+            black = np.zeros((end, 4, 4, 3), np.uint8)
+            frame_file(black if images is None else images[video], video)
             for start, stop in ranges:
                 name = f"{video}-{start:06d}"
                 rows.append({"scene_id": name, "video_id": video, "start": start, "end": stop,
@@ -107,3 +110,48 @@ def test_an_empty_split_is_an_error_and_leaves_no_table(chunk, tmp_path):
     with pytest.raises(UserError, match=r"no clip for .*clip_chunk\.split_by"):
         chunk({"film": [(0, 30)]})
     assert not (tmp_path / "clips.parquet").exists()
+
+
+def drifting(n_frames: int, seed: int) -> np.ndarray:
+    """uint8 `T 64 128 3`: a random picture of coarse patches that moves to the right."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 60), np.uint8)
+    picture = np.kron(coarse, np.ones((8, 8), np.uint8))  # 64 480
+    moved = np.stack([picture[:, at : at + 128] for at in range(n_frames)])
+    return np.repeat(moved[..., None], 3, axis=-1)
+
+
+def test_filters_reject_clips_and_are_counted(chunk):
+    scenes = {f"film{video}": [(0, 60), (60, 90)] for video in range(40)}
+    images = {name: drifting(90, at) for at, name in enumerate(scenes)}
+    for film in images.values():
+        film[20:40] = film[20]  # the second of three clips of the scene is still
+        film[60:] = 7  # and the second scene is of one colour
+    summary, table = chunk(scenes, images=images, filters={"min_contrast": 3.0, "min_motion": 0.5})
+    table = table.set_index("clip_id")
+    assert table.loc["film0-000000-01", "reason"] == "still: motion 0.00, at least 0.5 needed"
+    assert table.loc["film0-000060-00", "reason"] == "blank: contrast 0.00, at least 3 needed"
+    assert (table["reason"] == "").sum() == 80 and (table["split"] == "").sum() == 40 * 3
+    assert summary["rejected_still"] == 40 and summary["rejected_blank"] == 80
+    assert summary["rejected_leak"] == summary["rejected_short"] == 0
+    assert summary["clips_rejected"] == 120 and summary["frames"] == 80 * 20
+
+
+def test_an_opening_never_stands_in_two_splits(chunk):
+    """The same 40 frames, noisy and a frame or two later, open each of 30 videos."""
+    opening, rng = drifting(45, 999).astype(np.int16), np.random.default_rng(0)
+    scenes = {f"film{video}": [(0, 40), (40, 70)] for video in range(30)}
+    images = {}
+    for at, name in enumerate(scenes):
+        late = opening[at % 3 :][:40]
+        noisy = np.clip(late + rng.normal(0, 4, late.shape), 0, 255).astype(np.uint8)
+        images[name] = np.concatenate([noisy, drifting(30, at)])
+    apart = chunk(scenes, images=images)[1]
+    summary, table = chunk(scenes, images=images, near_identical_bits=24)
+    openings = table["scene_id"].str.endswith("-000000")
+    assert apart[openings]["split"].nunique() == 3, "without the rule they stand in all"
+    kept = table[openings & (table["split"] != "")]
+    assert set(kept["split"]) == {"test"}
+    dropped = table[openings & (table["split"] == "")]
+    assert dropped["reason"].str.fullmatch(r"nearly identical to film\d+-000000 in test").all()
+    assert (table[~openings]["split"] != "").all(), "no other scene is dropped"
+    assert summary["rejected_leak"] == len(dropped)

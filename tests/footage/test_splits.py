@@ -3,6 +3,9 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.footage.splits import check_splits, position, split_key, split_of
@@ -37,5 +40,31 @@ def test_an_empty_split_names_counts_and_remedy(settings, split_by):
     with pytest.raises(UserError) as caught:
         check_splits({"train": 8, "val": 1, "": 3}, rules)
     message = str(caught.value)
-    assert "8 train, 1 val, 0 test" in message
+    assert "8 train, 1 val, 0 test, 3 rejected" in message
     assert f"clip_chunk.split_by = {split_by}" in message and "add footage" in message
+
+
+VIDEOS = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=20, unique=True)
+
+
+@limits(max_examples=60, deadline=None)
+@given(VIDEOS, VIDEOS, st.floats(0.05, 0.9), st.floats(0.01, 0.05))
+def test_adding_videos_moves_nothing(few, more, train, val):
+    def assign(names):
+        keys = [split_key(name, start, "scene") for name in names for start in (0, 48)]
+        return {key: split_of(key, train, val) for key in keys}
+
+    before, after = assign(few), assign(few + more)
+    assert all(after[key] == split for key, split in before.items())
+
+
+@limits(max_examples=100, deadline=None)
+@given(st.text(max_size=20), st.floats(0.05, 0.85), st.floats(0.01, 0.1))
+def test_what_the_source_keeps_apart_stays_apart(key, train, val):
+    assert split_of(key, train, val, "test") == "test"
+    assert split_of(key, train, val, "train") in ("train", "val")
+
+
+def test_a_source_of_training_data_is_shared_in_the_same_ratio():
+    counts = Counter(split_of(f"digits-{at}", 0.8, 0.1, "train") for at in range(9000))
+    assert counts["train"] == pytest.approx(8000, abs=120) and not counts["test"]
