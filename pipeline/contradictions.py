@@ -4,8 +4,9 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params import Evaluate, Ingest, Params
+    from pipeline.params import Evaluate, Ingest, Params, SceneSplit
 
+HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 
 
@@ -25,6 +26,7 @@ def contradictions(params: "Params") -> list[str]:
             f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
             "expected less than 1, the rest is the test split"
         )
+    found += _scene_contradictions(has("scene_split"))
     whole = False  # tokens cover the frame: only then is their number worth a word
     if ingest and vqgan:
         stride = vqgan.autoencoder.stride
@@ -61,6 +63,21 @@ def contradictions(params: "Params") -> list[str]:
         found.append(
             f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
         )
+    return found
+
+
+def _scene_contradictions(scenes: "SceneSplit | None") -> list[str]:
+    """A hash of another size than is stored, weights that add up to nothing."""
+    if scenes is None:
+        return []
+    found, hashes = [], scenes.hash
+    if hashes.size * hashes.lowpass != HASH_SIDE:
+        found.append(
+            f"scene_split.hash.size * lowpass = {hashes.size * hashes.lowpass}: expected "
+            f"{HASH_SIDE}, the side of the small picture that ingest keeps of each frame"
+        )
+    if not sum(scenes.weights):
+        found.append(f"scene_split.weights = {scenes.weights}: expected one above 0")
     return found
 
 

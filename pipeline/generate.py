@@ -108,7 +108,7 @@ def read_picture(path: Path) -> np.ndarray:
     return np.array(Image.alpha_composite(page, upright).convert("RGB"))  # a copy: writable
 
 
-def output_size(wish: str, picture: tuple[int, int], ingest: params.Ingest) -> tuple[int, int]:
+def output_size(wish: str, picture: tuple[int, int], ingest: params.FrameSize) -> tuple[int, int]:
     """Height and width of the output, even numbers (H.264 has no odd ones).
 
     `model`: the model's height in the first picture's aspect; `input`: the first picture's size.

@@ -38,8 +38,6 @@ class Base(Section):
 
 
 class MovingMnist(Section):
-    """How sequences are made of MNIST's digits (pipeline/sources/moving_mnist.py)."""
-
     train_sequences: Count
     test_sequences: Count
     digits: Annotated[int, Field(ge=1, le=10)]
@@ -47,8 +45,9 @@ class MovingMnist(Section):
 
 
 class Source(Section):
-    kind: Literal["videos"]
+    kind: Literal["videos", "moving_mnist"]
     path: Annotated[str, Field(min_length=1)]
+    moving_mnist: MovingMnist
 
 
 class SampleEpisodes(Section):
@@ -59,22 +58,73 @@ class SampleEpisodes(Section):
     width: Annotated[int, Field(ge=64, le=3840, multiple_of=2)]
 
 
-class Ingest(Section):
+class FrameSize(Section):
+    """What a trained model remembers of the frames it saw."""
+
     height: Annotated[int, Field(ge=16, le=1024)]
     width: Annotated[int, Field(ge=16, le=1024)]
     fit: Literal["squeeze", "crop", "pad"]
 
 
+class Ingest(FrameSize):
+    fps: Annotated[float, Field(ge=0.0, le=1000.0)]
+    deinterlace: bool
+    cut_bars: bool
+    min_frames: Count
+    on_error: Literal["reject", "fail"]
+
+    @property
+    def frame_size(self) -> FrameSize:
+        return FrameSize(height=self.height, width=self.width, fit=self.fit)
+
+
+class Adaptive(Section):
+    threshold: Positive
+    window_width: Count
+    min_content_val: Weight
+
+
+class Fade(Section):
+    threshold: Annotated[int, Field(ge=1, le=255)]
+    bias: Annotated[float, Field(ge=-1.0, le=1.0)]
+    add_final_scene: bool
+
+
+class Hash(Section):
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    size: Literal[4, 8, 16, 32]
+    lowpass: Literal[1, 2, 4, 8]
+
+
+class Histogram(Section):
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    bins: Literal[2, 4, 8, 16, 32, 64, 128, 256]
+
+
 class SceneSplit(Section):
-    detector: Literal["content"]
+    detector: Literal["content", "adaptive", "threshold", "hash", "histogram"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
+    weights: Annotated[list[Weight], Field(min_length=4, max_length=4)]
     min_scene_seconds: Weight
+    adaptive: Adaptive
+    fade: Fade
+    hash: Hash
+    histogram: Histogram
 
 
 class FrameSubsample(Section):
     image_step: Count
     hold_threshold: Annotated[float, Field(ge=0.0, le=255.0)]
-    clip_frames: Literal["all", "unique"]
+    hold_metric: Literal["block", "mean"]
+    clip_frames: Literal["all", "unique", "every_nth"]
+    clip_step: Count
+
+
+class ClipFilters(Section):
+    min_motion: Weight
+    min_contrast: Weight
+    max_luma_step: Weight
+    text: bool
 
 
 class ClipChunk(Section):
@@ -84,6 +134,8 @@ class ClipChunk(Section):
     split_by: Literal["scene", "video"]
     train_share: Share
     val_share: Share
+    near_identical_bits: Annotated[int, Field(ge=-1, le=256)]
+    filters: ClipFilters
 
     @property
     def longest(self) -> int:

@@ -1,9 +1,10 @@
-"""Stage `ingest`: every video of `source.path` to small frames and detector terms."""
+"""Stage `ingest`: every video, or sequence, of `source.path` to small frames and their terms."""
 
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
 from pipeline.footage.ingest import ingest
+from pipeline.footage.sequences import ingest_sequences
 
 OUT = Path("data/frames")
 
@@ -13,7 +14,10 @@ def main() -> None:
     check.require_weights(settings)
     with tracking.stage("ingest", settings) as run:
         source = Path(settings.source.path)
-        summary = ingest(source, OUT, settings.ingest, settings.engine.workers)
+        if settings.source.kind == "moving_mnist":
+            summary = ingest_sequences(source, OUT, settings)
+        else:
+            summary = ingest(source, OUT, settings.ingest, settings.engine.workers)
         run.finish(summary, OUT)
 
 

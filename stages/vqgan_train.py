@@ -24,8 +24,9 @@ def main() -> None:
             seed=settings.base.seed,
             checkpoint_interval=engine.checkpoint_interval,
         )
-        inputs = {"base": settings.base, "ingest": settings.ingest, "vqgan": settings.vqgan}
-        resume = Resume("vqgan_train", inputs, [SHARDS / "index.json"])
+        size = settings.ingest.frame_size
+        sections = {"base": settings.base, "ingest": size, "vqgan": settings.vqgan}
+        resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
         history = train(task, plan, "tokenizer", resume, run.log)
         save_tokenizer(task.tokenizer, settings, OUT)
         history.save(OUT)

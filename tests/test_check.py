@@ -105,6 +105,19 @@ def test_the_folder_of_episodes(settings, project, make, said):
         assert sentence.startswith("source.path = raw: ") and said in sentence
 
 
+@pytest.mark.parametrize("missing", ["train-images", "t10k-images", None])
+def test_the_folder_of_digits(settings, project, missing):
+    folder = project / "mnist"
+    folder.mkdir()
+    for name in {"train-images", "t10k-images"} - {missing}:
+        (folder / f"{name}-idx3-ubyte.gz").touch()
+    found = list(check.source(_set(settings, "source", kind="moving_mnist", path="mnist")))
+    if missing is None:
+        assert not found
+    else:
+        assert missing in _sentence(found, "error")
+
+
 @pytest.mark.parametrize("path", ["data/sample", "data/sample/episodes", "./data/sample/"])
 def test_what_a_stage_makes_may_be_absent_before_the_first_run(settings, project, path):
     (project / "dvc.yaml").write_text(DVC)

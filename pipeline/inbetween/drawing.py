@@ -24,7 +24,7 @@ from pipeline import frames
 from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import Drawn, Pick, draw, likeliest
-from pipeline.params import Ingest
+from pipeline.params import FrameSize
 from pipeline.torch_setup import autocast
 from pipeline.trained.tokenizer import load_tokenizer
 from pipeline.trained.transformer import load_gpt
@@ -65,7 +65,7 @@ class InBetweener:
         self,
         tokenizer: Tokenizer,
         gpt: FrameGpt,
-        ingest: Ingest,
+        ingest: FrameSize,
         device: torch.device,
         precision: str,
     ) -> None:

@@ -13,14 +13,15 @@ from pipeline.vqgan.model import Tokenizer
 def save_tokenizer(tokenizer: Tokenizer, settings: params.Params, folder: Path) -> None:
     """model.safetensors and a config.json that rebuilds the network and fits pictures for it."""
     save_weights(tokenizer, folder / "model.safetensors")
-    config = {"vqgan": settings.vqgan.model_dump(), "ingest": settings.ingest.model_dump()}
+    size = settings.ingest.frame_size
+    config = {"vqgan": settings.vqgan.model_dump(), "ingest": size.model_dump()}
     write_json(folder / "config.json", config)
 
 
-def load_tokenizer(folder: Path, device: torch.device) -> tuple[Tokenizer, params.Ingest]:
+def load_tokenizer(folder: Path, device: torch.device) -> tuple[Tokenizer, params.FrameSize]:
     """The trained tokenizer in evaluation mode, and how its pictures were fitted."""
     config = read_json(folder / "config.json")
-    ingest = params.Ingest.model_validate(config["ingest"])
+    ingest = params.FrameSize.model_validate(config["ingest"])
     tokenizer = Tokenizer(params.Vqgan.model_validate(config["vqgan"]), ingest.height, ingest.width)
     load_weights(tokenizer, folder / "model.safetensors")
     tokenizer = tokenizer.to(device, memory_format=torch.channels_last)
