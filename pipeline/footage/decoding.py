@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import frames, params
-from pipeline.footage import workers
+from pipeline import engine, frames, params
 from pipeline.footage.framefile import SUFFIX, write_frames
 from pipeline.footage.store import Store
 from pipeline.footage.terms import DetectorTerms, block_change, detector_size
@@ -59,11 +58,16 @@ def examine(job: Job) -> tuple[dict, videos.Header | None]:
 
 
 def decode_video(job: Job, row: dict, header: videos.Header) -> dict:
-    """Decodes one file; its finished row. What is in the file never makes it fail."""
+    """Decodes one file; its finished row. What is in the file never makes it fail.
+
+    Raises engine.Died where the decoder was killed: a good film must not be kept as truncated.
+    """
     try:
         n_frames, reason = _write_video(job, header)
     except videos.Unreadable as error:
         return row | {"status": error.status, "reason": error.reason}
+    except videos.Killed as error:
+        raise engine.Died(job.name, str(error)) from None
     duration = header.duration or float(n_frames / header.fps)
     status = "truncated" if reason else "ok"
     row = row | {"n_frames": n_frames, "duration": duration, "status": status, "reason": reason}
@@ -140,7 +144,7 @@ def _write_video(job: Job, header: videos.Header) -> tuple[int, str]:
                 measured = terms.measure(batch.samples)
                 measured["block_change"] = changes.measure(images)
                 out.append(images, measured | {"time": batch.times.astype(np.float32)})
-                workers.count(len(batch))
+                engine.count(len(batch))
         except videos.Truncated as error:
             reason = str(error)
     return out.n_frames, reason

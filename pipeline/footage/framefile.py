@@ -61,6 +61,11 @@ class FrameWriter:
         return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, data])
 
 
+def partial_of(path: Path) -> Path:
+    """The name of a frame file while it is written."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL)
+
+
 @contextlib.contextmanager
 def write_frames(
     path: Path, height: int, width: int, about: dict[str, str] | None = None
@@ -70,7 +75,7 @@ def write_frames(
     `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"}.
     A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
     """
-    partial = path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL)
+    partial = partial_of(path)
     columns = frame_schema(height, width, about)
     try:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:

@@ -9,11 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import params, schema
+from pipeline import engine, params, schema
 from pipeline.errors import UserError
-from pipeline.footage import workers as processes
 from pipeline.footage.decoding import Job, decode_video, examine
-from pipeline.footage.framefile import PARTIAL, READABLE, SUFFIX, frame_bytes
+from pipeline.footage.framefile import PARTIAL, READABLE, SUFFIX, frame_bytes, partial_of
 from pipeline.footage.store import Store
 from pipeline.progress import bar
 from pipeline.records import project_root
@@ -32,12 +31,18 @@ def ingest(source: Path, out: Path, size: params.Ingest, workers: int) -> dict[s
     store = Store(project_root() / STORE, size)
     jobs = [Job(source, name, out, size, store) for name in names]
     try:
-        rows = processes.again(lambda: _run_all(jobs, min(workers, len(jobs))), workers)
+        count = min(workers, len(jobs))
+        rows = engine.again(lambda: _run_all(jobs, count), workers, lambda: _under_way(jobs))
     finally:
         _remove_partials(out)  # of a worker that was killed
     rows = [_judge(row, size) for row in rows]
     readable = [row for row in rows if row["status"] in READABLE]
-    _require(source, rows, readable, size)
+    if not readable:
+        raise UserError(
+            f"source.path = {source}: no readable video among {len(rows)} files: {_named(rows)}; "
+            "put videos there that ffmpeg can read"
+        )
+    _require_whole(rows, jobs[0])
     _remove_strangers(out, {row["video_id"] for row in readable})
     schema.write_table(rows, schema.VIDEOS, out / "videos.parquet")
     store.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))
@@ -59,14 +64,16 @@ def list_source(source: Path) -> list[str]:
 
 def _run_all(jobs: list[Job], workers: int) -> list[dict]:
     """Rows in the order of the jobs."""
-    with processes.opened(workers, __name__) as pool:
+    with engine.opened(workers, __name__) as pool:
         examined = bar(
             pool.executor.map(examine, jobs), what="headers", unit="file", total=len(jobs)
         )
-        return _decode_all(pool, dict(zip(jobs, examined, strict=True)))
+        examined = dict(zip(jobs, examined, strict=True))
+        _require_whole([row for row, _ in examined.values()], jobs[0])  # before hours of decoding
+        return _decode_all(pool, examined)
 
 
-def _decode_all(pool: processes.Pool, examined: dict[Job, tuple]) -> list[dict]:
+def _decode_all(pool: engine.Pool, examined: dict[Job, tuple]) -> list[dict]:
     """Long videos start first, so that no worker is left alone with one at the end."""
     rows, waiting = _known(examined)
     _check_disk(waiting)
@@ -75,7 +82,8 @@ def _decode_all(pool: processes.Pool, examined: dict[Job, tuple]) -> list[dict]:
         job: pool.executor.submit(decode_video, job, examined[job][0], waiting[job])
         for job in longest_first
     }
-    pool.watch(futures.values(), sum(header.expected_frames for header in waiting.values()))
+    expected = sum(header.expected_frames for header in waiting.values())
+    pool.watch(futures.values(), expected, what="decoding", unit="frame")
     rows |= {job: future.result() for job, future in futures.items()}
     return [rows[job] for job in examined]
 
@@ -123,19 +131,19 @@ def _judge(row: dict, size: params.Ingest) -> dict:
     return row
 
 
-def _require(source: Path, rows: list[dict], readable: list[dict], size: params.Ingest) -> None:
-    """Raises a UserError where nothing can be read, or not all and that is asked for."""
-    if not readable:
-        raise UserError(
-            f"source.path = {source}: no readable video among {len(rows)} files: {_named(rows)}; "
-            "put videos there that ffmpeg can read"
-        )
+def _require_whole(rows: list[dict], job: Job) -> None:
+    """Raises a UserError where a file cannot be read whole and that is asked for."""
     failed = [row for row in rows if row["status"] in FAILED]
-    if failed and size.on_error == "fail":
+    if failed and job.size.on_error == "fail":
         raise UserError(
-            f"source.path = {source}: {len(failed)} of {len(rows)} files cannot be read whole: "
+            f"source.path = {job.root}: {len(failed)} of {len(rows)} files cannot be read whole: "
             f"{_named(failed)}; mend or remove them, or set ingest.on_error to reject"
         )
+
+
+def _under_way(jobs: list[Job]) -> list[str]:
+    """Names of the videos whose frame files are half-written."""
+    return [job.name for job in jobs if partial_of(job.frame_file).exists()]
 
 
 def _named(rows: list[dict]) -> str:

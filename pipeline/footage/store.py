@@ -13,12 +13,18 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pyarrow as pa
+
 from pipeline import params
-from pipeline.errors import UserError
-from pipeline.footage.framefile import SUFFIX, FrameFile
+from pipeline.footage.framefile import SUFFIX
+from pipeline.sources import videos
 
 LIBRARY = Path(__file__).parents[1]
 CODE = (
@@ -26,8 +32,12 @@ CODE = (
     "sources/bars.py", "sources/headers.py", "sources/opening.py", "sources/times.py",
     "sources/videos.py",
 )  # fmt: skip
+LIBRARIES = (cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
-SPARE = 2  # the store may hold this many times the bytes of the present run beside it
+SPARE = 2  # the store may hold this many times the bytes of the present run beside it, and
+KEPT_BYTES = 20 * 10**9  # so many in any case: a run of the sample must not forget a season
+STALE_SECONDS = 3600  # younger half-made entries may be those of another run
+BLOCK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,11 @@ class Store:
         kept, about = self._paths(sha256)
         try:
             row = json.loads(about.read_text("utf-8"))
-            if not sha256 or len(FrameFile(kept)) != row["n_frames"]:
+            if not sha256 or row.pop("crc32") != _crc32(kept):
                 return None
-        except (OSError, ValueError, KeyError, UserError):
-            return None  # absent or damaged: it is decoded again
-        _link(kept, frame_file)
+            _link(kept, frame_file)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # absent (pruned by another run, say) or damaged: it is decoded again
         for path in (kept, about):
             with contextlib.suppress(OSError):
                 os.utime(path)  # what was used last is pruned last
@@ -59,20 +69,24 @@ class Store:
         _link(frame_file, kept)
         partial = about.with_suffix(f".{os.getpid()}.partial")
         plain = {key: value for key, value in row.items() if key not in NAMES}
+        plain["crc32"] = _crc32(kept)
         partial.write_text(json.dumps(plain, sort_keys=True), "utf-8")
         partial.replace(about)
 
     def prune(self, used_bytes: int) -> None:
-        """Removes entries, those not used for longest first, until few enough bytes are left."""
-        entries = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime)
-        total = 0
-        for path in entries:
-            total += path.stat().st_size
-            if total > (1 + SPARE) * used_bytes:
+        """Removes entries, those not used for longest first, until few enough bytes are left.
+
+        Another run may be at work in the same store.
+        """
+        limit, total = max(KEPT_BYTES, (1 + SPARE) * used_bytes), 0
+        for path, told in sorted(_stats(self.folder, SUFFIX), key=lambda item: -item[1].st_mtime):
+            total += told.st_size
+            if total > limit:
                 path.with_suffix(".json").unlink(missing_ok=True)
-                path.unlink()
-        for partial in self.folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        for path, told in _stats(self.folder, ".partial"):
+            if told.st_ctime < time.time() - STALE_SECONDS:
+                path.unlink(missing_ok=True)
 
     def _paths(self, sha256: str) -> tuple[Path, Path]:
         told = {"content": sha256, "code": _code_hash(), "reading": self._reading()}
@@ -84,9 +98,27 @@ class Store:
         return self.size.model_dump(exclude={"min_frames", "on_error"})
 
 
+def _stats(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
+    """Files that were not removed meanwhile."""
+    found = []
+    for path in folder.glob(f"*{ending}"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.stat()))
+    return found
+
+
+def _crc32(path: Path) -> int:
+    """Reads 3 GB a second: a footer alone would not tell a page of zeros after a power cut."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            value = zlib.crc32(block, value)
+    return value
+
+
 @functools.cache
 def _code_hash() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps([*videos.version(), *LIBRARIES]).encode())
     for name in CODE:
         digest.update((LIBRARY / name).read_bytes())
     return digest.hexdigest()

@@ -14,6 +14,7 @@ of cuts on 23 videos), and not from averages (36 of 46).
 import hashlib
 import math
 import re
+import signal
 import subprocess
 import tempfile
 import unicodedata
@@ -47,6 +48,7 @@ __all__ = [
     "Batch",
     "Crop",
     "Header",
+    "Killed",
     "Reading",
     "Size",
     "Truncated",
@@ -57,6 +59,7 @@ __all__ = [
     "parse_header",
     "parts",
     "probe",
+    "version",
     "video_id",
 ]
 
@@ -98,6 +101,10 @@ class Truncated(Exception):
     """Raised by `decode` after the last readable frame of a file that is not all readable."""
 
 
+class Killed(Exception):
+    """Raised by `decode` where ffmpeg was killed, for want of memory say. The file may be good."""
+
+
 def video_id(relative: str) -> str:
     """A readable, stable name: the path in ASCII letters, and 8 digits of the path's hash."""
     path = Path(relative)
@@ -126,7 +133,7 @@ def decode(
 
     `header` is what `probe` said with the same `reading`. Raises Unreadable where there is no
     frame, and Truncated after the last frame of a file that ends before its header says, or of a
-    folder of which a picture is broken.
+    folder of which a picture is broken. Killed says nothing of the file.
     """
     shown: list[float] = []  # times
     with (
@@ -158,6 +165,12 @@ def decode(
             process.kill()
             process.wait()
         _check_ending(source, header, shown, _read_start(errors), process.returncode)
+
+
+def version() -> tuple[str, int]:
+    """Tells one build of ffmpeg from another: the program's name, and its size in bytes."""
+    program = Path(executable())
+    return program.name, program.stat().st_size if program.is_file() else 0
 
 
 def _printed(source: Opened) -> str:
@@ -278,6 +291,8 @@ def _fill(pipe, view: memoryview) -> int:
 def _check_ending(
     source: Opened, header: Header, shown: list[float], errors: str, returncode: int
 ) -> None:
+    if returncode == -signal.SIGKILL:
+        raise Killed(f"ffmpeg was killed after {len(shown)} frames")
     if not shown:
         raise Unreadable(UNDECODABLE, first_error(errors) if errors else "no frame in it")
     if source.pictures:

@@ -5,9 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline import frames, schema
+from pipeline import engine, frames, schema
 from pipeline.errors import UserError
-from pipeline.footage import workers
 from pipeline.footage.decoding import Job, decode_video, examine, image_size
 from pipeline.footage.framefile import PARTIAL, open_frames, read_videos
 from pipeline.footage.ingest import ingest
@@ -131,13 +130,13 @@ def test_folder_without_a_video_names_the_reasons(tmp_path, settings):
 
 def test_an_interrupted_video_leaves_nothing(folder, tmp_path, settings, monkeypatch):
     def stop(frames_done):
-        raise workers.Stopped
+        raise engine.Stopped
 
-    monkeypatch.setattr(workers, "count", stop)
+    monkeypatch.setattr(engine, "count", stop)
     store = Store(tmp_path / "store", settings.ingest)
     job = Job(folder, "odd.avi", tmp_path, settings.ingest, store)
     row, header = examine(job)
-    with pytest.raises(workers.Stopped):
+    with pytest.raises(engine.Stopped):
         decode_video(job, row, header)
     assert not list(tmp_path.iterdir())
 

@@ -1,18 +1,23 @@
 """Reuse of decoded videos, and a run that is killed, restarted, or met with copies."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import schema
+from pipeline import engine, schema
 from pipeline.errors import UserError
 from pipeline.footage import ingest as module
-from pipeline.footage import workers
+from pipeline.footage import store
 from pipeline.footage.framefile import open_frames, read_videos
 from pipeline.footage.ingest import STORE, ingest
+from pipeline.sources import videos
 
 PALE = np.random.default_rng(0).integers(0, 256, (8, 16, 32, 3), np.uint8)
 
@@ -47,7 +52,7 @@ def decoded(monkeypatch):
             names.append(job.name)
             return Now(work(job, *rest))
 
-        def watch(self, *_):
+        def watch(self, *_, **__):
             pass
 
         def shutdown(self, **_):
@@ -59,7 +64,7 @@ def decoded(monkeypatch):
     def opened(*_):
         yield Here()
 
-    monkeypatch.setattr(workers, "opened", opened)
+    monkeypatch.setattr(engine, "opened", opened)
     return names
 
 
@@ -125,7 +130,36 @@ def test_a_damaged_entry_is_decoded_again(raw, tmp_path, settings, decoded, dama
     assert len(decoded) == 3 and contents(tmp_path / "out") == before
 
 
-def test_the_store_forgets_what_was_not_used_for_longest(raw, tmp_path, settings, decoded):
+def test_a_page_of_zeros_in_an_entry_is_seen(raw, tmp_path, settings, decoded):
+    run(raw, tmp_path / "out", settings)
+    entry = entries()[0]
+    content = bytearray(entry.read_bytes())
+    content[4096:8192] = bytes(4096)
+    entry.unlink()
+    entry.write_bytes(content)
+    run(raw, tmp_path / "out", settings)
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"n_frames": 8}'])
+def test_a_damaged_row_is_made_again(raw, tmp_path, settings, decoded, text):
+    run(raw, tmp_path / "out", settings)
+    before = contents(tmp_path / "out")
+    entries()[0].with_suffix(".json").write_text(text)
+    run(raw, tmp_path / "out", settings)
+    assert len(decoded) == 3 and contents(tmp_path / "out") == before
+
+
+def test_a_small_run_forgets_nothing_of_a_large_one(raw, tmp_path, settings, decoded):
+    for height in (16, 24, 32, 40, 48):
+        run(raw, tmp_path / "out", settings, height=height)
+    assert len(entries()) == 10
+
+
+def test_the_store_forgets_what_was_not_used_for_longest(
+    raw, tmp_path, settings, decoded, monkeypatch
+):
+    monkeypatch.setattr(store, "KEPT_BYTES", 0)
     for height in (16, 24, 32, 40, 48):
         run(raw, tmp_path / "out", settings, height=height)
     assert 0 < len(entries()) < 10
@@ -156,6 +190,13 @@ def test_fail_names_the_file_and_leaves_no_table(raw, tmp_path, settings):
                        r"ingest\.on_error"):  # fmt: skip
         run(raw, tmp_path / "out", settings, on_error="fail")
     assert not (tmp_path / "out/videos.parquet").exists()
+
+
+def test_fail_looks_at_all_headers_before_it_decodes(raw, tmp_path, settings, decoded):
+    (raw / "empty.mp4").touch()
+    with pytest.raises(UserError, match="1 of 3 files"):
+        run(raw, tmp_path / "out", settings, on_error="fail")
+    assert not decoded and not list((tmp_path / "out").iterdir())
 
 
 def test_a_folder_of_pictures_is_one_video(raw, tmp_path, settings):
@@ -207,3 +248,81 @@ def test_a_video_that_kills_every_worker_ends_the_run(raw, tmp_path, settings, m
     with pytest.raises(UserError, match=r"killed 3 times.*engine\.workers"):
         run(raw, tmp_path / "out", settings)
     assert not list((tmp_path / "out").iterdir())
+
+
+class Gone:
+    """ffmpeg, killed by the system after its first batch."""
+
+    def __init__(self, decode, times):
+        self.decode, self.times = decode, times
+
+    def __call__(self, path, *rest):
+        for batch in self.decode(path, *rest):
+            yield batch
+            if self.times:
+                self.times -= 1
+                raise videos.Killed("ffmpeg was killed after 8 frames")
+
+
+def test_a_killed_decoder_leaves_no_truncated_video(raw, tmp_path, settings, decoded, monkeypatch):
+    expected = run(raw, tmp_path / "calm", settings)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(videos, "decode", Gone(videos.decode, 1))
+    assert run(raw, tmp_path / "out", settings) == expected
+    assert contents(tmp_path / "out") == contents(tmp_path / "calm")
+
+
+MAIN = """
+import sys
+from pathlib import Path
+from pipeline import params
+from pipeline.footage.ingest import ingest
+if __name__ == "__main__":
+    size = params.load(Path("params.yaml")).ingest
+    ingest(Path(sys.argv[1]), Path(sys.argv[2]), size, workers=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_a_main_process_that_is_killed(tmp_path, settings):
+    """What they write on, the next run would write at the same time."""
+    long_video(tmp_path / "raw/long.mp4")
+    (tmp_path / "main.py").write_text(MAIN)
+    root, out = Path(__file__).parents[2], tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path / "raw"), str(out)]
+    marked = os.environ | {"PYTHONPATH": str(root), "MARK": str(tmp_path)}
+    main = subprocess.Popen(command, cwd=root, env=marked, stderr=subprocess.DEVNULL)
+    wait_until(lambda: list(out.glob("*.partial")))
+    main.kill()
+    main.wait()
+    wait_until(lambda: not of_environment(f"MARK={tmp_path}"))
+    assert not list(out.glob("*.arrow"))
+    assert run(tmp_path / "raw", out, settings)["frames"] == 1440
+
+
+def long_video(path: Path) -> None:
+    """A minute, of which decoding takes a second or two."""
+    import imageio_ffmpeg
+
+    path.parent.mkdir()
+    drawn = ["-f", "lavfi", "-i", "testsrc2=size=960x540:rate=24:duration=60"]
+    coded = ["-c:v", "libx264", "-preset", "ultrafast", str(path)]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *drawn, *coded]
+    subprocess.run(command, check=True)
+
+
+def wait_until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def of_environment(entry: str) -> list[int]:
+    """Living processes that were started with `entry` in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if entry.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
