@@ -205,6 +205,7 @@ class VqganLoss(Section):
 class VqganTrainer(Section):
     batch_size: Count
     n_epochs: Count
+    augmentation: Literal["none", "crop_flip"]
     schedule: Literal["cosine", "constant"]
     warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     gen_lr: Positive

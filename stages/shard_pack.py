@@ -14,8 +14,8 @@ def main() -> None:
         index = schema.read_table(Path("data/frame_index/frame_index.parquet"), schema.FRAME_INDEX)
         clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
         size = (settings.ingest.height, settings.ingest.width)
-        shard_mb = settings.shard_pack.shard_mb
-        summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb)
+        shard_mb, workers = settings.shard_pack.shard_mb, settings.engine.workers
+        summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, workers)
         run.finish(summary, OUT)
 
 

@@ -142,8 +142,10 @@ def write_shards(moving) -> Callable:
         folder.mkdir(parents=True, exist_ok=True)
         motion = {}
         for number, split in enumerate(schema.SPLITS):
-            clips = ShardWriter(folder, f"clips-{split}", clip_schema(height, width), 1.0)
-            images = ShardWriter(folder, f"images-{split}", image_schema(height, width), 1.0)
+            clips = ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(height, width))
+            images = ShardWriter(
+                folder / f"images-{split}-00000.arrow", image_schema(height, width)
+            )
             for k, n in enumerate(lengths[split]):
                 clip = moving(n, 10 * number + k, height, width).numpy()
                 clip_id = f"{split}-{k:02d}"

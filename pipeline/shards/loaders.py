@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import UserError
+from pipeline.shards.checking import check_shards
 
 
 class Clip(NamedTuple):
@@ -27,6 +28,7 @@ class ShardReader:
                 f"{folder} holds no {kind}-{split} shard; `dvc repro shard_pack` makes it, and an "
                 "empty split means too little footage (see clip_chunk.split_by)"
             )
+        check_shards(folder, paths)
         tables = [_open(path) for path in paths]
         shapes = [_shape(table, path) for table, path in zip(tables, paths, strict=True)]
         for shape, path in zip(shapes, paths, strict=True):

@@ -6,17 +6,18 @@ every shard with rows, bytes and sha256.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from pipeline import progress, schema
+from pipeline import engine, schema
 from pipeline.errors import naming
 from pipeline.footage.framefile import open_frames
 from pipeline.records import write_json
+from pipeline.shards.checking import INDEX, file_sha256
 
 ROWS_A_BATCH = {"images": 256, "clips": 8}
 
@@ -32,31 +33,80 @@ def clip_schema(height: int, width: int) -> pa.Schema:
     return pa.schema(fields, {"height": str(height), "width": str(width)})
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One file to be written: its rows of the index or of the clips."""
+
+    folder: Path
+    kind: str  # images, clips
+    split: str
+    number: int
+    size: tuple[int, int]
+    rows: pd.DataFrame
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.kind}-{self.split}-{self.number:05d}.arrow"
+
+
 def pack(
-    frames: Path, index: pd.DataFrame, clips: pd.DataFrame, out: Path, size: tuple, shard_mb: float
+    frames: Path,
+    index: pd.DataFrame,
+    clips: pd.DataFrame,
+    out: Path,
+    size: tuple[int, int],
+    shard_mb: float,
+    workers: int = 1,
 ) -> dict:
-    """Writes all shards of all splits below `out`; gives counts of images, clips and bytes."""
-    height, width = size
+    """Writes all shards of all splits below `out`; gives counts of images, clips and bytes.
+
+    The same bytes whatever the number of workers: what stands in a shard is settled before.
+    """
     out.mkdir(parents=True, exist_ok=True)
     accepted = clips[clips.split != ""].sort_values("clip_id")
     images = _images_with_split(index, accepted)
-    counts: dict[str, int] = {}
-    shards = []
-    with progress.bar(what="packing", unit="row", total=len(images) + len(accepted)) as bar:
-        for split in schema.SPLITS:
-            for kind, rows, make, fields in (
-                ("images", images[images.split == split], _image_rows, image_schema),
-                ("clips", accepted[accepted.split == split], _clip_rows, clip_schema),
-            ):
-                name, columns = f"{kind}-{split}", fields(height, width)
-                with ShardWriter(out, name, columns, shard_mb) as writer:
-                    for row in make(rows, frames):
-                        writer.add(row)
-                        bar.update()
-                    shards += writer.close()
-                counts[f"{kind}_{split}"] = len(rows)
-    write_json(out / "index.json", {"height": height, "width": width, "shards": shards})
-    return counts | {"shards": len(shards), "megabytes": sum(s["bytes"] for s in shards) / 1e6}
+    shards, counts = [], {}
+    for split in schema.SPLITS:
+        for kind, table in (("images", images), ("clips", accepted)):
+            rows = table[table.split == split].sort_values("video_id", kind="stable")
+            counts[f"{kind}_{split}"] = len(rows)
+            parts = enumerate(_parts(rows, kind, size, shard_mb * 1e6))
+            shards += [Shard(out, kind, split, number, size, part) for number, part in parts]
+    records = engine.again(lambda: _write_all(shards, frames, workers), workers)
+    height, width = size
+    write_json(out / INDEX, {"height": height, "width": width, "shards": records})
+    return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
+
+
+def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
+    """Rows of each shard: as many as `limit` bytes of pixels hold, at least one."""
+    lengths = rows.n_frames if kind == "clips" else pd.Series(1, rows.index)
+    start = filled = 0
+    for at, pixels in enumerate(lengths.to_numpy() * (size[0] * size[1] * 3)):
+        if filled and filled + pixels > limit:
+            yield rows.iloc[start:at]
+            start, filled = at, 0
+        filled += pixels
+    if filled:
+        yield rows.iloc[start:]
+
+
+def _write_all(shards: list[Shard], frames: Path, workers: int) -> list[dict]:
+    """Their records, in order. Finished shards are written again, to the same bytes, if need be."""
+    with engine.opened(max(1, min(workers, len(shards))), __name__) as pool:
+        futures = [pool.executor.submit(write_shard, shard, frames) for shard in shards]
+        pool.watch(futures, sum(len(s.rows) for s in shards), what="packing", unit="row")
+        return [future.result() for future in futures]
+
+
+def write_shard(shard: Shard, frames: Path) -> dict:
+    """Writes one shard; its name, rows, bytes and sha256."""
+    make, fields = KINDS[shard.kind]
+    with ShardWriter(shard.path, fields(*shard.size)) as writer:
+        for row in make(shard.rows, frames):
+            writer.add(row)
+            engine.count(1)
+        return writer.close()
 
 
 def _images_with_split(index: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
@@ -84,19 +134,15 @@ def _clip_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
 
 
 class ShardWriter:
-    """Appends rows and begins a new shard at `shard_mb`.
+    """Appends rows to one shard, which gets its name when it is complete.
 
-    A shard gets its final name when it is complete. After an error, a full disk for instance, the
-    unfinished one is removed.
+    After an error, a full disk for instance, the unfinished one is removed.
     """
 
-    def __init__(self, folder: Path, name: str, fields: pa.Schema, shard_mb: float) -> None:
-        self.folder, self.name, self.fields = folder, name, fields
-        self.limit = shard_mb * 1e6
-        self.rows_a_batch = ROWS_A_BATCH[name.split("-")[0]]
-        self.done: list[dict] = []
+    def __init__(self, path: Path, fields: pa.Schema) -> None:
+        self.path, self.fields, self.count = path, fields, 0
+        self.rows_a_batch = ROWS_A_BATCH[path.name.split("-")[0]]
         self._rows: list[dict] = []
-        self._waiting = self._written = self._count = 0
         self._file = self._writer = None
 
     def __enter__(self) -> "ShardWriter":
@@ -107,46 +153,33 @@ class ShardWriter:
             self._abandon()
 
     def add(self, row: dict) -> None:
-        pixels = row.get("image", row.get("images"))
-        if self._count and self._written + self._waiting + len(pixels) > self.limit:
-            self._finish()
         self._rows.append(row)
-        self._waiting += len(pixels)
-        self._count += 1
+        self.count += 1
         if len(self._rows) >= self.rows_a_batch:
             self._flush()
 
-    def close(self) -> list[dict]:
-        """Completes the last shard; gives name, rows, bytes and sha256 of each."""
-        if self._count:
-            self._finish()
-        return self.done
+    def close(self) -> dict:
+        """Completes the shard; gives its name, rows, bytes and sha256."""
+        self._flush()
+        with self._complete_or_gone():
+            self._writer.close()
+            self._file.close()
+            self._partial.replace(self.path)
+        record = {"file": self.path.name, "rows": self.count, "bytes": self.path.stat().st_size}
+        return record | {"sha256": file_sha256(self.path)}
 
     @property
     def _partial(self) -> Path:
-        return self.folder / f"{self.name}-{len(self.done):05d}.arrow.partial"
+        return self.path.with_name(self.path.name + ".partial")
 
     def _flush(self) -> None:
         with self._complete_or_gone():
             if self._writer is None:
                 self._file = pa.OSFile(str(self._partial), "wb")
                 self._writer = pa.ipc.new_file(self._file, self.fields)
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
-        self._written += self._waiting
-        self._rows, self._waiting = [], 0
-
-    def _finish(self) -> None:
-        if self._rows:
-            self._flush()
-        path = self._partial.with_suffix("")
-        with self._complete_or_gone():
-            self._writer.close()
-            self._file.close()
-            self._partial.replace(path)
-        record = {"file": path.name, "rows": self._count, "bytes": path.stat().st_size}
-        self.done.append(record | {"sha256": file_sha256(path)})
-        self._file = self._writer = None
-        self._written = self._count = 0
+            if self._rows:
+                self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
+        self._rows = []
 
     @contextlib.contextmanager
     def _complete_or_gone(self) -> Iterator[None]:
@@ -155,7 +188,7 @@ class ShardWriter:
         except BaseException as error:
             self._abandon()
             if isinstance(error, OSError):
-                raise naming(error, self._partial.with_suffix("")) from None
+                raise naming(error, self.path) from None
             raise
 
     def _abandon(self) -> None:
@@ -166,6 +199,4 @@ class ShardWriter:
         self._partial.unlink(missing_ok=True)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+KINDS = {"images": (_image_rows, image_schema), "clips": (_clip_rows, clip_schema)}

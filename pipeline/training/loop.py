@@ -13,6 +13,7 @@ import torch
 
 from pipeline import progress
 from pipeline.errors import UserError
+from pipeline.shards.order import shuffled
 from pipeline.training.checkpoint import Resume
 from pipeline.training.contract import History, Loss, Task
 
@@ -80,9 +81,8 @@ class _Run:
         return parts
 
     def _rows(self, epoch: int, place: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.plan.seed * 100_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator)
-        return order[place * self.per_step : (place + 1) * self.per_step].tolist()
+        order = shuffled(self.rows, self.plan.seed, epoch)
+        return order[place * self.per_step : (place + 1) * self.per_step]
 
     def _gradient_steps(self, rows: list[int], epoch: int) -> dict[str, float]:
         batches = [

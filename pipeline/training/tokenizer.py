@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline import frames, params
 from pipeline.pretrained.lpips import Lpips
+from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
 from pipeline.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
@@ -32,7 +33,8 @@ class TokenizerTask:
         self.settings, self.device = settings.vqgan, device
         self.precision = settings.base.precision
         self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
-        self.generator = torch.Generator().manual_seed(settings.base.seed)
+        self.seed = settings.base.seed
+        self.generator = torch.Generator().manual_seed(self.seed)
         size = (settings.ingest.height, settings.ingest.width)
         self.tokenizer = Tokenizer(self.settings, *size).to(device)
         self.discriminator = Discriminator(self.settings.discriminator).to(device)
@@ -77,11 +79,20 @@ class TokenizerTask:
 
     def batch(self, split: str, rows: Sequence[int]) -> torch.Tensor:
         """float `B 3 H W` in [-1, 1] on the device."""
-        images = frames.to_float(self.images[split].batch(rows).to(self.device))
+        return self._floats(self.images[split].batch(rows))
+
+    def _floats(self, images: torch.Tensor) -> torch.Tensor:
+        images = frames.to_float(images.to(self.device))
         return images.contiguous(memory_format=torch.channels_last)
 
+    def _training_batch(self, rows: Sequence[int], epoch: int) -> torch.Tensor:
+        images = self.images["train"].batch(rows)
+        if self.settings.trainer.augmentation == "crop_flip":
+            images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch))
+        return self._floats(images)
+
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
-        images = self.batch("train", rows)
+        images = self._training_batch(rows, epoch)
         adversarial = self.settings.loss.discriminator
         plays = adversarial.factor > 0 and step >= adversarial.iter_start
         with autocast(self.device, self.precision):

@@ -25,8 +25,8 @@ def shards(tmp_path, moving) -> Path:
     folder = tmp_path / "shards"
     folder.mkdir()
     with (
-        ShardWriter(folder, "clips-test", clip_schema(HEIGHT, WIDTH), 1.0) as clips,
-        ShardWriter(folder, "images-test", image_schema(HEIGHT, WIDTH), 1.0) as images,
+        ShardWriter(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as clips,
+        ShardWriter(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as images,
     ):
         for k in range(CLIPS):
             clip = moving(FRAMES, k, HEIGHT, WIDTH).numpy()

@@ -12,8 +12,9 @@ from pipeline.errors import UserError
 from pipeline.footage.framefile import write_frames
 from pipeline.footage.terms import PLANES, TERMS
 from pipeline.schema import SPLITS
+from pipeline.shards.checking import file_sha256
 from pipeline.shards.loaders import ClipSet, ImageSet, batches
-from pipeline.shards.writing import ShardWriter, clip_schema, file_sha256, image_schema, pack
+from pipeline.shards.writing import ShardWriter, clip_schema, image_schema, pack
 
 HEIGHT, WIDTH = 4, 6
 BYTES = HEIGHT * WIDTH * 3
@@ -58,8 +59,8 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(index), mixed
 
 
-def packed(tmp_path, name: str = "shards", shard_mb: float = 1.0) -> dict:
-    return pack(tmp_path, *tables(), tmp_path / name, (HEIGHT, WIDTH), shard_mb)
+def packed(tmp_path, name: str = "shards", shard_mb: float = 1.0, workers: int = 1) -> dict:
+    return pack(tmp_path, *tables(), tmp_path / name, (HEIGHT, WIDTH), shard_mb, workers)
 
 
 @pytest.mark.parametrize("shard_mb", [1.0, 4 * BYTES / 1e6, 1e-6])
@@ -97,9 +98,9 @@ def test_a_new_shard_begins_at_the_limit(tmp_path, footage):
     assert len(index["shards"]) == len(list((tmp_path / "four").glob("*.arrow")))
 
 
-def test_twice_the_same_bytes(tmp_path, footage):
-    for name in ("one", "two"):
-        packed(tmp_path, name, shard_mb=0.0005)
+def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, footage):
+    for name, workers in (("one", 1), ("two", 3)):
+        packed(tmp_path, name, shard_mb=0.0005, workers=workers)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in files:
@@ -114,11 +115,14 @@ def test_pictures_of_a_rejected_scene_are_in_no_split(tmp_path, footage):
 
 
 def write_pictures(folder, count: int, a_shard: int) -> list[dict]:
-    fields = image_schema(HEIGHT, WIDTH)
-    writer = ShardWriter(folder, "images-train", fields, a_shard * BYTES / 1e6)
-    for i in range(count):
-        writer.add({"video_id": "a", "frame": i, "image": bytes([i % 256]) * BYTES})
-    return writer.close()
+    records = []
+    for number, first in enumerate(range(0, count, a_shard)):
+        path = folder / f"images-train-{number:05d}.arrow"
+        with ShardWriter(path, image_schema(HEIGHT, WIDTH)) as writer:
+            for i in range(first, min(first + a_shard, count)):
+                writer.add({"video_id": "a", "frame": i, "image": bytes([i % 256]) * BYTES})
+            records.append(writer.close())
+    return records
 
 
 def test_a_full_disk_leaves_no_unfinished_shard(tmp_path):
@@ -164,7 +168,7 @@ def test_a_truncated_shard_is_named(tmp_path, kept):
 def write_shard(folder, name: str, height: int, row: dict) -> None:
     """One shard of one row; `name` such as images-test, or clips-test."""
     make = image_schema if name.startswith("images") else clip_schema
-    with ShardWriter(folder, name, make(height, WIDTH), 1.0) as writer:
+    with ShardWriter(folder / f"{name}-00000.arrow", make(height, WIDTH)) as writer:
         writer.add(row)
         writer.close()
 

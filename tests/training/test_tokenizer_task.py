@@ -23,6 +23,18 @@ def test_total_is_the_weighted_sum_of_its_parts(tokenizer_task, quantizer):
     assert (parts["codebook"].item() > 0) == (quantizer == "vq")
 
 
+def test_augmentation_changes_what_is_trained_on_and_not_what_is_measured(tokenizer_task):
+    changes = {"vqgan.trainer.augmentation": "crop_flip"}
+
+    def error(epoch: int, changes: dict | None = None) -> float:
+        return float(next(tokenizer_task(changes).losses([0, 1], epoch, 0)).parts["mae"])
+
+    assert error(0, changes) == error(0, changes)
+    assert len({error(0), error(0, changes), error(1, changes)}) == 3
+    rows = [0, 1]
+    assert tokenizer_task(changes).validate(rows) == tokenizer_task().validate(rows)
+
+
 def test_perceptual_loss_by_a_stand_in(tokenizer_task):
     task = tokenizer_task()
     task.lpips = lambda drawn, images: (drawn - images).square().mean((1, 2, 3))
