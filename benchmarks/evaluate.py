@@ -10,7 +10,6 @@ this rate, and the memory that the second half of the clips added.
 """
 
 import argparse
-import json
 import os
 import resource
 import tempfile
@@ -23,9 +22,8 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.lines import line, show
 from pipeline import frames, params, torch_setup
 from pipeline.evaluation.run import evaluate
 from pipeline.metrics.baselines import cross_fade
@@ -143,7 +141,7 @@ def frechet_lines(count: int = 21, width: int = 400) -> list[dict]:
     moments = [m for x in (a, b) for m in (x.mean(0), np.cov(x, rowvar=False))]
     frechet_distance(*moments)
     theirs = time.perf_counter() - started
-    return [_line("evaluate/frechet", 1 / ours, "1/s", theirs / ours, "clean-fid")]
+    return [line("evaluate/frechet", 1 / ours, "1/s", theirs / ours, "clean-fid")]
 
 
 class Ready:
@@ -176,10 +174,10 @@ def whole(count: int, device: torch.device) -> list[dict]:
         peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rate = (count - count // 4) / (spent[count] - spent[count // 4])
     return [
-        _line("evaluate/whole", rate, "clips/s"),
-        _line("evaluate/whole/1000_clips", spent[count] + (1000 - count) / rate, "s"),
-        _line("evaluate/whole/memory", peaks[count], "MB"),
-        _line("evaluate/whole/memory_per_clip", (peaks[count] - peaks[count // 4]) / count, "MB"),
+        line("evaluate/whole", rate, "clips/s"),
+        line("evaluate/whole/1000_clips", spent[count] + (1000 - count) / rate, "s"),
+        line("evaluate/whole/memory", peaks[count], "MB"),
+        line("evaluate/whole/memory_per_clip", (peaks[count] - peaks[count // 4]) / count, "MB"),
     ]
 
 
@@ -187,8 +185,8 @@ def _write_shards(folder: Path, count: int) -> pd.DataFrame:
     """Test clips and a picture of each, from ten videos."""
     about = []
     with (
-        ShardWriter(folder, "clips-test", clip_schema(HEIGHT, WIDTH), 192.0) as clips,
-        ShardWriter(folder, "images-test", image_schema(HEIGHT, WIDTH), 192.0) as images,
+        ShardWriter(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as clips,
+        ShardWriter(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as images,
     ):
         for k in range(count):
             (clip,) = moving_clips(1, seed=k)
@@ -201,11 +199,6 @@ def _write_shards(folder: Path, count: int) -> pd.DataFrame:
         clips.close()
         images.close()
     return pd.DataFrame(about)
-
-
-def _line(name: str, value: float, unit: str, ratio: float = 0.0, against: str = "") -> dict:
-    line = {"name": name, "value": float(f"{value:.4g}"), "unit": unit}
-    return line | ({"ratio": float(f"{ratio:.3g}"), "against": against} if against else {})
 
 
 def main() -> None:
@@ -225,18 +218,9 @@ def main() -> None:
     for name, (ours, *plain) in measures(clips, device).items():
         spent = seconds(ours, given.clips, device)
         ratio = (seconds(plain[0], given.clips, device) / spent, plain[1]) if plain else ()
-        lines.append(_line(f"evaluate/{name}", 1 / spent, "clips/s", *ratio))
+        lines.append(line(f"evaluate/{name}", 1 / spent, "clips/s", *ratio))
     lines += frechet_lines() + whole(given.whole, device)
-    table = Table(title=f"{FRAMES} frames of {HEIGHT}x{WIDTH}, {device}, {given.threads} threads")
-    for column in ("what", "value", "unit", "times as fast", "as"):
-        table.add_column(column)
-    for line in lines:
-        ratio = f"{line['ratio']:.3g}" if "ratio" in line else ""
-        name = line["name"].removeprefix("evaluate/")
-        table.add_row(name, f"{line['value']:.4g}", line["unit"], ratio, line.get("against", ""))
-    Console(width=100).print(table)
-    for line in lines:
-        print(json.dumps(line))
+    show(lines, f"{FRAMES} frames of {HEIGHT}x{WIDTH}, {device}, {given.threads} threads")
 
 
 if __name__ == "__main__":
