@@ -56,7 +56,7 @@ def test_tasks_are_counted_across_processes():
         futures = [pool.executor.submit(counted, units) for units in (1, 2, 3)]
         pool.watch(futures, 6, what="tests", unit="task")
         assert [future.result() for future in futures] == [1, 2, 3]
-        assert pool.shared.done.value == 6
+        assert pool.done() == 6
 
 
 def test_a_dead_process_is_noticed():
