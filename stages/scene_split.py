@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
+from pipeline import check, errors, params, tracking
 from pipeline.footage.scenes import split_scenes
 
 FRAMES, OUT = Path("data/frames"), Path("data/scenes")
@@ -10,6 +10,7 @@ FRAMES, OUT = Path("data/frames"), Path("data/scenes")
 
 def main() -> None:
     settings = params.load()
+    check.require_weights(settings)
     with tracking.stage("scene_split", settings) as run:
         summary = split_scenes(FRAMES, OUT, settings.scene_split)
         run.finish(summary, OUT)

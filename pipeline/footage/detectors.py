@@ -1,13 +1,15 @@
-"""PySceneDetect 0.7's detectors on the stored terms: no video is opened, no frame decoded.
+"""PySceneDetect 0.7's detectors on the stored terms, and a network on the stored frames.
 
-A detector has two halves: the scores of all frames, and the rule that makes cuts of them. Both are
-those of the class of the same name in `scenedetect.detectors`, its way to keep cuts `shortest`
-frames apart included:
+A detector has two halves: the scores of all frames, and the rule that makes cuts of them. No video
+is opened. Both halves are those of the class of the same name in `scenedetect.detectors`, its way
+to keep cuts `shortest` frames apart included:
 
 - content: a cut where the score reaches the threshold; flashes are merged (FlashFilter);
 - adaptive: where the content score is so many times its neighbourhood's, and high enough itself;
 - threshold: between a fade to black and the fade from it;
 - hash, histogram: where the perceptual hash, the histogram of luma differs by so much.
+
+Transnetv2 (`pretrained.transnet`) cuts where its authors do, and keeps cuts apart the same way.
 """
 
 import itertools
@@ -27,8 +29,8 @@ def detector_scores(footage: FrameFile, rules: params.SceneSplit) -> np.ndarray:
     """What the chosen detector compares with its threshold, float64 `T`.
 
     Content: levels of [0, 255]. Adaptive: a ratio of [0, 255]. Threshold: the mean of R, G and B.
-    Hash: the share of bits that differ. Histogram: 1 - correlation. But for threshold, the first
-    frame has 0.
+    Hash: the share of bits that differ. Histogram: 1 - correlation. Transnetv2: how probable a cut
+    just before the frame is. But for threshold, the first frame has 0.
     """
     match rules.detector:
         case "content":
@@ -42,18 +44,22 @@ def detector_scores(footage: FrameFile, rules: params.SceneSplit) -> np.ndarray:
             return hash_scores(footage.plane("small"), rules.hash.size)
         case "histogram":
             return histogram_scores(footage.plane("histogram"), rules.histogram.bins)
+        case "transnetv2":
+            from pipeline.pretrained.transnet import cut_probabilities  # torch takes seconds
+
+            return np.concatenate([[0.0], cut_probabilities(footage)[:-1]])
 
 
 def detector_cuts(
     footage: FrameFile, scores: np.ndarray, rules: params.SceneSplit, shortest: int
 ) -> list[int]:
-    """Frame numbers at which PySceneDetect starts a new scene, ascending.
+    """Frame numbers at which the detector starts a new scene, ascending.
 
     `scores` are those of `detector_scores`, `shortest` is PySceneDetect's `min_scene_len`.
     """
     match rules.detector:
         case "content":
-            return content_cuts(scores, rules.threshold, shortest)
+            return content_cuts(scores, rules.threshold, shortest, rules.flashes)
         case "adaptive":
             enough = content_scores(footage, rules.weights) >= rules.adaptive.min_content_val
             return spaced_cuts((scores >= rules.adaptive.threshold) & enough, shortest)
@@ -63,6 +69,8 @@ def detector_cuts(
             return spaced_cuts(scores >= rules.hash.threshold, shortest)
         case "histogram":
             return spaced_cuts(scores >= rules.histogram.threshold, shortest)
+        case "transnetv2":
+            return spaced_cuts(run_ends(scores > rules.transnetv2.threshold), shortest)
 
 
 def content_scores(footage: FrameFile, weights: list[float]) -> np.ndarray:
@@ -72,12 +80,18 @@ def content_scores(footage: FrameFile, weights: list[float]) -> np.ndarray:
     return weighed / sum(weights)
 
 
-def content_cuts(scores: np.ndarray, threshold: float, shortest: int) -> list[int]:
-    """Cuts of content scores float `T`; a flash makes no scene."""
+def content_cuts(
+    scores: np.ndarray, threshold: float, shortest: int, flashes: str = "merge"
+) -> list[int]:
+    """Cuts of content scores float `T`; a flash makes no scene.
+
+    `merge`: cuts closer than `shortest` become the first and the last of them; `suppress`: the
+    first only.
+    """
     from scenedetect.common import FrameTimecode
     from scenedetect.detector import FlashFilter
 
-    merging = FlashFilter(FlashFilter.Mode.MERGE, length=shortest)
+    merging = FlashFilter(FlashFilter.Mode[flashes.upper()], length=shortest)
     cuts = []
     for frame, score in enumerate(scores):
         # the length is in frames, so the rate does not matter
@@ -104,11 +118,8 @@ def adaptive_ratios(contents: np.ndarray, width: int, least: float) -> np.ndarra
 
 
 def fade_cuts(levels: np.ndarray, rules: params.Fade, shortest: int) -> list[int]:
-    """Cuts between fades to black and back, from the mean of R, G and B, float `T`.
-
-    As PySceneDetect does, the threshold counts without its fraction.
-    """
-    dark = levels < int(rules.threshold)
+    """Cuts between fades to black (`ceiling`: to white) and back, by mean R, G and B, float `T`."""
+    dark = levels < rules.threshold if rules.method == "floor" else levels >= rules.threshold
     turns = np.flatnonzero(dark[1:] != dark[:-1]) + 1  # the first frames of darkness and of light
     faded = 0  # where the darkness began that is not over yet
     cuts, last = [], 0
@@ -137,6 +148,16 @@ def histogram_scores(counts: np.ndarray, bins: int) -> np.ndarray:
     pairs = itertools.pairwise(scaled)
     alike = [cv2.compareHist(before, now, cv2.HISTCMP_CORREL) for before, now in pairs]
     return np.concatenate([[0.0], 1.0 - np.array(alike)])
+
+
+def run_ends(found: np.ndarray) -> np.ndarray:
+    """The last frame of each run of true, bool `T` to bool `T`.
+
+    TransNet V2 gives the frames before the cut their probability, several in a slow transition,
+    and starts the new scene at the first frame behind them. The scores are those of the frame
+    before, so that is where their run ends. What it says of the very last frame is not asked.
+    """
+    return found & ~np.append(found[1:], False)
 
 
 def spaced_cuts(found: np.ndarray, shortest: int) -> list[int]:

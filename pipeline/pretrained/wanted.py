@@ -44,7 +44,12 @@ def faults(settings: Params) -> Iterator[str]:
 
 
 def wanted(settings: Params) -> Iterator[Wanted]:
-    """All that training and evaluation will read, in the order of the stages."""
+    """All that the stages will read, in their order."""
+    if settings.scene_split.detector == "transnetv2":
+        from pipeline.pretrained import transnet  # imports torch: only where it is needed anyway
+
+        asking = "scene_split.detector = transnetv2"
+        yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
     if settings.vqgan.loss.perceptual_loss == "vgg16":
         asking, instead = "vqgan.loss.perceptual_loss = vgg16", "set it to none"
         yield Wanted(weights.LPIPS_VGG16, None, asking, instead)

