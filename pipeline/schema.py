@@ -24,7 +24,7 @@ VIDEOS = pa.schema(
         ("height", pa.int32()),  # of the source, in pixels
         ("width", pa.int32()),
         ("duration", pa.float64()),  # seconds
-        ("status", pa.string()),  # "ok", "truncated", "undecodable", "no video stream", ...
+        ("status", pa.string()),  # "ok", "truncated", "damaged", "undecodable", "duplicate of ..."
         ("reason", pa.string()),  # empty where status is "ok"
     ]
 )

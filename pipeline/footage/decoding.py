@@ -51,7 +51,7 @@ def examine(job: Job) -> tuple[dict, videos.Header | None]:
     try:
         header = videos.probe(job.path, job.reading)
     except videos.Unreadable as error:
-        return row | {"status": error.status, "reason": error.reason}, None
+        return row | {"status": error.status, "reason": _text(error.reason)}, None
     fps = f"{header.fps.numerator}/{header.fps.denominator}"
     shape = {"height": header.height, "width": header.width}
     return row | shape | {"codec": header.codec, "fps": fps}, header
@@ -63,16 +63,22 @@ def decode_video(job: Job, row: dict, header: videos.Header) -> dict:
     Raises engine.Died where the decoder was killed: a good film must not be kept as truncated.
     """
     try:
-        n_frames, reason = _write_video(job, header)
+        n_frames, ending = _write_video(job, header)
     except videos.Unreadable as error:
-        return row | {"status": error.status, "reason": error.reason}
+        return row | {"status": error.status, "reason": _text(error.reason)}
     except videos.Killed as error:
         raise engine.Died(job.name, str(error)) from None
-    duration = header.duration or float(n_frames / header.fps)
-    status = "truncated" if reason else "ok"
+    status, reason = (ending.status, _text(str(ending))) if ending else ("ok", "")
+    promised = None if status == "truncated" else header.duration
+    duration = promised or float(n_frames / header.fps)
     row = row | {"n_frames": n_frames, "duration": duration, "status": status, "reason": reason}
     job.store.keep(row, job.frame_file)
     return row
+
+
+def take_over(job: Job, sha256: str) -> dict | None:
+    """What the store has of a content, its frame file put into place; None if it has nothing."""
+    return job.store.take(sha256, job.frame_file)
 
 
 def image_size(header: videos.Header, size: params.Ingest) -> videos.Size:
@@ -109,8 +115,13 @@ def empty_row(job: Job) -> dict:
     """The row of a file of which nothing is known but its content."""
     row = dict.fromkeys(("codec", "fps", "status", "reason"), "")
     row |= {"n_frames": 0, "height": 0, "width": 0, "duration": 0.0}
-    shown = os.fsencode(job.name).decode("utf-8", "replace")  # parquet takes valid text only
-    return row | {"video_id": job.video_id, "path": shown, "sha256": content_hash(job.path)}
+    named = {"video_id": job.video_id, "path": _text(job.name)}
+    return row | named | {"sha256": content_hash(job.path)}
+
+
+def _text(name: str) -> str:
+    """What of a file's name is valid text: parquet takes no other."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def content_hash(path: Path) -> str:
@@ -133,11 +144,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_video(job: Job, header: videos.Header) -> tuple[int, str]:
-    """Writes the frame file; number of frames, and why it ended early ("" if it did not)."""
+def _write_video(job: Job, header: videos.Header) -> tuple[int, videos.Truncated | None]:
+    """Writes the frame file; number of frames, and what was wrong at its end."""
     sizes = image_size(header, job.size), detector_size(header.height, header.width)
-    terms, changes, reason = DetectorTerms(), BlockChanges(), ""
-    with write_frames(job.frame_file, job.size.height, job.size.width) as out:
+    terms, changes, ending = DetectorTerms(), BlockChanges(), None
+    shape = job.size.height, job.size.width
+    with write_frames(job.frame_file, *shape, compression=job.size.compression) as out:
         try:
             for batch in videos.decode(job.path, header, *sizes, job.reading):
                 images = fit_all(batch.images, job.size)
@@ -146,8 +158,8 @@ def _write_video(job: Job, header: videos.Header) -> tuple[int, str]:
                 out.append(images, measured | {"time": batch.times.astype(np.float32)})
                 engine.count(len(batch))
         except videos.Truncated as error:
-            reason = str(error)
-    return out.n_frames, reason
+            ending = error
+    return out.n_frames, ending
 
 
 def fit_all(images: np.ndarray, size: params.Ingest) -> np.ndarray:

@@ -18,6 +18,7 @@ from pipeline.footage.framefile import FrameFile
 from pipeline.footage.text import has_text
 
 Answer = bool | tuple[bool, str]
+FADE_FRAMES = 8  # in which a fade or a flash is looked for
 LOOKS = 5  # frames of a clip in which text is looked for
 
 
@@ -77,17 +78,24 @@ class Blank:
 
 @dataclass(frozen=True)
 class Flash:
-    """A fade or a flash inside: mean luma jumps by more than `max_step` between neighbours."""
+    """A fade or a flash inside: mean luma changes by more than `max_change` in FADE_FRAMES.
 
-    max_step: float
+    A fade of a second from half-bright to black changes by some 40 in so many frames.
+    """
+
+    max_change: float
     name = "flash"
 
     def __call__(self, clip: Clip) -> Answer:
-        steps = np.abs(np.diff(clip.luma.mean(axis=(1, 2))))
-        step = float(steps.max(initial=0.0))
-        if step <= self.max_step:
+        levels = clip.luma.mean(axis=(1, 2))  # T
+        windows = np.lib.stride_tricks.sliding_window_view(
+            levels, min(FADE_FRAMES + 1, len(levels))
+        )
+        change = float(np.ptp(windows, axis=1).max())
+        if change <= self.max_change:
             return True
-        return False, f"flash: mean luma jumps by {step:.1f}, at most {self.max_step:g} allowed"
+        reason = f"mean luma changes by {change:.1f} in {FADE_FRAMES} frames or fewer"
+        return False, f"flash: {reason}, at most {self.max_change:g} allowed"
 
 
 @dataclass(frozen=True)
@@ -114,8 +122,8 @@ def make_filters(rules: params.ClipFilters) -> list[Filter]:
         filters.append(Blank(rules.min_contrast))
     if rules.min_motion > 0:
         filters.append(Still(rules.min_motion))
-    if rules.max_luma_step > 0:
-        filters.append(Flash(rules.max_luma_step))
+    if rules.max_luma_change > 0:
+        filters.append(Flash(rules.max_luma_change))
     if rules.text:
         filters.append(Text())
     return filters

@@ -1,12 +1,14 @@
 """One Arrow IPC file a video: frame numbers, small pictures, and what was measured on the way.
 
-Uncompressed, so that readers map it into memory. Written under a temporary name and renamed: a
-file with its final name is complete.
+Uncompressed, readers map it into memory. Compressed (lz4 or zstd), it is read in batches of some
+fifty frames, of which the last few are kept. Written under a temporary name and renamed: a file
+with its final name is complete.
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,14 @@ from pipeline import schema
 from pipeline.errors import UserError, naming
 from pipeline.footage.terms import PLANES, TERMS
 
-READABLE = ("ok", "truncated")  # states in videos.parquet of a video that has a frame file
+READABLE = (
+    "ok",
+    "truncated",
+    "damaged",
+)  # states in videos.parquet of a video that has a frame file
 SUFFIX, PARTIAL = ".arrow", ".arrow.partial"
+PACKED = "compression"  # its name in a file's metadata
+KEPT_BATCHES = 4  # unpacked batches of a compressed file in memory
 
 
 def frame_schema(height: int, width: int, about: dict[str, str] | None = None) -> pa.Schema:
@@ -68,17 +76,27 @@ def partial_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def write_frames(
-    path: Path, height: int, width: int, about: dict[str, str] | None = None
+    path: Path,
+    height: int,
+    width: int,
+    about: dict[str, str] | None = None,
+    compression: str = "none",
 ) -> Iterator[FrameWriter]:
     """Opens a frame file for writing; it gets its name at the end if a frame was written.
 
-    `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"}.
+    `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"};
+    `compression` is none, lz4 or zstd.
     A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
     """
     partial = partial_of(path)
-    columns = frame_schema(height, width, about)
+    packed = None if compression == "none" else compression
+    columns = frame_schema(height, width, (about or {}) | ({PACKED: packed} if packed else {}))
+    options = pa.ipc.IpcWriteOptions(compression=packed)
     try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns) as writer:
+        with (
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, columns, options=options) as writer,
+        ):
             frames = FrameWriter(writer, columns)
             yield frames
         if frames.n_frames:
@@ -99,55 +117,90 @@ def open_frames(folder: Path, video_id: str) -> "FrameFile":
     return FrameFile(folder / f"{video_id}{SUFFIX}")
 
 
+def _once(read: Callable) -> Callable:
+    """Keeps what a FrameFile reads of a column: a stage asks for it scene by scene."""
+
+    @functools.wraps(read)
+    def kept(self: "FrameFile", name: str) -> np.ndarray:
+        if name not in self._kept:
+            self._kept[name] = read(self, name)
+        return self._kept[name]
+
+    return kept
+
+
 class FrameFile:
-    """A frame file mapped into memory: `footage[i]` is frame i, uint8 `H W 3` (a view).
+    """A frame file: `footage[i]` is frame i, uint8 `H W 3` (a view; of the file where mapped).
 
     `about` is what `write_frames` was told of it.
     """
 
     def __init__(self, path: Path):
-        self._table = _read(path)  # maps, copies nothing
-        about = {key.decode(): text.decode() for key, text in self._table.schema.metadata.items()}
-        shape = int(about.pop("height")), int(about.pop("width")), 3
+        self._path, self._kept = path, {}
+        numbers = _open(path, "frame")
+        about = {key.decode(): text.decode() for key, text in numbers.schema.metadata.items()}
+        self._shape = int(about.pop("height")), int(about.pop("width")), 3
+        packed = about.pop(PACKED, None)
         self.about: dict[str, str] = about
-        self._batches = self._arrays("image", np.dtype("u1"), shape)
-        self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)])
+        batches = [numbers.get_batch(k) for k in range(numbers.num_record_batches)]
+        self._starts = np.cumsum([0, *(len(batch) for batch in batches)])
+        self._images = _open(path, "image")
+        self._recent: dict[int, np.ndarray] = {}  # batches; no functools: it would keep the file
+        self._most = KEPT_BATCHES if packed else len(batches)  # what is mapped costs nothing
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return int(self._starts[-1])
 
     def __getitem__(self, frame: int) -> np.ndarray:
         batch = int(np.searchsorted(self._starts, frame, side="right")) - 1
-        return self._batches[batch][frame - self._starts[batch]]
+        if batch not in self._recent:
+            if len(self._recent) == self._most:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[batch] = self._read_batch(batch)
+        return self._recent[batch][frame - self._starts[batch]]
 
+    @_once
     def term(self, name: str) -> np.ndarray:
-        """One of TERMS for all frames, float32 `T`."""
-        return self._table.column(name).to_numpy()
+        """One of TERMS for all frames, float32 `T`; read once, then kept."""
+        return _open(self._path, name).read_all().column(name).to_numpy()
 
+    @_once
     def plane(self, name: str) -> np.ndarray:
-        """One of PLANES for all frames, a copy: uint8 `T 32 32` or uint32 `T 256`."""
+        """One of PLANES for all frames: uint8 `T 32 32` or uint32 `T 256`; read once, then kept."""
         kind, shape = PLANES[name]
-        return np.concatenate(self._arrays(name, kind, shape)).astype(kind.newbyteorder("="))
+        chunks = _open(self._path, name).read_all().column(name).chunks
+        arrays = [_view(chunk, kind, shape) for chunk in chunks]
+        return np.concatenate(arrays).astype(kind.newbyteorder("="))
 
-    def _arrays(self, name: str, kind: np.dtype, shape: tuple[int, ...]) -> list[np.ndarray]:
-        """A binary column as one array `B ...` a batch; views."""
-        return [_view(chunk, kind, shape) for chunk in self._table.column(name).chunks]
+    def _read_batch(self, number: int) -> np.ndarray:
+        """uint8 `B H W 3`."""
+        column = self._images.get_batch(number).column("image")
+        return _view(column, np.dtype("u1"), self._shape)
 
 
-def _read(path: Path) -> pa.Table:
-    """A frame file's table. A UserError where it is missing, damaged or of another version."""
+def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
+    """A reader of one column where the file is compressed, so that no other is unpacked; of all
+    where it is mapped (Arrow copies what it chooses).
+
+    A UserError where the file is missing, damaged or of another version.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
     remedy = "delete it and run `dvc repro ingest`"
+    file = pa.memory_map(str(path))
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        reader = pa.ipc.open_file(file)
+        names = reader.schema.names
+        absent = {"frame", "image", *TERMS, *PLANES} - set(names)
+        if absent:
+            lacks = ", ".join(sorted(absent))
+            raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
+        if PACKED.encode() not in reader.schema.metadata:
+            return reader
+        wanted = pa.ipc.IpcReadOptions(included_fields=[names.index(column)])
+        return pa.ipc.open_file(file, options=wanted)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
-    absent = {"frame", "image", *TERMS, *PLANES} - set(table.schema.names)
-    if absent:
-        lacks = ", ".join(sorted(absent))
-        raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
-    return table
 
 
 def _plane_bytes(name: str) -> int:

@@ -2,7 +2,8 @@
 
 Out: one frame file a readable video (`framefile.py`) and `videos.parquet` with a row for every
 file of the folder, its status and the reason where something is wrong. The same bytes whatever
-the number of workers, and whether a video was decoded now or comes from the store.
+the number of workers and their machines, and whether a video was decoded now or comes from the
+store.
 """
 
 import shutil
@@ -11,30 +12,36 @@ from pathlib import Path
 
 from pipeline import engine, params, schema
 from pipeline.errors import UserError
-from pipeline.footage.decoding import Job, decode_video, examine
+from pipeline.footage.decoding import Job, decode_video, examine, take_over
 from pipeline.footage.framefile import PARTIAL, READABLE, SUFFIX, frame_bytes, partial_of
 from pipeline.footage.store import Store
 from pipeline.progress import bar
 from pipeline.records import project_root
 from pipeline.sources import videos
 
-DUPLICATE, TOO_SHORT = "duplicate", "too short"
-FAILED = ("truncated", "undecodable", "no video stream")  # what `on_error: fail` does not bear
+DUPLICATE, TOO_SHORT, SAME_NAME = "duplicate", "too short", "same name"
+FAILED = ("truncated", "damaged", "undecodable")  # what `on_error: fail` does not bear
 SHOWN = 5  # files named in an error
 STORE = Path(".store/ingest")
 
 
-def ingest(source: Path, out: Path, size: params.Ingest, workers: int) -> dict[str, int | float]:
-    """Decodes everything below `source` into `out`; returns counts. Raises UserError."""
+def ingest(
+    source: Path, out: Path, size: params.Ingest, workers: int | engine.Place
+) -> dict[str, int | float]:
+    """Decodes everything below `source` into `out`; returns counts. Raises UserError.
+
+    `workers`: how many processes of this machine, or where else.
+    """
     names = list_source(source)
     _clear(out)
     store = Store(project_root() / STORE, size)
     jobs = [Job(source, name, out, size, store) for name in names]
     try:
-        count = min(workers, len(jobs))
-        rows = engine.again(lambda: _run_all(jobs, count), workers, lambda: _under_way(jobs))
+        place = engine.Place.of(workers).at_most(len(jobs))
+        rows = engine.again(lambda: _run_all(jobs, place), workers, lambda: _under_way(jobs))
     finally:
         _remove_partials(out)  # of a worker that was killed
+    _require_whole(rows, jobs[0])
     rows = [_judge(row, size) for row in rows]
     readable = [row for row in rows if row["status"] in READABLE]
     if not readable:
@@ -42,7 +49,6 @@ def ingest(source: Path, out: Path, size: params.Ingest, workers: int) -> dict[s
             f"source.path = {source}: no readable video among {len(rows)} files: {_named(rows)}; "
             "put videos there that ffmpeg can read"
         )
-    _require_whole(rows, jobs[0])
     _remove_strangers(out, {row["video_id"] for row in readable})
     schema.write_table(rows, schema.VIDEOS, out / "videos.parquet")
     store.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))
@@ -62,9 +68,9 @@ def list_source(source: Path) -> list[str]:
     return names
 
 
-def _run_all(jobs: list[Job], workers: int) -> list[dict]:
+def _run_all(jobs: list[Job], place: engine.Place) -> list[dict]:
     """Rows in the order of the jobs."""
-    with engine.opened(workers, __name__) as pool:
+    with engine.opened(place, __name__) as pool:
         examined = bar(
             pool.executor.map(examine, jobs), what="headers", unit="file", total=len(jobs)
         )
@@ -75,7 +81,10 @@ def _run_all(jobs: list[Job], workers: int) -> list[dict]:
 
 def _decode_all(pool: engine.Pool, examined: dict[Job, tuple]) -> list[dict]:
     """Long videos start first, so that no worker is left alone with one at the end."""
-    rows, waiting = _known(examined)
+    rows = _refused(examined)
+    wanted = {job: found for job, found in examined.items() if job not in rows}
+    rows |= _taken_over(pool, {job: row for job, (row, _) in wanted.items()})
+    waiting = {job: header for job, (_, header) in wanted.items() if job not in rows}
     _check_disk(waiting)
     longest_first = sorted(waiting, key=lambda job: -waiting[job].expected_frames)
     futures = {
@@ -88,24 +97,37 @@ def _decode_all(pool: engine.Pool, examined: dict[Job, tuple]) -> list[dict]:
     return [rows[job] for job in examined]
 
 
-def _known(examined: dict[Job, tuple]) -> tuple[dict[Job, dict], dict[Job, videos.Header]]:
-    """Rows that need no decoding, and the headers of the videos that do."""
-    rows, waiting, first = {}, {}, {}
-    reused = 0
-    for job, (row, header) in examined.items():
-        original = first.setdefault(row["sha256"], row) if row["sha256"] and header else row
+def _refused(examined: dict[Job, tuple]) -> dict[Job, dict]:
+    """Rows of what is not decoded: no video, a copy of another, or named like another.
+
+    Of equal files the first is kept that is no link, then that with the shortest name: a "copy of"
+    must not take the place of its original, whose split hangs on the name.
+    """
+    rows, first, named = {}, {}, {}
+    for job in sorted(examined, key=lambda job: (job.path.is_symlink(), len(job.name), job.name)):
+        row, header = examined[job]
+        if header is None:
+            rows[job] = row
+            continue
+        original = first.setdefault(row["sha256"] or job, row)
+        namesake = named.setdefault(job.video_id, row)
         if original is not row:
             status = f"{DUPLICATE} of {original['path']}"
             rows[job] = row | {"status": status, "reason": "the same bytes"}
-        elif header is None:
-            rows[job] = row
-        elif kept := job.store.take(row["sha256"], job.frame_file):
-            rows[job], reused = row | kept, reused + 1
-        else:
-            waiting[job] = header
-    if reused:
-        print(f"{reused} videos were decoded before and are taken over", file=sys.stderr)
-    return rows, waiting
+        elif namesake is not row:
+            status = f"{SAME_NAME} as {namesake['path']}"
+            rows[job] = row | {"status": status, "reason": "but for its Unicode form; rename one"}
+    return rows
+
+
+def _taken_over(pool: engine.Pool, wanted: dict[Job, dict]) -> dict[Job, dict]:
+    """Rows of the videos that the store has."""
+    kept = pool.executor.map(take_over, wanted, [row["sha256"] for row in wanted.values()])
+    kept = list(bar(kept, what="store", unit="video", total=len(wanted)))
+    rows = {job: wanted[job] | row for job, row in zip(wanted, kept, strict=True) if row}
+    if rows:
+        print(f"{len(rows)} videos were decoded before and are taken over", file=sys.stderr)
+    return rows
 
 
 def _check_disk(waiting: dict[Job, videos.Header]) -> None:
@@ -114,20 +136,23 @@ def _check_disk(waiting: dict[Job, videos.Header]) -> None:
         return
     job = next(iter(waiting))
     frames = sum(header.expected_frames for header in waiting.values())
-    needed = frames * frame_bytes(job.size.height, job.size.width)
-    free = shutil.disk_usage(job.out).free
-    print(f"about {frames} frames, {needed / 1e9:.2f} GB on disk", file=sys.stderr)
-    if needed > free:
+    needed = frames * frame_bytes(job.size.height, job.size.width) / 1e6
+    free = shutil.disk_usage(job.out).free / 1e6
+    packed = job.size.compression != "none"
+    print(f"about {frames} frames, {'less than ' * packed}{needed:,.0f} MB", file=sys.stderr)
+    if needed > free and not packed:
         raise UserError(
-            f"{job.out}: about {frames} frames need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
-            "disk are free; free some, set ingest.fps, or lower ingest.height and ingest.width"
+            f"{job.out}: about {frames} frames need {needed:,.0f} MB, {free:,.0f} MB of disk are "
+            "free; free some, set ingest.compression or ingest.fps, or lower ingest.height and "
+            "ingest.width"
         )
 
 
 def _judge(row: dict, size: params.Ingest) -> dict:
     if row["status"] in READABLE and row["n_frames"] < size.min_frames:
         reason = f"{row['n_frames']} frames, at least {size.min_frames} needed"
-        return row | {"status": TOO_SHORT, "reason": reason}
+        why = f"; {row['reason']}" if row["reason"] else ""
+        return row | {"status": TOO_SHORT, "reason": reason + why}
     return row
 
 
@@ -155,12 +180,16 @@ def _named(rows: list[dict]) -> str:
 def _summary(rows: list[dict], size: params.Ingest) -> dict[str, int | float]:
     readable = [row for row in rows if row["status"] in READABLE]
     n_frames = sum(row["n_frames"] for row in readable)
+    counts = {
+        "truncated": sum(row["status"] == "truncated" for row in rows),
+        "damaged": sum(row["status"] == "damaged" for row in rows),
+        "duplicate": sum(row["status"].startswith(DUPLICATE) for row in rows),
+        "too_short": sum(row["status"] == TOO_SHORT for row in rows),
+    }
     return {
         "videos": len(readable),
-        "videos_truncated": sum(row["status"] == "truncated" for row in rows),
-        "videos_duplicate": sum(row["status"].startswith(DUPLICATE) for row in rows),
-        "videos_too_short": sum(row["status"] == TOO_SHORT for row in rows),
-        "videos_rejected": len(rows) - len(readable),
+        **{f"videos_{key}": count for key, count in counts.items()},
+        "videos_rejected": len(rows) - len(readable) - counts["duplicate"] - counts["too_short"],
         "frames": n_frames,
         "megabytes": n_frames * frame_bytes(size.height, size.width) / 1e6,
     }

@@ -1,4 +1,4 @@
-"""Camera cuts from the stored terms, by the rules of one of PySceneDetect 0.7's detectors.
+"""Camera cuts from the stored terms, by one of PySceneDetect 0.7's detectors or by TransNetV2.
 
 Out: `scenes.parquet`; `statistics/<video_id>.csv`, all that a threshold can be chosen by, as
 PySceneDetect's stats file; and contact sheets of all scenes to look at. Scenes shorter than

@@ -52,6 +52,7 @@ def ingest_sequences(source: Path, out: Path, settings: params.Params) -> dict[s
     return {
         "videos": len(rows),
         "videos_truncated": 0,
+        "videos_damaged": 0,
         "videos_duplicate": 0,
         "videos_too_short": 0,
         "videos_rejected": 0,
@@ -71,7 +72,8 @@ def _write_chunk(chunk: Chunk, out: Path, settings: params.Params, progress) -> 
     part, size, path = chunk.part, settings.ingest, out / f"{chunk.video_id}{SUFFIX}"
     about = {"scene_frames": str(settings.source.moving_mnist.n_frames), "split": part.split}
     terms, changes = DetectorTerms(), BlockChanges()
-    with write_frames(path, size.height, size.width, about=about) as file:
+    shape = size.height, size.width
+    with write_frames(path, *shape, about, size.compression) as file:
         for number in chunk.numbers:
             for pictures in _batches(part.sequence(number)):
                 images = fit_all(pictures, size)

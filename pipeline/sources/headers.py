@@ -21,6 +21,7 @@ DURATION = re.compile(r"^  Duration: (\d+):(\d+):([\d.]+)")
 ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 FORMAT = re.compile(r"^Input #0, (.+?), from ")
 STILL_FORMATS = {"image2", "tty", "ico", "lrc"}  # pictures, and text that ffmpeg would draw
+PLAYLISTS = {"hls", "applehttp", "concat", "dash", "imf"}  # their pieces may lie anywhere
 
 Size = tuple[int, int]  # height, width
 
@@ -74,6 +75,8 @@ def parse_header(printed: str, stills: bool = False) -> Header:
         raise Unreadable(UNDECODABLE, first_error(printed))
     if not stills and (formats[0].endswith("_pipe") or formats[0] in STILL_FORMATS):
         raise Unreadable(NO_STREAM, f"a picture or a text, not a video ({formats[0]})")
+    if PLAYLISTS & set(formats[0].split(",")):
+        raise Unreadable(NO_STREAM, f"a playlist ({formats[0]}); its pieces are read by themselves")
     for at, line in enumerate(lines):
         stream = STREAM.match(line)
         if stream and "(attached pic)" not in line:

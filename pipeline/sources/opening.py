@@ -41,7 +41,8 @@ def opened(path: Path) -> Iterator[Opened]:
     names = pictures_in(path) if path.is_dir() else []
     if not names:
         check_regular(path)
-        yield Opened(f"file:{path}")  # a colon, dash or percent sign in the name then means itself
+        with _plainly_named(path) as source:
+            yield source
         return
     usable = [name for name in names if _has_content(path / name)]
     if not usable:
@@ -49,6 +50,19 @@ def opened(path: Path) -> Iterator[Opened]:
     unread = tuple(name for name in names if name not in set(usable))
     with tempfile.TemporaryDirectory() as folder:
         yield _link(path, usable, Path(folder), unread)
+
+
+@contextmanager
+def _plainly_named(path: Path) -> Iterator[Opened]:
+    """A file by its name; by a link where the name is no valid text, as in old archives."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "video").symlink_to(path.absolute())
+            yield Opened("file:video", folder=Path(folder))
+        return
+    yield Opened(f"file:{path}")  # a colon, dash or percent sign in the name then means itself
 
 
 def check_regular(path: Path) -> None:
@@ -59,6 +73,8 @@ def check_regular(path: Path) -> None:
         raise Unreadable(UNDECODABLE, "a link to a file that is missing") from None
     except OSError as error:
         raise Unreadable(UNDECODABLE, f"cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(info.st_mode):
+        raise Unreadable(UNDECODABLE, "a folder that cannot be read: Permission denied")
     if not stat.S_ISREG(info.st_mode):
         raise Unreadable(UNDECODABLE, "not a regular file")
     if not info.st_size:

@@ -47,6 +47,7 @@ __all__ = [
     "UNDECODABLE",
     "Batch",
     "Crop",
+    "Damaged",
     "Header",
     "Killed",
     "Reading",
@@ -65,6 +66,7 @@ __all__ = [
 
 BATCH_BYTES = 8 * 2**20  # decoded pictures held at once
 BATCH_FRAMES = 64
+TEXT_BYTES = 512  # read of a file that ffmpeg does not know
 PIPE_BYTES = 2**20  # the default of 64 kB wakes both sides for every half picture
 DECODER_THREADS = 2  # fixed: a damaged stream decodes differently with another number
 EXACT = "bitexact+accurate_rnd"  # swscale: the same bytes on every processor
@@ -100,6 +102,14 @@ class Batch(NamedTuple):
 class Truncated(Exception):
     """Raised by `decode` after the last readable frame of a file that is not all readable."""
 
+    status = "truncated"
+
+
+class Damaged(Truncated):
+    """The same where all frames came, but ffmpeg complained: some of them may look wrong."""
+
+    status = "damaged"
+
 
 class Killed(Exception):
     """Raised by `decode` where ffmpeg was killed, for want of memory say. The file may be good."""
@@ -121,9 +131,29 @@ def probe(path: Path, reading: Reading = PLAIN) -> Header:
     Raises Unreadable with status and reason.
     """
     with opened(path) as source:
-        header = parse_header(_printed(source), stills=bool(source.pictures))
+        header = _header(path, source)
         crop = find_crop(source, header) if reading.cut_bars else None
     return _at_most(_cropped(header, crop), reading.fps)
+
+
+def _header(path: Path, source: Opened) -> Header:
+    try:
+        return parse_header(_printed(source), stills=bool(source.pictures))
+    except Unreadable as error:
+        if error.status == UNDECODABLE and path.is_file() and _is_text(path):
+            raise Unreadable(NO_STREAM, "a text, not a video") from None
+        raise
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as subtitles and notes do, and as no video does."""
+    with path.open("rb") as file:
+        start = file.read(TEXT_BYTES)
+    try:
+        text = start[:-4].decode("utf-8") if len(start) == TEXT_BYTES else start.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\r\n\t\f\ufeff" for letter in text)
 
 
 def decode(
@@ -303,6 +333,9 @@ def _check_ending(
         seconds = float(len(shown) / header.fps)
         ended = f"{len(shown)} frames ({seconds:.1f} s) readable"
         raise Truncated(f"{ended}, the header promised {promised:.1f} s" if promised else ended)
+    complaints = [line for line in errors.splitlines() if "to muxer" not in line]  # times are ours
+    if complaints:
+        raise Damaged(f"some frames may look wrong: {first_error(complaints[0])}")
 
 
 def _check_pictures(source: Opened, header: Header, shown: list[float]) -> None:

@@ -42,7 +42,7 @@ def chunk(tmp_path, frame_file, settings):
     """
 
     def run(scenes: dict, use_clip=lambda frame: True, images=None, filters=None, **changes):
-        off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_step": 0.0, "text": False}
+        off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_change": 0.0, "text": False}
         asked = settings.clip_chunk.filters.model_copy(update=off | (filters or {}))
         changes = {"near_identical_bits": -1, "filters": asked} | changes
         rows, index = [], []

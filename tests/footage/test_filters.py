@@ -49,8 +49,10 @@ TABLE = {
         np.concatenate([greys(0, 0), stripes(90)]),
         None,
     ),
-    "flash": (Flash(20.0), greys(50, 255, 50), "flash: mean luma jumps by 205.0, at most 20"),
-    "fade": (Flash(20.0), greys(200, 150, 100), "flash: mean luma jumps by 50.0, at most 20"),
+    "flash": (Flash(20.0), greys(50, 255, 50), "flash: mean luma changes by 205.0 in 8"),
+    "fade": (Flash(20.0), greys(200, 150, 100), "flash: mean luma changes by 100.0 in 8"),
+    "long fade": (Flash(25.0), greys(*range(120, 0, -5)), "flash: mean luma changes by 40.0"),
+    "drift": (Flash(25.0), greys(*range(100, 130)), None),
     "steady": (Flash(20.0), greys(100, 110, 120), None),
     "one frame": (Flash(20.0), greys(100), None),
 }
@@ -81,9 +83,9 @@ def test_the_first_refusal_counts(clip):
 
 def test_zero_is_off(settings):
     rules = settings.clip_chunk.filters
-    off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_step": 0.0, "text": False}
+    off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_change": 0.0, "text": False}
     assert make_filters(rules.model_copy(update=off)) == []
-    on = {"min_motion": 1.0, "min_contrast": 1.0, "max_luma_step": 1.0, "text": True}
+    on = {"min_motion": 1.0, "min_contrast": 1.0, "max_luma_change": 1.0, "text": True}
     made = make_filters(rules.model_copy(update=on))
     assert tuple(ask.name for ask in made) == NAMES
 

@@ -47,6 +47,24 @@ def test_planes_come_back_across_batches(tmp_path):
         assert np.array_equal(plane, MEASURED[name]), name
 
 
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_compressed_file_gives_the_same_and_is_smaller(tmp_path, compression):
+    flat = np.repeat(IMAGES[:, :1], 6, axis=1)
+    for name in ("none", compression):
+        with write_frames(tmp_path / f"{name}.arrow", 6, 10, {"split": "x"}, name) as out:
+            for at in range(0, 20, 3):
+                part = slice(at, at + 3)
+                out.append(flat[part], {key: values[part] for key, values in MEASURED.items()})
+    packed, plain = (FrameFile(tmp_path / f"{name}.arrow") for name in (compression, "none"))
+    sizes = [(tmp_path / f"{name}.arrow").stat().st_size for name in (compression, "none")]
+    assert sizes[0] < sizes[1] * 0.8 and packed.about == plain.about == {"split": "x"}
+    order = np.random.default_rng(0).permutation(20)
+    assert all(np.array_equal(packed[at], flat[at]) for at in order)
+    for name in TERMS:
+        assert np.array_equal(packed.term(name), plain.term(name))
+    assert np.array_equal(packed.plane("small"), plain.plane("small"))
+
+
 def test_what_is_known_of_a_file_comes_back(frame_file):
     about = {"scene_frames": "20", "split": "prüfen"}
     assert frame_file(IMAGES, about=about).about == about

@@ -55,7 +55,7 @@ def test_every_file_has_a_row_with_its_reason(done):
     assert table.index.tolist() == [
         "cut.mp4", "empty.mp4", "notes.txt", "odd.avi", "season 1/it's é.mkv",
     ]  # fmt: skip
-    expected = ["truncated", "undecodable", "undecodable", "ok", "ok"]
+    expected = ["truncated", "undecodable", "no video stream", "ok", "ok"]
     assert table["status"].tolist() == expected
     assert table["reason"]["empty.mp4"] == "empty file"
     assert "header promised 1.7 s" in table["reason"]["cut.mp4"]

@@ -62,6 +62,21 @@ def test_a_scene_within_another_is_found():
     assert find_leaks([named("a", "train", film), named("b", "test", film[30:60])], LIMIT)
 
 
+@pytest.mark.parametrize(("length", "later"), [(40, 5), (40, 14), (50, 18)])
+def test_scenes_that_share_most_are_found(length, later):
+    film = scene(0, 80)
+    one = named("a", "train", film[:length])
+    other = named("b", "test", film[later : later + length])
+    assert near_identical(one, other, LIMIT) and near_identical(other, one, LIMIT)
+    assert find_leaks([one, other], LIMIT) == {"a": "nearly identical to b in test"}
+
+
+def test_scenes_that_share_little_are_kept():
+    film = np.concatenate([scene(0, 40), scene(5, 40)])
+    one, other = named("a", "train", film[:40]), named("b", "test", film[30:70])
+    assert not near_identical(one, other, LIMIT)
+
+
 def test_other_places_and_a_moved_character_are_kept():
     still = scene(0, 40)
     moved = scene(0, 40, start=19)  # the same place, the shape elsewhere

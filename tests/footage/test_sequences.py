@@ -84,6 +84,7 @@ def test_table_and_summary_tell_what_was_written(source, made, tmp_path):
     assert summary == {
         "videos": 5,
         "videos_truncated": 0,
+        "videos_damaged": 0,
         "videos_duplicate": 0,
         "videos_too_short": 0,
         "videos_rejected": 0,

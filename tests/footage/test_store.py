@@ -45,8 +45,8 @@ def decoded(monkeypatch):
         def __init__(self, *_):
             self.executor = self
 
-        def map(self, work, jobs):
-            return map(work, jobs)
+        def map(self, work, *jobs):
+            return map(work, *jobs)
 
         def submit(self, work, job, *rest):
             names.append(job.name)
@@ -176,6 +176,51 @@ def test_copies_are_decoded_once_and_named(raw, tmp_path, settings, decoded):
     assert read_videos(tmp_path / "out")["path"].tolist() == ["a.avi", "b.avi"]
 
 
+def test_a_copy_does_not_take_the_place_of_its_original(raw, tmp_path, settings):
+    (raw / "a copy of b.avi").write_bytes((raw / "b.avi").read_bytes())
+    (raw / "A.avi").symlink_to("a.avi")
+    run(raw, tmp_path / "out", settings)
+    table = rows(tmp_path / "out")
+    assert table["status"].to_dict() == {
+        "A.avi": "duplicate of a.avi", "a copy of b.avi": "duplicate of b.avi",
+        "a.avi": "ok", "b.avi": "ok",
+    }  # fmt: skip
+
+
+def test_names_that_differ_in_unicode_form_only(raw, tmp_path, settings):
+    (raw / "a.avi").rename(raw / "caf\u00e9.avi")
+    (raw / "b.avi").rename(raw / "cafe\u0301.avi")
+    run(raw, tmp_path / "out", settings)
+    statuses = rows(tmp_path / "out")["status"].tolist()
+    assert "ok" in statuses and any(status.startswith("same name as caf") for status in statuses)
+    assert len(list((tmp_path / "out").glob("*.arrow"))) == 1
+
+
+def test_an_unreadable_folder_has_a_row(raw, tmp_path, settings, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path="."):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    (raw / "locked").mkdir()
+    monkeypatch.setattr(os, "scandir", refusing)
+    run(raw, tmp_path / "out", settings)
+    assert "cannot be read" in rows(tmp_path / "out").loc["locked", "reason"]
+
+
+def test_fail_also_names_what_is_truncated_and_short(raw, tmp_path, settings, make_video):
+    noisy = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3), np.uint8)
+    whole = make_video(raw / "whole.mkv", noisy)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"whole\.mkv \(truncated"):
+        run(raw, tmp_path / "out", settings, min_frames=35, on_error="fail")
+    run(raw, tmp_path / "out", settings, min_frames=7)
+    row = rows(tmp_path / "out").loc["whole.mkv"]
+    assert row["status"] == "truncated" and row["duration"] == pytest.approx(row["n_frames"] / 24)
+
+
 def test_too_short_videos_are_rejected_with_their_reason(raw, tmp_path, make_video, settings):
     make_video(raw / "short.avi", PALE[:2])
     summary = run(raw, tmp_path / "out", settings)
@@ -214,7 +259,7 @@ def test_a_folder_of_pictures_is_one_video(raw, tmp_path, settings):
 
 def test_a_full_disk_is_said_before_it_is_full(raw, tmp_path, settings, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"frames need .* GB, 0\.0 GB of disk are free"):
+    with pytest.raises(UserError, match=r"frames need .* MB, 0 MB of disk are free.*compression"):
         run(raw, tmp_path / "out", settings)
 
 

@@ -1,5 +1,6 @@
 """Whatever ffmpeg reads, made here in small: every frame once, its time, its size as shown."""
 
+import os
 import shutil
 import subprocess
 from fractions import Fraction
@@ -397,6 +398,11 @@ def test_pictures_take_a_rate_limit_and_lose_their_bars(tmp_path):
         (["e1_1.png", "e1_2.png", "e1_3.png", "e2_1.png"], ["e1_1.png", "e1_2.png", "e1_3.png"]),
         ([".1.png", ".2.png", ".3.png"], []),
         (["01.png", "1.png", "2.png"], ["01.png", "1.png", "2.png"]),  # one number twice
+        (
+            ["f_1_1080p.png", "f_2_1080p.png", "f_10_1080p.png"],
+            ["f_1_1080p.png", "f_2_1080p.png", "f_10_1080p.png"],
+        ),
+        (["a1.jpg", "a2.jpg", "a3.jpg", "a1.mp4", "a2.mp4", "a3.mp4"], []),  # thumbnails
     ],
 )
 def test_which_names_are_numbered(names, expected):
@@ -425,7 +431,14 @@ def _garbage(content):
 
 DAMAGE = {
     "empty.mp4": (lambda content: b"", "empty file"),
-    "text.mkv": (lambda content: b"no video\n" * 99, ""),
+    "text.mkv": (lambda content: b"no video\n" * 99, "a text"),
+    "list.ffconcat": (lambda content: b"ffconcat version 1.0\nfile 'whole.mp4'\n", "a playlist"),
+    "list.m3u8": (
+        lambda content: (
+            b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nwhole.mp4\n#EXT-X-ENDLIST\n"
+        ),
+        "",
+    ),
     "header.mp4": (_head, ""),
     "no_index.mp4": (lambda content: content[40:], ""),
 }
@@ -463,6 +476,28 @@ def test_garbage_in_the_middle_never_stops_the_reader(tmp_path):
     found = [read(tmp_path / "garbage.mkv") for _ in range(2)]
     assert np.array_equal(found[0][1], found[1][1]) and found[0][3] == found[1][3]
     assert 8 < len(found[0][1]) <= 24 and (np.diff(found[0][2]) > 0).all()
+
+
+def test_damaged_frames_are_told_from_good_ones(tmp_path):
+    options = (*YUV, "-c:v", "mpeg4", "-g", "99", "-movflags", "+faststart")
+    noise = np.random.default_rng(0).integers(-9, 10, (60, HEIGHT, WIDTH, 3))
+    frames = np.clip(film(n_frames=60) + noise, 0, 255).astype(np.uint8)
+    whole = make(tmp_path / "whole.mp4", *options, frames=frames)
+    assert read(whole)[3] == ""
+    content = bytearray(whole.read_bytes())
+    at = (content.index(b"mdat") + len(content)) // 2
+    content[at : at + 200] = np.random.default_rng(4).bytes(200)
+    (tmp_path / "hurt.mp4").write_bytes(content)
+    _, images, _, reason = read(tmp_path / "hurt.mp4")
+    assert len(images) == 60 and reason.startswith("some frames may look wrong: ")
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path):
+    whole = make(tmp_path / "whole.mp4", *YUV)
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    whole.rename(path)
+    for reading in (Reading(), Reading(cut_bars=True)):
+        assert len(read(path, reading)[1]) == N_FRAMES
 
 
 def test_a_copy_reads_the_same_from_elsewhere(tmp_path):
