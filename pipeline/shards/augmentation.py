@@ -10,24 +10,40 @@ import cv2
 import numpy as np
 
 ENLARGED = 1.125  # 64x128 becomes 72x144, of which 64x128 are seen
-FLIPPED = 0.5  # share of the pictures
+DRAWS = 3  # random numbers a picture: row and column of the crop, flip
 
 
 def augment(images: np.ndarray, rows: Sequence[int], seed: int, epoch: int) -> np.ndarray:
-    """uint8 `B H W 3` to the same shape; `rows` are the numbers of the pictures in their set."""
+    """uint8 `B H W 3` to the same shape; `rows` are the numbers of the pictures in their set.
+
+    Every second picture is flipped on average. Costs some 25 us a picture of 64x128.
+    """
     assert len(images) == len(rows), (images.shape, len(rows))
-    return np.stack(
-        [_augment_one(image, (seed, epoch, row)) for image, row in zip(images, rows, strict=True)]
-    )
-
-
-def _augment_one(image: np.ndarray, key: tuple[int, int, int]) -> np.ndarray:
-    """uint8 `H W 3`, by the random numbers of its key."""
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    height, width, _ = image.shape
+    _, height, width, _ = images.shape
     large = round(height * ENLARGED), round(width * ENLARGED)
-    top = int(random.integers(0, large[0] - height + 1))
-    left = int(random.integers(0, large[1] - width + 1))
-    enlarged = cv2.resize(image, (large[1], large[0]), interpolation=cv2.INTER_LINEAR)
-    cropped = enlarged[top : top + height, left : left + width]
-    return cropped[:, ::-1] if random.random() < FLIPPED else cropped
+    draws = random_numbers(rows, seed, epoch)
+    tops = draws[:, 0] % np.uint64(large[0] - height + 1)
+    lefts = draws[:, 1] % np.uint64(large[1] - width + 1)
+    flips = draws[:, 2] >> np.uint64(63)
+    out = np.empty_like(images)
+    places = (tops.tolist(), lefts.tolist(), flips.tolist())
+    for seen, image, top, left, flip in zip(out, images, *places, strict=True):
+        enlarged = cv2.resize(image, large[::-1], interpolation=cv2.INTER_LINEAR)
+        crop = enlarged[top : top + height, left : left + width]
+        seen[:] = cv2.flip(crop, 1) if flip else crop
+    return out
+
+
+def random_numbers(rows: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+    """uint64 `B DRAWS`, the same for a row in whatever company.
+
+    The generator is SplitMix64 (Steele, Lea and Flood 2014), whose state is a counter, so that a
+    row's numbers are had without those of the rows before it: (seed, epoch) says where the counter
+    begins. numpy's own counter-based one, Philox, costs 14 us a picture to set up.
+    """
+    start = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    at = np.asarray(rows, np.uint64)[:, None] * np.uint64(DRAWS) + np.arange(DRAWS, dtype=np.uint64)
+    z = start + (at + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # B DRAWS, modulo 2^64
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -5,7 +5,8 @@ the same bytes. Copying out of the mapped shards releases Python's lock; threads
 
     loader = ImageLoader(ImageSet(folder, "train"), batch_size=64, seed=1, workers=2)
     for batch in loader: ...
-    loader.load_state_dict(state)   # of `state_dict()`: goes on with the batch after it
+    state = loader.state_dict()     # small, for a checkpoint
+    loader.load_state_dict(state)   # goes on with the batch after the last that was given
 """
 
 import itertools
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from pipeline.errors import UserError
 from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ClipSet, ImageSet
 from pipeline.shards.order import shuffled
@@ -37,21 +39,49 @@ class ClipBatch(NamedTuple):
 
 
 class Loader:
-    """What both loaders share: order, place, prefetching. An incomplete last batch is left out,
-    unless it is the only one."""
+    """What both loaders share: order, place, prefetching.
 
-    def __init__(self, count: int, batch_size: int, seed: int, workers: int) -> None:
+    `start` is the epoch and the batch to begin with. The last batch of an epoch is smaller where
+    `batch_size` does not divide the rows; `drop_last` leaves it out, unless it is the only one.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        *,
+        workers: int = 0,
+        start: tuple[int, int] = (0, 0),
+        drop_last: bool = False,
+    ) -> None:
+        assert count > 0 and batch_size > 0 and workers >= 0, (count, batch_size, workers)
         self.count, self.batch_size, self.seed, self.workers = count, batch_size, seed, workers
-        self.epoch = self.batch = 0  # the next to be given
+        self.drop_last = drop_last
+        self.epoch, self.batch = divmod(start[0] * len(self) + start[1], len(self))  # the next
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return max(1, self.count // self.batch_size)
+        if self.drop_last:
+            return max(1, self.count // self.batch_size)
+        return -(-self.count // self.batch_size)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batch": self.batch}
+    def plan(self) -> dict[str, int | str | bool]:
+        """What the order depends on: a place means nothing in another one."""
+        names = ("count", "batch_size", "seed", "drop_last")
+        return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict:
+        return {"epoch": self.epoch, "batch": self.batch} | self.plan()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on at a state's place, from the next `iter` on."""
+        for name, value in self.plan().items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"the saved place is of {name} = {state.get(name)}, this loader has "
+                    f"{value}; go on with the same shards and settings, or begin anew"
+                )
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def epoch_rows(self, epoch: int) -> list[list[int]]:
@@ -95,7 +125,7 @@ class Loader:
 
 
 class ImageLoader(Loader):
-    """Pictures, augmented as the thesis does where `augmented`."""
+    """Pictures, augmented as the thesis does where `augmented`. `options` are those of Loader."""
 
     def __init__(
         self,
@@ -104,9 +134,9 @@ class ImageLoader(Loader):
         seed: int,
         *,
         augmented: bool = False,
-        workers: int = 0,
+        **options,
     ) -> None:
-        super().__init__(len(images), batch_size, seed, workers)
+        super().__init__(len(images), batch_size, seed, **options)
         self.images, self.augmented = images, augmented
 
     def load(self, rows: list[int], epoch: int) -> ImageBatch:
@@ -120,7 +150,7 @@ class ClipLoader(Loader):
     """Clips by one of the thesis' batch methods, `truncate` to the shortest or `pad` with a mask.
 
     `bucketed`: within BUCKET_BATCHES batches clips of like length come together, so that little
-    is cut off or padded; which batch comes when stays random.
+    is cut off or padded; which batch comes when stays random. `options` are those of Loader.
     """
 
     def __init__(
@@ -131,10 +161,13 @@ class ClipLoader(Loader):
         *,
         how: Literal["truncate", "pad"] = "pad",
         bucketed: bool = True,
-        workers: int = 0,
+        **options,
     ) -> None:
-        super().__init__(len(clips), batch_size, seed, workers)
         self.clips, self.how, self.bucketed = clips, how, bucketed
+        super().__init__(len(clips), batch_size, seed, **options)
+
+    def plan(self) -> dict[str, int | str | bool]:
+        return super().plan() | {"bucketed": self.bucketed}
 
     def epoch_rows(self, epoch: int) -> list[list[int]]:
         batches = super().epoch_rows(epoch)
@@ -148,7 +181,7 @@ class ClipLoader(Loader):
         return [mixed[i] for i in shuffled(len(mixed), self.seed, epoch)]
 
     def load(self, rows: list[int], epoch: int) -> ClipBatch:
-        clips = [self.clips[row].frames.numpy() for row in rows]
+        clips = [self.clips.view(row) for row in rows]
         return ClipBatch(rows, *(truncate if self.how == "truncate" else pad)(clips))
 
 

@@ -25,7 +25,7 @@ def check_shards(folder: Path, paths: Sequence[Path]) -> None:
     """
     if not (folder / INDEX).is_file():
         return
-    listed = {shard["file"]: shard for shard in read_json(folder / INDEX)["shards"]}
+    listed = _listed(folder / INDEX)
     kind = paths[0].name.rsplit("-", 1)[0]
     for name in listed:
         if name.startswith(f"{kind}-") and folder / name not in paths:
@@ -33,16 +33,28 @@ def check_shards(folder: Path, paths: Sequence[Path]) -> None:
     for path in paths:
         if path.name not in listed:
             raise UserError(f"{path} is not listed in {INDEX}, expected none but those; {REMEDY}")
-        found, expected = path.stat().st_size, listed[path.name]["bytes"]
+        found, expected = path.stat().st_size, listed[path.name][0]
         if found != expected:
             raise UserError(f"{path} has {found} bytes, {INDEX} says {expected}; {REMEDY}")
     with ThreadPoolExecutor(THREADS) as pool:
         for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
-            if digest != listed[path.name]["sha256"]:
+            expected = listed[path.name][1]
+            if digest != expected:
                 raise UserError(
                     f"{path} was altered: its SHA-256 begins with {digest[:12]}, {INDEX} says "
-                    f"{listed[path.name]['sha256'][:12]}; {REMEDY}"
+                    f"{expected[:12]}; {REMEDY}"
                 )
+
+
+def _listed(index: Path) -> dict[str, tuple[int, str]]:
+    """Bytes and SHA-256 of each file."""
+    try:
+        shards = read_json(index)["shards"]
+        return {shard["file"]: (shard["bytes"], shard["sha256"]) for shard in shards}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{index} is damaged, expected file, bytes and sha256 of each shard; {REMEDY}"
+        ) from None
 
 
 def file_sha256(path: Path) -> str:

@@ -54,13 +54,20 @@ class ImageSet(ShardReader):
 
     def __init__(self, folder: Path, split: str) -> None:
         super().__init__(folder, "images", split)
-        self._column = self.table["image"]
+        chunks = self.table["image"].chunks
+        self._views = [_pictures(chunk, self.shape, folder) for chunk in chunks]  # no copies
+        self._starts = np.cumsum([0, *map(len, self._views)])
 
     def batch(self, rows: Sequence[int]) -> torch.Tensor:
         """uint8 `B H W 3` of the rows in the order given."""
-        out = np.empty((len(rows), *self.shape), np.uint8)
-        for place, row in zip(out, rows, strict=True):
-            place[:] = _pixels(self._column[int(row)], self.shape, f"picture {row}")[0]
+        wanted = np.asarray(rows, np.int64)
+        if ((wanted < 0) | (wanted >= len(self))).any():
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)} pictures")
+        views = np.searchsorted(self._starts, wanted, side="right") - 1
+        inside = wanted - self._starts[views]
+        out = np.empty((len(wanted), *self.shape), np.uint8)
+        for place, view, row in zip(out, views.tolist(), inside.tolist(), strict=True):
+            place[:] = self._views[view][row]
         return torch.from_numpy(out)
 
 
@@ -75,20 +82,30 @@ class ClipSet(ShardReader):
         return self.table["clip_id"][row].as_py()
 
     def __getitem__(self, row: int) -> Clip:
-        clip_id = self.clip_id(row)
-        pixels = _pixels(self.table["images"][row], self.shape, f"clip {clip_id}")
-        return Clip(clip_id, torch.from_numpy(pixels.copy()))
+        return Clip(self.clip_id(row), torch.from_numpy(self.view(row).copy()))
+
+    def view(self, row: int) -> np.ndarray:
+        """uint8 `T H W 3` as it lies in the shard: read-only, and not a copy."""
+        pixels = np.frombuffer(self.table["images"][row].as_buffer(), np.uint8)
+        if not len(pixels) or len(pixels) % math.prod(self.shape):
+            height, width, _ = self.shape
+            raise UserError(
+                f"clip {self.clip_id(row)} holds {len(pixels)} bytes, expected whole frames of "
+                f"{height}x{width}x3; the shard is damaged, run `dvc repro shard_pack`"
+            )
+        return pixels.reshape(-1, *self.shape)
 
 
-def _pixels(value: pa.Scalar, shape: tuple[int, int, int], name: object) -> np.ndarray:
-    """`T H W 3`; `name` is that of the row in an error."""
-    pixels = np.frombuffer(value.as_buffer(), np.uint8)
-    if not len(pixels) or len(pixels) % math.prod(shape):
+def _pictures(chunk: pa.Array, shape: tuple[int, int, int], folder: Path) -> np.ndarray:
+    """uint8 `B H W 3`, a view of a record batch. A row of it costs half of a scalar's buffer."""
+    size = math.prod(shape)
+    if chunk.type != pa.binary(size):
         raise UserError(
-            f"{name} holds {len(pixels)} bytes, expected whole frames of {shape[0]}x{shape[1]}x3; "
-            "the shard is damaged, run `dvc repro shard_pack`"
+            f"{folder} holds pictures as {chunk.type}, expected {pa.binary(size)} for "
+            f"{shape[0]}x{shape[1]}x3; the shard is damaged, run `dvc repro shard_pack`"
         )
-    return pixels.reshape(-1, *shape)
+    pixels = np.frombuffer(chunk.buffers()[1], np.uint8)
+    return pixels[chunk.offset * size :][: len(chunk) * size].reshape(-1, *shape)
 
 
 def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:

@@ -56,13 +56,16 @@ def pack(
     out: Path,
     size: tuple[int, int],
     shard_mb: float,
-    workers: int = 1,
+    workers: int | engine.Place = 1,
 ) -> dict:
     """Writes all shards of all splits below `out`; gives counts of images, clips and bytes.
 
-    The same bytes whatever the number of workers: what stands in a shard is settled before.
+    The same bytes whatever the number of workers (here, or of another place): what stands in a
+    shard is settled before. Shards that lay in `out` go; after an error or a killed worker no
+    unfinished one stays.
     """
     out.mkdir(parents=True, exist_ok=True)
+    _remove(out, INDEX, "*.arrow", "*.partial")
     accepted = clips[clips.split != ""].sort_values("clip_id")
     images = _images_with_split(index, accepted)
     shards, counts = [], {}
@@ -72,10 +75,19 @@ def pack(
             counts[f"{kind}_{split}"] = len(rows)
             parts = enumerate(_parts(rows, kind, size, shard_mb * 1e6))
             shards += [Shard(out, kind, split, number, size, part) for number, part in parts]
-    records = engine.again(lambda: _write_all(shards, frames, workers), workers)
+    place = engine.Place.of(workers).at_most(len(shards))
+    try:
+        records = engine.again(lambda: _write_all(shards, frames, place), workers)
+    finally:
+        _remove(out, "*.partial")
     height, width = size
     write_json(out / INDEX, {"height": height, "width": width, "shards": records})
     return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        path.unlink(missing_ok=True)
 
 
 def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
@@ -91,9 +103,9 @@ def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
         yield rows.iloc[start:]
 
 
-def _write_all(shards: list[Shard], frames: Path, workers: int) -> list[dict]:
+def _write_all(shards: list[Shard], frames: Path, place: engine.Place) -> list[dict]:
     """Their records, in order. Finished shards are written again, to the same bytes, if need be."""
-    with engine.opened(max(1, min(workers, len(shards))), __name__) as pool:
+    with engine.opened(place, __name__) as pool:
         futures = [pool.executor.submit(write_shard, shard, frames) for shard in shards]
         pool.watch(futures, sum(len(s.rows) for s in shards), what="packing", unit="row")
         return [future.result() for future in futures]

@@ -1,6 +1,7 @@
 """Loaders: order, resuming, workers, both batch methods, augmentation, and damaged shards."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.records import write_json
-from pipeline.shards.augmentation import augment
+from pipeline.shards import checking
+from pipeline.shards.augmentation import augment, random_numbers
 from pipeline.shards.batching import ClipLoader, ImageLoader
-from pipeline.shards.checking import INDEX
+from pipeline.shards.checking import INDEX, file_sha256
 from pipeline.shards.loaders import ClipSet, ImageSet
 from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
 
@@ -79,14 +81,37 @@ def test_a_loader_goes_on_where_it_was(make, kind, workers, seen):
     same(take(second, 15 - seen), whole[seen:])
 
 
+def test_a_loader_starts_where_it_is_told(make):
+    whole = take(make("clips"), 15)
+    same(take(make("clips", start=(1, 3)), 7), whole[8:])  # 5 batches an epoch
+    same(take(make("clips", start=(0, 8)), 7), whole[8:])
+
+
+@pytest.mark.parametrize("other", [
+    {"batch_size": 4}, {"seed": 9}, {"drop_last": True}, {"bucketed": False},
+])  # fmt: skip
+def test_a_place_in_another_order_is_refused(make, other):
+    (name,) = other
+    with pytest.raises(UserError, match=f"of {name} = .*same shards and settings"):
+        make("clips", **other).load_state_dict(make("clips").state_dict())
+
+
 @pytest.mark.parametrize("kind", ["images", "clips"])
-def test_each_row_comes_once_an_epoch_in_another_order(make, kind):
-    loader = make(kind, batch_size=5)
+@pytest.mark.parametrize("batch_size", [5, 7, 64])
+def test_each_row_comes_once_an_epoch_in_another_order(make, kind, batch_size):
+    loader = make(kind, batch_size=batch_size)
     epochs = [[row for b in take(loader, len(loader)) for row in b.rows] for _ in range(3)]
     for rows in epochs:
         assert sorted(rows) == list(range(loader.count))
     assert epochs[0] != epochs[1] != epochs[2]
     assert take(make(kind, seed=4), 1)[0].rows != take(make(kind), 1)[0].rows
+
+
+@pytest.mark.parametrize("kind", ["images", "clips"])
+def test_batches_may_be_all_of_one_size(make, kind):
+    loader = make(kind, batch_size=7, drop_last=True)
+    sizes = [len(batch.rows) for batch in take(loader, 2 * len(loader))]
+    assert sizes == 2 * (loader.count // 7) * [7]
 
 
 def test_pictures_are_those_of_their_rows(folder):
@@ -131,6 +156,20 @@ def test_augmentation_flips_half_and_shows_most_of_the_picture():
     assert len(np.unique(seen[~flipped, 0, 0, 0])) >= 9  # every place of the crop
 
 
+def test_random_numbers_are_even_and_of_their_row_alone():
+    whole = random_numbers(range(20_000), seed=5, epoch=7)
+    rows = [19_999, 0, 123]
+    assert np.array_equal(random_numbers(rows, 5, 7), whole[rows])
+    assert len(np.unique(whole)) == whole.size
+    for draw in whole.T:
+        counts = np.bincount((draw % np.uint64(9)).astype(int), minlength=9)
+        assert abs(counts - 20_000 / 9).max() < 200  # 4.5 standard deviations
+        assert abs((draw >> np.uint64(63)).mean() - 0.5) < 0.016
+    shares = whole / 2.0**64
+    assert abs(np.corrcoef(shares.T) - np.eye(3)).max() < 0.032
+    assert abs(np.corrcoef(shares[1:, 0], shares[:-1, 0])[0, 1]) < 0.032
+
+
 def test_augmentation_depends_on_seed_epoch_and_row_alone():
     rows = list(range(50))
     whole = augment(PICTURES, rows, seed=1, epoch=0)
@@ -163,3 +202,44 @@ def test_damage_is_found_at_opening(folder, tmp_path, damage, words):
     with pytest.raises(UserError, match=words):
         ImageSet(tmp_path, "train")
     assert len(ClipSet(tmp_path, "train")) == 40, "the other kind is whole"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"shards": [{"file": "x"}]}'])
+def test_a_damaged_index_is_named(folder, tmp_path, content):
+    for path in folder.glob("*.arrow"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert len(ImageSet(tmp_path, "train")) == 50, "no index, no judgement"
+    (tmp_path / INDEX).write_text(content)
+    with pytest.raises(UserError, match=r"index\.json is damaged.*dvc repro shard_pack"):
+        ImageSet(tmp_path, "train")
+
+
+def test_a_shard_is_hashed_once_while_it_stays_as_it_is(folder, tmp_path, monkeypatch):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    hashed = []
+    monkeypatch.setattr(
+        checking, "file_sha256", lambda path: hashed.append(path.name) or file_sha256(path)
+    )
+    for _ in range(2):
+        ImageSet(tmp_path, "train"), ClipSet(tmp_path, "train")
+    assert sorted(hashed) == sorted(path.name for path in tmp_path.glob("*.arrow"))
+    os.utime(tmp_path / "images-train-00001.arrow", (1, 1))
+    ImageSet(tmp_path, "train")
+    assert hashed[3:] == ["images-train-00001.arrow"]
+
+
+@pytest.mark.parametrize("row", [50, -1])
+def test_a_row_outside_is_no_picture(folder, row):
+    with pytest.raises(IndexError, match=f"{row} of 50 pictures"):
+        ImageSet(folder, "train").batch([row])
+
+
+def test_pictures_of_another_size_than_the_shard_says_are_named(tmp_path):
+    path = tmp_path / "images-train-00000.arrow"
+    fields = image_schema(HEIGHT, WIDTH).with_metadata({"height": "8", "width": "8"})
+    with ShardWriter(path, fields) as writer:
+        writer.add({"video_id": "a", "frame": 0, "image": PICTURES[0].tobytes()})
+        writer.close()
+    with pytest.raises(UserError, match=r"fixed_size_binary\[384\], expected .*192\] for 8x8x3"):
+        ImageSet(tmp_path, "train")

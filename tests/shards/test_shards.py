@@ -107,6 +107,23 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, footage):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_what_lay_there_before_goes(tmp_path, footage):
+    packed(tmp_path, "clean")
+    packed(tmp_path, shard_mb=0.0005)
+    (tmp_path / "shards/clips-train-00000.arrow.partial").write_bytes(b"of a killed run")
+    packed(tmp_path)
+    names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("shards", "clean")]
+    assert names[0] == names[1]
+
+
+def test_a_failing_worker_leaves_nothing_half_written(tmp_path, footage):
+    (tmp_path / "b.arrow").unlink()
+    with pytest.raises(UserError, match=r"b\.arrow"):
+        packed(tmp_path, shard_mb=0.0005, workers=2)
+    left = [path.name for path in (tmp_path / "shards").iterdir()]
+    assert not [name for name in left if name.endswith(".partial") or name == "index.json"]
+
+
 def test_pictures_of_a_rejected_scene_are_in_no_split(tmp_path, footage):
     counts = packed(tmp_path)
     used = sum(counts[f"images_{split}"] for split in SPLITS)
