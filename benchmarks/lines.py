@@ -15,12 +15,12 @@ def line(name: str, value: float, unit: str, ratio: float = 0.0, against: str = 
 def show(lines: list[dict], title: str) -> None:
     """Prints both; the table leaves out the benchmark's name, which all lines begin with."""
     table = Table(title=title)
-    for column in ("what", "value", "unit", "times as fast", "as"):
+    compared = any("ratio" in told for told in lines)
+    for column in ("what", "value", "unit", *(("times as fast", "as") if compared else ())):
         table.add_column(column)
     for told in lines:
-        ratio = f"{told['ratio']:.3g}" if "ratio" in told else ""
-        name = told["name"].partition("/")[2]
-        table.add_row(name, f"{told['value']:.4g}", told["unit"], ratio, told.get("against", ""))
+        ratio = (f"{told['ratio']:.3g}", told["against"]) if "ratio" in told else ()
+        table.add_row(told["name"].partition("/")[2], f"{told['value']:.4g}", told["unit"], *ratio)
     Console(width=100).print(table)
     for told in lines:
         print(json.dumps(told))
