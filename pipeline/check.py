@@ -18,20 +18,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline import params, processor
+from pipeline import engine, params, processor
 from pipeline.errors import UserError, run_main
 from pipeline.params import Params
 from pipeline.pretrained import wanted
 from pipeline.sources import moving_mnist
 
 REQUIREMENTS = Path("requirements.txt")
+RAY_REQUIREMENTS = Path("requirements-ray.txt")
 DVC_FILE = Path("dvc.yaml")
 FREE_GB = 5  # environment excepted, the default run needs about one
 VIDEO_SUFFIXES = (
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".ts", ".mts")
     + (".mxf", ".wmv", ".flv", ".ogv", ".ogg", ".3gp", ".gif")
 )  # fmt: skip
-DEVELOPMENT = ("hypothesis", "pytest", "pytest-timeout", "ruff")  # no stage runs these
+DEVELOPMENT = ("hypothesis", "psutil", "pytest", "pytest-timeout", "ruff")  # no stage runs these
 
 
 class Finding(NamedTuple):
@@ -50,7 +51,7 @@ def findings(params_file: Path = params.PARAMS_FILE, experiment: bool = False) -
         found.append(Finding("error", str(error)))
     else:
         found += [*source(settings), *hidden_footage(settings)]
-        found += [*device(settings), *weight_files(settings)]
+        found += [*device(settings), *weight_files(settings), *ray(settings)]
     return sorted(found, key=lambda finding: finding.level)
 
 
@@ -172,6 +173,14 @@ def weight_files(settings: Params) -> Iterator[Finding]:
     """Pretrained networks that training or evaluation will read and that are not there."""
     for sentence in wanted.faults(settings):
         yield Finding("error", sentence)
+
+
+def ray(settings: Params, requirements: Path = RAY_REQUIREMENTS) -> Iterator[Finding]:
+    """Ray, where it is asked for: not there, or there in another version."""
+    if fault := engine.without_ray(settings.engine.kind):
+        yield Finding("error", fault)
+    elif settings.engine.kind == "ray":
+        yield from packages(requirements)
 
 
 def require_weights(settings: Params) -> None:

@@ -27,6 +27,8 @@ def contradictions(params: "Params") -> list[str]:
             "expected less than 1, the rest is the test split"
         )
     found += _scene_contradictions(has("scene_split"))
+    if ingest and 0 < ingest.fps < 1:
+        found.append(f"ingest.fps = {ingest.fps:g}: expected 0 (every frame), or 1 and more")
     whole = False  # tokens cover the frame: only then is their number worth a word
     if ingest and vqgan:
         stride = vqgan.autoencoder.stride

@@ -40,7 +40,7 @@ class Base(Section):
 class MovingMnist(Section):
     train_sequences: Count
     test_sequences: Count
-    digits: Annotated[int, Field(ge=1, le=10)]
+    digits: Annotated[int, Field(ge=1, le=1000)]
     n_frames: Annotated[int, Field(ge=3, le=1000)]
 
 
@@ -71,6 +71,7 @@ class Ingest(FrameSize):
     deinterlace: bool
     cut_bars: bool
     min_frames: Count
+    compression: Literal["none", "lz4", "zstd"]
     on_error: Literal["reject", "fail"]
 
     @property
@@ -86,6 +87,7 @@ class Adaptive(Section):
 
 class Fade(Section):
     threshold: Annotated[int, Field(ge=1, le=255)]
+    method: Literal["floor", "ceiling"]
     bias: Annotated[float, Field(ge=-1.0, le=1.0)]
     add_final_scene: bool
 
@@ -101,15 +103,21 @@ class Histogram(Section):
     bins: Literal[2, 4, 8, 16, 32, 64, 128, 256]
 
 
+class TransNetV2(Section):
+    threshold: Share
+
+
 class SceneSplit(Section):
-    detector: Literal["content", "adaptive", "threshold", "hash", "histogram"]
+    detector: Literal["content", "adaptive", "threshold", "hash", "histogram", "transnetv2"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
     weights: Annotated[list[Weight], Field(min_length=4, max_length=4)]
+    flashes: Literal["merge", "suppress"]
     min_scene_seconds: Weight
     adaptive: Adaptive
     fade: Fade
     hash: Hash
     histogram: Histogram
+    transnetv2: TransNetV2
 
 
 class FrameSubsample(Section):
@@ -123,7 +131,7 @@ class FrameSubsample(Section):
 class ClipFilters(Section):
     min_motion: Weight
     min_contrast: Weight
-    max_luma_step: Weight
+    max_luma_change: Weight
     text: bool
 
 
@@ -300,6 +308,8 @@ class Tracking(Section):
 
 
 class Engine(Section):
+    kind: Literal["local", "ray"]
+    address: str
     workers: Count
     checkpoint_interval: Weight
 

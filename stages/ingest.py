@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import check, errors, params, tracking
+from pipeline import check, engine, errors, params, tracking
 from pipeline.footage.ingest import ingest
 from pipeline.footage.sequences import ingest_sequences
 
@@ -17,7 +17,9 @@ def main() -> None:
         if settings.source.kind == "moving_mnist":
             summary = ingest_sequences(source, OUT, settings)
         else:
-            summary = ingest(source, OUT, settings.ingest, settings.engine.workers)
+            workers, address = settings.engine.workers, settings.engine.address
+            place = engine.Place(settings.engine.kind, workers, address)
+            summary = ingest(source, OUT, settings.ingest, place)
         run.finish(summary, OUT)
 
 

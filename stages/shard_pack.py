@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, schema, tracking
+from pipeline import engine, errors, params, schema, tracking
 from pipeline.shards.writing import pack
 
 OUT = Path("data/shards")
@@ -14,8 +14,10 @@ def main() -> None:
         index = schema.read_table(Path("data/frame_index/frame_index.parquet"), schema.FRAME_INDEX)
         clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
         size = (settings.ingest.height, settings.ingest.width)
-        shard_mb, workers = settings.shard_pack.shard_mb, settings.engine.workers
-        summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, workers)
+        workers, address = settings.engine.workers, settings.engine.address
+        place = engine.Place(settings.engine.kind, workers, address)
+        shard_mb = settings.shard_pack.shard_mb
+        summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, place)
         run.finish(summary, OUT)
 
 

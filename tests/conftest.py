@@ -74,7 +74,7 @@ TINY = {
         "strips": 2,
     },
     "tracking": {"enabled": False},
-    "engine": {"workers": 1, "checkpoint_interval": 0.0},
+    "engine": {"kind": "local", "address": "", "workers": 1, "checkpoint_interval": 0.0},
 }
 
 

@@ -271,3 +271,19 @@ def test_only_errors_set_the_exit_code(monkeypatch, capsys, level, code):
         check.main()
     assert int(ended.value.code) == code
     assert capsys.readouterr().err == f"{level}: something; do that\n"
+
+
+def test_ray_that_is_asked_for_and_not_there_is_named(settings, monkeypatch):
+    chosen = _set(settings, "engine", kind="ray")
+    with monkeypatch.context() as patch:
+        patch.setattr(check.importlib.util, "find_spec", lambda name: None)
+        assert "pip install -r requirements-ray.txt" in _sentence(check.ray(chosen), "error")
+        assert not list(check.ray(settings))  # kind: local needs none
+
+
+def test_another_version_of_ray_is_named(settings, project, monkeypatch):
+    chosen = _set(settings, "engine", kind="ray")
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(check.importlib.metadata, "version", lambda name: "1.0")
+    (project / "requirements-ray.txt").write_text("ray[client]==2.60.0\n")
+    assert "ray 1.0 instead of 2.60.0" in _sentence(check.ray(chosen), "error")
