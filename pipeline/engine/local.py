@@ -35,7 +35,7 @@ class LocalPool(Pool):
     def __init__(self, workers: int, preload: str) -> None:
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
-            context.set_forkserver_preload([preload])  # one import for all workers
+            context.set_forkserver_preload(["__main__", preload])  # one import for all workers
         self.shared = Shared(context.Value("q", 0), context.Event())
         self.executor = ProcessPoolExecutor(workers, context, _start_worker, (self.shared,))
 

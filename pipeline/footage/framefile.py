@@ -10,14 +10,16 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-from pipeline import schema
 from pipeline.errors import UserError, naming
 from pipeline.footage.terms import PLANES, TERMS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 READABLE = (
     "ok",
@@ -107,8 +109,10 @@ def write_frames(
         partial.unlink(missing_ok=True)
 
 
-def read_videos(folder: Path) -> pd.DataFrame:
+def read_videos(folder: Path) -> "pd.DataFrame":
     """The rows of `videos.parquet` that have a frame file."""
+    from pipeline import schema  # pandas takes a quarter of a second, which decoders do without
+
     table = schema.read_table(folder / "videos.parquet", schema.VIDEOS)
     return table[table["status"].isin(READABLE)].reset_index(drop=True)
 

@@ -70,7 +70,7 @@ def list_source(source: Path) -> list[str]:
 
 def _run_all(jobs: list[Job], place: engine.Place) -> list[dict]:
     """Rows in the order of the jobs."""
-    with engine.opened(place, __name__) as pool:
+    with engine.opened(place, decode_video.__module__) as pool:
         examined = bar(
             pool.executor.map(examine, jobs), what="headers", unit="file", total=len(jobs)
         )
