@@ -29,8 +29,8 @@ def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
     settings = tiny()
     tokenizer = untrained(settings).tokenizer
     save_tokenizer(tokenizer, settings, tmp_path)
-    loaded, ingest = load_tokenizer(tmp_path, CPU)
-    assert ingest == settings.ingest and not loaded.training
+    loaded, size = load_tokenizer(tmp_path, CPU)
+    assert size == settings.ingest.frame_size and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     images = torch.rand(2, 3, 16, 32)
     assert torch.equal(loaded.encode(images), tokenizer.encode(images))
