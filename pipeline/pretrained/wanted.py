@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.params import Params, VqganLoss
 from pipeline.pretrained import inception, weights
 from pipeline.pretrained.weights import Weights
 
@@ -36,6 +36,7 @@ def faults(settings: Params) -> Iterator[str]:
             inception.verify(inception.required(folder))
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
+    yield from _without_vgg19(settings.vqgan.loss)
     for wish in wanted(settings):
         try:
             weights.verified(wish.weights, wish.folder)
@@ -50,9 +51,10 @@ def wanted(settings: Params) -> Iterator[Wanted]:
 
         asking = "scene_split.detector = transnetv2"
         yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
-    if settings.vqgan.loss.perceptual_loss == "vgg16":
-        asking, instead = "vqgan.loss.perceptual_loss = vgg16", "set it to none"
-        yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
+    loss = settings.vqgan.loss
+    if loss.network == "vgg16":
+        asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
+        yield Wanted(weights.LPIPS_VGG16, None, asking, "set it to none")
     evaluate = settings.evaluate
     folder = evaluate.weights_folder
     lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
@@ -69,3 +71,16 @@ def wanted(settings: Params) -> Iterator[Wanted]:
         yield Wanted(weights.I3D_KINETICS, folder, asking, instead)
     if "rife" in evaluate.baselines:
         yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")
+
+
+def _without_vgg19(loss: VqganLoss) -> Iterator[str]:
+    """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
+    if loss.network != "vgg19":
+        return
+    from pipeline.pretrained import vgg  # imports torch: only where it is needed anyway
+
+    try:
+        vgg.verify(Path(loss.vgg19_file))
+    except UserError as error:
+        key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
+        yield f"vqgan.loss.{key} = vgg19: {error}; or set it to vgg16"

