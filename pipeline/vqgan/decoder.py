@@ -5,34 +5,32 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.params import Autoencoder
-from pipeline.vqgan.blocks import AttentionBlock, ResidualBlock, Upsample, norm
+from pipeline.vqgan.blocks import AttentionBlock, Layers, ResidualBlock, middle, norm, upsampling
 
 
 class Decoder(nn.Module):
     """As `Encoder`, from the smallest level to the largest; the output is not clamped."""
 
-    def __init__(self, sizes: Autoencoder, height: int) -> None:
+    def __init__(self, sizes: Autoencoder, side: int) -> None:
         super().__init__()
-        widths = [sizes.channels * m for m in sizes.channels_multiplier]
-        height //= sizes.stride
-        before = widths[-1]
-        layers: list[nn.Module] = [
-            nn.Conv2d(sizes.z_channels, before, 3, padding=1),
-            ResidualBlock(before, before, sizes.dropout),
-        ]
-        for level, width in reversed(list(enumerate(widths))):
-            for _ in range(sizes.num_res_blocks):
-                layers.append(ResidualBlock(before, width, sizes.dropout))
+        before = sizes.channels * sizes.channels_multiplier[-1]
+        layers: list[nn.Module] = [nn.Conv2d(sizes.z_channels, before, 3, padding=1)]
+        layers += middle(before, sizes)
+        resolutions, blocks = sizes.resolutions(side), sizes.num_res_blocks
+        for level, multiplier in reversed(list(enumerate(sizes.channels_multiplier))):
+            width = sizes.channels * multiplier
+            for _ in range(blocks if sizes.symmetric else blocks + 1):
+                layers.append(ResidualBlock(before, width, sizes))
                 before = width
-                if height in sizes.attention_resolution:
-                    layers.append(AttentionBlock(width))
+                if resolutions[level] in sizes.attention_resolution:
+                    layers.append(AttentionBlock(width, sizes))
             if level:
-                layers.append(Upsample(before, sizes.upsampling))
-                height *= 2
-        self.layers = nn.Sequential(*layers)
-        self.norm = norm(before)
+                layers.append(upsampling(before, sizes.upsampling))
+        self.layers = Layers(*layers)
+        self.norm = norm(before, sizes.norm_groups)
         self.out = nn.Conv2d(before, 3 * sizes.patch_size**2, 3, padding=1)
         self.pixels = nn.PixelShuffle(sizes.patch_size)
+        self.tanh = sizes.output == "tanh"
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -40,4 +38,5 @@ class Decoder(nn.Module):
         return self.out.weight
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.pixels(self.out(F.silu(self.norm(self.layers(features)))))
+        images = self.pixels(self.out(F.silu(self.norm(self.layers(features)))))
+        return images.tanh() if self.tanh else images

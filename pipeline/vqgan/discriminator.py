@@ -1,33 +1,68 @@
 """PatchGAN discriminator (Isola et al., 2017, arXiv:1611.07004): image to a map of logits.
 
-`num_layers` strided convolutions; with 2 each logit sees 34 pixels a side, with 3 it sees 70
-(thesis, Table 3). Instance statistics (group norm with one group a channel) in place of batch
-norm, whose statistics differ between training and evaluation (the thesis' artifacts).
+`num_layers` convolutions of stride 2, then two of stride 1, all 4x4 and padded so that a stride of
+1 keeps the size (thesis, Table 3; its code is in TensorFlow, whose "same" padding this is). Norms:
+`batch` is the thesis', `instance` has statistics of each picture alone, `none` is what later work
+found sound for a discriminator. The statistics of `batch` are always those of the batch at hand:
+the thesis' artifacts came where the generator's step saw other ones than D's own.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pipeline.params import Discriminator as Settings
 
+SAME = (1, 2, 1, 2)  # padding that keeps the size under 4x4: left, right, top, bottom
+WEIGHT_DEVIATION = 0.02  # of the weights at the start, as in the source and the thesis
+
 
 class Discriminator(nn.Module):
-    """`B 3 H W` in [-1, 1] to logits `B 1 h w`; higher means more real."""
+    """`B 3 H W` in [-1, 1] to logits `B 1 h w`, h = H * input_scale / 2^num_layers.
+
+    A `single` output is `B 1`. Higher means more real. With `paired` it sees the true picture too,
+    beside either kind.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
+        self.scale, self.paired = settings.input_scale, settings.paired
         width = settings.filters
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        channels = 6 if settings.paired else 3
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, settings.num_layers + 1):
             before, width = width, settings.filters * min(2**i, 8)
-            stride = 2 if i < settings.num_layers else 1
-            layers += [
-                nn.Conv2d(before, width, 4, stride, 1),
-                nn.GroupNorm(width, width),
-                nn.LeakyReLU(0.2),
-            ]
-        layers.append(nn.Conv2d(width, 1, 4, 1, 1))
+            normed = settings.norm != "none"
+            last = i == settings.num_layers
+            layers += [nn.ZeroPad2d(SAME)] if last else []
+            stride, padding = (1, 0) if last else (2, 1)
+            layers.append(nn.Conv2d(before, width, 4, stride, padding, bias=not normed))
+            layers += [_norm(settings.norm, width)] if normed else []
+            layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
+        self.single = settings.output == "single"
+        patch = nn.Sequential(nn.ZeroPad2d(SAME), nn.Conv2d(width, 1, 4))
+        self.out = nn.Linear(width, 1) if self.single else patch
+        self.apply(_start)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+    def forward(self, images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """`truth` are the pictures that `images` are, or are reconstructions of."""
+        if self.paired:
+            images = torch.cat([truth, images], 1)  # B 6 H W
+        if self.scale > 1:
+            images = F.interpolate(images, scale_factor=self.scale, mode="nearest")
+        features = self.layers(images)  # B C h w
+        return self.out(features.mean((2, 3)) if self.single else features)
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "instance":
+        return nn.GroupNorm(channels, channels)
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def _start(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.normal_(layer.weight, std=WEIGHT_DEVIATION)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -5,36 +5,34 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.params import Autoencoder
-from pipeline.vqgan.blocks import AttentionBlock, Downsample, ResidualBlock, norm
+from pipeline.vqgan.blocks import AttentionBlock, Layers, ResidualBlock, downsampling, middle, norm
 
 
 class Encoder(nn.Module):
     """Channels at level i are `channels * channels_multiplier[i]`, after cutting into patches.
 
-    `height` is the image's, in pixels: it decides at which levels attention is used.
+    `side` is the longer one of the image, in pixels: it decides at which levels attention is used.
     """
 
-    def __init__(self, sizes: Autoencoder, height: int) -> None:
+    def __init__(self, sizes: Autoencoder, side: int) -> None:
         super().__init__()
-        widths = [sizes.channels * m for m in sizes.channels_multiplier]
-        patch = sizes.patch_size
+        before = sizes.channels
         layers: list[nn.Module] = [
-            nn.PixelUnshuffle(patch),
-            nn.Conv2d(3 * patch**2, widths[0], 3, padding=1),
+            nn.PixelUnshuffle(sizes.patch_size),
+            nn.Conv2d(3 * sizes.patch_size**2, before, 3, padding=1),
         ]
-        before, height = widths[0], height // patch
-        for level, width in enumerate(widths):
+        resolutions = sizes.resolutions(side)
+        for level, multiplier in enumerate(sizes.channels_multiplier):
             if level:
-                layers.append(Downsample(before))
-                height //= 2
+                layers.append(downsampling(before, sizes.downsampling))
+            width = sizes.channels * multiplier
             for _ in range(sizes.num_res_blocks):
-                layers.append(ResidualBlock(before, width, sizes.dropout))
+                layers.append(ResidualBlock(before, width, sizes))
                 before = width
-                if height in sizes.attention_resolution:
-                    layers.append(AttentionBlock(width))
-        layers.append(ResidualBlock(before, before, sizes.dropout))
-        self.layers = nn.Sequential(*layers)
-        self.norm = norm(before)
+                if resolutions[level] in sizes.attention_resolution:
+                    layers.append(AttentionBlock(width, sizes))
+        self.layers = Layers(*layers, *middle(before, sizes))
+        self.norm = norm(before, sizes.norm_groups)
         self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 from pipeline.params import Vqgan as Settings
 from pipeline.vqgan.decoder import Decoder
 from pipeline.vqgan.encoder import Encoder
-from pipeline.vqgan.quantizer import Quantized, Quantizer
+from pipeline.vqgan.quantizers.interface import Quantized
+from pipeline.vqgan.quantizers.making import make_quantizer
 
 
 class Tokenizer(nn.Module):
@@ -19,16 +20,20 @@ class Tokenizer(nn.Module):
         super().__init__()
         sizes, dim = settings.autoencoder, settings.vqvae.embedding_dim
         self.grid = (height // sizes.stride, width // sizes.stride)  # h w
-        self.encoder = Encoder(sizes, height)
+        self.encoder = Encoder(sizes, max(height, width))
         self.before = nn.Conv2d(sizes.z_channels, dim, 1)
-        self.quantizer = Quantizer(settings.vqvae)
+        self.quantizer = make_quantizer(settings.vqvae)
         self.after = nn.Conv2d(dim, sizes.z_channels, 1)
-        self.decoder = Decoder(sizes, height)
+        self.decoder = Decoder(sizes, max(height, width))
         self.shortcut = Shortcut(sizes.stride, dim) if sizes.shortcut else None
         if self.shortcut is not None:  # the networks start as corrections of the linear path
             for layer in (self.before, self.decoder.out):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def checkpoint_gradients(self, wanted: bool) -> None:
+        """Whether training forgets the insides of each layer and computes them again backwards."""
+        self.encoder.layers.checkpointing = self.decoder.layers.checkpointing = wanted
 
     @property
     def tokens_per_frame(self) -> int:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.vqgan.blocks import AttentionBlock
-from pipeline.vqgan.discriminator import Discriminator
+from pipeline.vqgan.blocks import AttentionBlock, ResidualBlock
+from pipeline.vqgan.decoder import Decoder
+from pipeline.vqgan.encoder import Encoder
 from pipeline.vqgan.model import Shortcut, Tokenizer
 
 SIZES = "vqgan.autoencoder."
@@ -21,9 +22,10 @@ def make(tiny, changes: dict, height: int = 16, width: int = 32) -> Tokenizer:
     ("height", "width", "patch", "multiplier", "upsampling", "attention"),
     [
         (16, 32, 2, [1, 2], "nearest", []),
-        (16, 32, 4, [1], "bilinear", [4]),
+        (16, 32, 4, [1], "bilinear", [8]),
         (32, 16, 1, [1, 2, 2], "bilinear", [8, 32]),
         (24, 40, 1, [2, 1, 3, 1], "nearest", []),
+        (16, 48, 2, [1, 3], "transposed", [12]),
     ],
 )
 def test_shapes_there_and_back(
@@ -107,9 +109,24 @@ def test_a_picture_is_encoded_the_same_in_any_batch(tiny, untrained, moving):
     assert torch.equal(tokenizer.encode(images), alone)
 
 
-def test_loss_reaches_every_weight(tiny):
+FORMS = {
+    "ours": {},
+    "thesis": {
+        f"{SIZES}middle": "attention",
+        f"{SIZES}symmetric": False,
+        f"{SIZES}downsampling": "average",
+        f"{SIZES}upsampling": "bilinear",
+        f"{SIZES}output": "tanh",
+        f"{SIZES}attention_resolution": [8],
+    },
+    "transposed": {f"{SIZES}upsampling": "transposed"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loss_reaches_every_weight(tiny, form):
     """Without a shortcut from the start; with it the corrections start at zero and learn first."""
-    changes = {f"{SIZES}shortcut": False, f"{SIZES}attention_resolution": [4]}
+    changes = {f"{SIZES}shortcut": False} | FORMS[form]
     tokenizer = make(tiny, changes | {"vqgan.vqvae.quantizer": "vq"}).train()
     quantized = tokenizer.quantize(torch.rand(2, 3, 16, 32), torch.Generator())
     drawn = tokenizer.decode_features(quantized.vectors)
@@ -171,24 +188,79 @@ def test_networks_start_as_corrections_of_the_shortcut(tiny, smooth):
     assert torch.equal(drawn, linear(tokenizer.shortcut, smooth))
 
 
-@pytest.mark.parametrize(("layers", "size", "sees"), [(1, 14, 16), (2, 14, 34), (3, 6, 70)])
-def test_discriminator_gives_a_map_and_each_logit_sees_its_patch(tiny, layers, size, sees):
-    settings = tiny({"vqgan.discriminator.num_layers": layers}).vqgan.discriminator
-    torch.manual_seed(0)
-    judge, side = Discriminator(settings), {1: 32, 2: 64, 3: 64}[layers]
-    assert judge(torch.rand(2, 3, side, side)).shape == (2, 1, size, size)
-    for number, layer in enumerate(judge.layers):
-        if isinstance(layer, nn.GroupNorm):  # its statistics are of the whole picture
-            judge.layers[number] = nn.Identity()
-    image = torch.rand(1, 3, 128, 128, requires_grad=True)
-    logits = judge(image)[0, 0]
-    logits[tuple(n // 2 for n in logits.shape)].backward()
-    rows, columns = image.grad.abs().sum((0, 1)).nonzero().T
-    assert rows.max() - rows.min() + 1 == columns.max() - columns.min() + 1 == sees
+LAYERS = (ResidualBlock, AttentionBlock, nn.Conv2d, nn.ConvTranspose2d, nn.Sequential)
 
 
-def test_discriminator_is_the_same_in_training_and_evaluation(tiny):
-    judge = Discriminator(tiny().vqgan.discriminator)
-    images = torch.rand(3, 3, 16, 32)
-    assert torch.equal(judge.train()(images), judge.eval()(images))
-    assert torch.allclose(judge(images)[:1], judge(images[:1]), atol=1e-5)
+def shapes(layers: nn.Module, x: torch.Tensor) -> list[tuple[str, ...]]:
+    """Name and output `C H W` of each layer that has weights."""
+    found = []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, LAYERS):
+            found.append((type(layer).__name__, *x.shape[1:]))
+    return found
+
+
+def test_the_thesis_network_has_its_shapes_and_size(thesis):
+    """Table 2, with the channels of its code; 25 million weights."""
+    sizes = thesis.vqgan.autoencoder
+    encoder, decoder = Encoder(sizes, 128).eval(), Decoder(sizes, 128).eval()
+    with torch.no_grad():
+        assert shapes(encoder.layers, torch.zeros(1, 3, 64, 128)) == [
+            ("Conv2d", 32, 64, 128),
+            ("ResidualBlock", 64, 64, 128),
+            ("Sequential", 64, 32, 64),
+            ("ResidualBlock", 128, 32, 64),
+            ("Sequential", 128, 16, 32),
+            ("ResidualBlock", 256, 16, 32),
+            ("Sequential", 256, 8, 16),
+            ("ResidualBlock", 256, 8, 16),
+            ("AttentionBlock", 256, 8, 16),
+            ("ResidualBlock", 256, 8, 16),
+            ("AttentionBlock", 256, 8, 16),
+            ("ResidualBlock", 256, 8, 16),
+        ]
+        found = shapes(decoder.layers, torch.zeros(1, 512, 8, 16))
+        assert [one[1:] for one in found if one[0] == "Sequential"] == [
+            (256, 16, 32),
+            (256, 32, 64),
+            (128, 64, 128),
+        ]
+        assert found[-1] == ("ResidualBlock", 64, 64, 128)
+        assert sum(one[0] == "ResidualBlock" for one in found) == 2 + 2 * 4
+        assert encoder(torch.zeros(1, 3, 64, 128)).shape == (1, 512, 8, 16)
+        assert decoder(torch.zeros(1, 512, 8, 16)).shape == (1, 3, 64, 128)
+    networks = sum(p.numel() for m in (encoder, decoder) for p in m.parameters())
+    codebook = thesis.vqgan.vqvae.num_embeddings * thesis.vqgan.vqvae.embedding_dim
+    assert round((networks + codebook) / 1e6) == 25
+
+
+def test_tanh_keeps_pictures_in_range(tiny):
+    decoder = make(tiny, {f"{SIZES}output": "tanh"}).decoder
+    assert decoder(100 * torch.randn(1, 8, 4, 8)).abs().max() <= 1
+
+
+def test_checkpointed_gradients_are_the_same_and_keep_less(tiny):
+    """Less is kept for the backward pass, and dropout repeats its draws there."""
+    changes = {f"{SIZES}dropout": 0.2, f"{SIZES}num_res_blocks": 2, f"{SIZES}shortcut": False}
+    found = {}
+    for wanted in (False, True):
+        tokenizer = make(tiny, changes | {"vqgan.vqvae.quantizer": "vq"}).train()
+        tokenizer.checkpoint_gradients(wanted)
+        kept = []
+
+        def note(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            vectors = tokenizer.quantize(torch.rand(2, 3, 16, 32), torch.Generator()).vectors
+            loss = tokenizer.decode_features(vectors).square().mean()
+        forward = sum(kept)
+        loss.backward()
+        named = tokenizer.named_parameters()
+        found[wanted] = forward, {name: p.grad for name, p in named if p.grad is not None}
+    assert found[True][0] < 0.5 * found[False][0]
+    for name, gradient in found[False][1].items():
+        assert torch.allclose(gradient, found[True][1][name], atol=1e-6), name
