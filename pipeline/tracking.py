@@ -41,11 +41,15 @@ def seconds_file(name: str) -> Path:
 
 
 @contextmanager
-def stage(name: str, settings: Params) -> Iterator["Run"]:
+def stage(name: str, settings: Params, first: bool = True) -> Iterator["Run"]:
     """One stage: its line on stderr at start and end, its seconds and memory, its child run.
 
-    An exception marks the child FAILED (KILLED for Ctrl-C) with its sentence, and goes on.
+    An exception marks the child FAILED (KILLED for Ctrl-C) with its sentence, and goes on. Of a
+    stage in several processes only the `first` leaves traces.
     """
+    if not first:
+        yield Run(name, settings, None)
+        return
     writer = _Writer(_session(name, settings)) if settings.tracking.enabled else None
     run = Run(name, settings, writer)
     _say(f"{name}: starts")

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pipeline import check, errors, params, torch_setup, tracking
+from pipeline import check, errors, params, tracking
 from pipeline.trained.tokenizer import load_tokenizer
 from pipeline.trained.transformer import save_gpt
+from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
 from pipeline.training.transformer import TransformerTask
@@ -15,10 +16,15 @@ TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt
 def main() -> None:
     settings = params.load()
     check.require_weights(settings)
-    with tracking.stage("gpt2_train", settings) as run:
-        device = torch_setup.prepare(settings.base)
-        codebook = load_tokenizer(VQGAN, device)[0].codebook
-        task = TransformerTask(settings, TOKENS, codebook, device)
+    if processes.started("stages.gpt2_train", settings.base):
+        return
+    first = processes.rank() == 0
+    with (
+        tracking.stage("gpt2_train", settings, first) as run,
+        processes.joined(settings.base) as together,
+    ):
+        codebook = load_tokenizer(VQGAN, together.device)[0].codebook
+        task = TransformerTask(settings, TOKENS, codebook, together.device, together)
         rules, engine = settings.train, settings.engine
         plan = Plan(
             batch_size=rules.batch_size,
@@ -36,9 +42,10 @@ def main() -> None:
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)
-        save_gpt(task.module, OUT)
-        history.save(OUT)
-        run.finish(history.summary(task), OUT)
+        if first:
+            save_gpt(task.module, OUT)
+            history.save(OUT)
+            run.finish(history.summary(task), OUT)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""PyTorch's preparation: devices that are not there, threads, precision, torchvision's repair."""
+"""PyTorch's preparation: devices that are not there, threads, precision, compiling, torchvision."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
+from torch import nn
 
 from pipeline import torch_setup
 from pipeline.errors import UserError
@@ -14,10 +16,10 @@ from pipeline.errors import UserError
 ROOT = Path(__file__).parents[1]
 
 
-def python(code: str, *paths: Path) -> str:
+def python(code: str, *paths: Path, **variables: str) -> str:
     """Runs code in a fresh interpreter; gives what it prints."""
     path = os.pathsep.join(map(str, [*paths, ROOT]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT
     )
@@ -79,6 +81,40 @@ def test_auto_takes_bf16_where_the_processor_gains_from_it(monkeypatch, gains, k
     with torch_setup.autocast(torch.device("cpu"), "auto"):
         assert (a @ a).dtype == kind
     torch_setup.gains_from_bf16.cache_clear()
+
+
+@pytest.mark.skipif(not which("g++"), reason="torch.compile needs g++")
+def test_a_compiled_network_keeps_its_names_and_its_loss(tiny):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1))
+    inputs, names = torch.randn(5, 6), list(network.state_dict())
+    losses, slopes = [], []
+    for changes in ({}, {"base.compile": True}):
+        torch_setup.compiled(network, tiny(changes).base)
+        network.zero_grad()
+        loss = network(inputs).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        slopes.append(network[0].weight.grad.clone())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-6)
+    assert list(network.state_dict()) == names
+
+
+def test_without_a_compiler_compiling_is_refused_before_the_training():
+    code = """
+from types import SimpleNamespace
+from torch import nn
+from pipeline import torch_setup
+from pipeline.errors import UserError
+try:
+    torch_setup.compiled(nn.Linear(1, 1), SimpleNamespace(compile=True, device="cpu"))
+except UserError as error:
+    print(error)
+"""
+    said = python(code, CXX="/no/compiler")
+    assert said.startswith("base.compile = True, but torch.compile fails here (")
+    assert "/no/compiler" in said and said.endswith("or set base.compile to false")
 
 
 def test_torchvision_and_gpt2_can_be_imported_after_the_repair():

@@ -3,6 +3,9 @@
 Until epoch `stop_ground_truth_after_epoch` the frames before are the true ones; afterwards they
 are the model's own, drawn from the clip's two ends, so that it learns to go on from what it drew.
 The codes it drew carry no gradient; the last pass over them does.
+
+Clips differ in length, so a batch shared out over processes gives them unlike numbers of targets.
+Each process' mean is weighted by its share of them: together they are the mean over the batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +20,9 @@ from pipeline.errors import UserError
 from pipeline.gpt2 import sampling
 from pipeline.gpt2.model import FrameGpt, GptConfig
 from pipeline.gpt2.sequence import is_target, pad
-from pipeline.torch_setup import autocast
-from pipeline.training.contract import Loss, Player
+from pipeline.torch_setup import autocast, compiled
+from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
 
 WEIGHT_DECAY = 0.01
@@ -54,19 +58,29 @@ class TokenSet:
         return padded.to(device), lengths.to(device), last.to(device)
 
 
-class TransformerTask:
+class TransformerTask(Task):
     """Task of `training.loop` with the one player `gpt`."""
 
     def __init__(
-        self, settings: params.Params, tokens: Path, codebook: torch.Tensor, device: torch.device
+        self,
+        settings: params.Params,
+        tokens: Path,
+        codebook: torch.Tensor,
+        device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
-        self.settings, self.device = settings.train, device
+        self.settings, self.device, self.processes = settings.train, device, processes
         self.precision = settings.base.precision
         config = GptConfig.from_params(settings)
         self.tokens = {split: TokenSet(tokens, split, config) for split in ("train", "val")}
         self.module = FrameGpt(config)
         self.module.start(codebook.cpu())
         self.module.to(device)
+        if self.settings.gradient_checkpointing:
+            self.module.gpt.activation_checkpointing_enable({"use_reentrant": False})
+        for block in self.module.gpt.h:
+            # Not the attention: its loops over frames would be compiled for each length of a clip
+            compiled(block.mlp, settings.base, sizes_vary=True)
         self.generator = torch.Generator().manual_seed(settings.base.seed)
         train = self.settings
         rate = warmup_cosine(train.lr_start, train.lr_max, train.warmup_epoch_percentage)
@@ -79,18 +93,24 @@ class TransformerTask:
     def size(self, split: str) -> int:
         return len(self.tokens[split])
 
+    def names(self, rows: Sequence[int]) -> list[str]:
+        return [f"clip {self.tokens['train'].clip_ids[row]}" for row in rows]
+
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         frames, n_frames, last = self.tokens["train"].batch(rows, self.device)
+        (longest,) = self.processes.most(frames.shape[1])  # as many passes in all processes
+        frames = F.pad(frames, (0, 0, 0, longest - frames.shape[1]))
         inputs = frames[:, :-2]  # B T-2 N
         if epoch >= self.settings.stop_ground_truth_after_epoch:
             inputs = self._own(frames, n_frames, last)
         passes = self._passes(inputs, frames, n_frames, last)
         total = len(passes)
         for number, one in enumerate(passes):
-            loss, right = self._loss(*one)
-            parts = {"accuracy": right}
+            loss, right, targets = self._loss(*one)
+            share = targets / self.processes.mean(targets)
+            parts = {"accuracy": right * share}
             # windowed: many passes, one step; their gradients gather as a mean
-            yield Loss("gpt", loss / total, parts, steps=number + 1 == total)
+            yield Loss("gpt", loss * share / total, parts, steps=number + 1 == total)
 
     def _own(
         self, frames: torch.Tensor, n_frames: torch.Tensor, last: torch.Tensor
@@ -100,7 +120,8 @@ class TransformerTask:
         with autocast(self.device, self.precision):
             drawn = [d.codes for d in sampling.draw(self.module, frames[:, 0], last, n_frames)]
         self.module.train()
-        return torch.stack([frames[:, 0], *drawn[:-1]], 1)
+        own = torch.stack([frames[:, 0], *drawn[:-1]], 1)
+        return F.pad(own, (0, 0, 0, frames.shape[1] - 2 - own.shape[1]))
 
     def _passes(
         self,
@@ -128,24 +149,28 @@ class TransformerTask:
         start: int,
         n_frames: torch.Tensor,
         last: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross entropy, and share of codes foretold, over the targets that exist."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean cross entropy, share of codes foretold, and number of the targets that exist."""
         with autocast(self.device, self.precision):
             logits = self.module(inputs, last, n_frames, start)  # B T' N V
         first = start + inputs.shape[1] - targets.shape[1] + 1
         i = first + torch.arange(targets.shape[1], device=self.device)
         exists = is_target(n_frames[:, None], i[None])  # B T'
-        if not exists.any():
-            return logits.sum() * 0.0, logits.new_zeros(())
+        count = exists.sum().float()
+        if not count:
+            return logits.sum() * 0.0, count, count
         logits, targets = logits[exists].flatten(0, 1), targets[exists].flatten()
         right = (logits.argmax(-1) == targets).float().mean()
-        return F.cross_entropy(logits.float(), targets), right
+        return F.cross_entropy(logits.float(), targets), right, count
 
-    def validate(self, rows: Sequence[int]) -> dict[str, float]:
+    def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """Cross entropy and accuracy with the true frames before."""
+        return weighted_means([(self._measured(rows), len(rows)) for rows in batches])
+
+    def _measured(self, rows: Sequence[int]) -> dict[str, float]:
         frames, n_frames, last = self.tokens["val"].batch(rows, self.device)
         found = [self._loss(*one) for one in self._passes(frames[:, :-2], frames, n_frames, last)]
-        losses, rights = zip(*found, strict=True)
+        losses, rights, _ = zip(*found, strict=True)
         return {
             "total": float(torch.stack(losses).mean().detach()),
             "accuracy": float(torch.stack(rights).mean()),

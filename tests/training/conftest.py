@@ -63,13 +63,18 @@ def transformer_task(tiny, tokens) -> Callable:
 
 
 @pytest.fixture
-def run(tiny) -> Callable[..., History]:
+def resume(tiny) -> Callable[[], Resume]:
+    """The saved states of `run`."""
+    return lambda: Resume("some_stage", {"base": tiny().base}, [])
+
+
+@pytest.fixture
+def run(resume) -> Callable[..., History]:
     """Trains a task; `log` may raise to kill it."""
 
     def start(task, log=lambda values, step: None, **plan) -> History:
         fields = {"batch_size": 2, "n_epochs": 3, "seed": 1, "log_interval": 1} | plan
         fields = {"checkpoint_interval": 0.0} | fields
-        resume = Resume("some_stage", {"base": tiny().base}, [])
-        return train(task, Plan(**fields), "test", resume, log)
+        return train(task, Plan(**fields), "test", resume(), log)
 
     return start

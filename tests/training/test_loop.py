@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.trained.weights import save_weights
-from pipeline.training.contract import Loss, Player
+from pipeline.training.contract import Loss, Player, Task, weighted_means
 
 DROPOUT = {"transformer.resid_pdrop": 0.1, "transformer.copying": True}
 TASKS = {
@@ -95,18 +95,20 @@ def test_killed_between_two_log_points_keeps_the_curve(make, run, tmp_path):
     assert trained(make(seed=7), run, path, log_interval=3) == wanted
 
 
-class Line:
+class Line(Task):
     """Fits `w` to rows whose gradient is known: loss of a batch = mean of w * row."""
 
-    def __init__(self, rows: int, broken_at: int | None = None) -> None:
+    def __init__(self, rows: int, broken_at: int | None = None, breaks: str = "total") -> None:
         self.module = nn.Linear(1, 1, bias=False)
-        self.rows, self.broken_at = rows, broken_at
-        weight = self.module.weight
+        self.rows, self.broken_at, self.breaks = rows, broken_at, breaks
+        self.module.register_buffer("seen_rows", torch.zeros(()))
+        weight = nn.init.ones_(self.module.weight)
         sgd = torch.optim.SGD([weight], lr=1.0)
         self.players = {"line": Player([weight], sgd, math.inf)}
         self.generator = torch.Generator()
         self.seen: list[tuple[int, list[int]]] = []
         self.gradients: list[float] = []
+        self.heard: list[tuple] = []
         sgd.register_step_pre_hook(lambda *_: self.gradients.append(weight.grad.item()))
 
     def size(self, split: str) -> int:
@@ -114,20 +116,101 @@ class Line:
 
     def losses(self, rows, epoch, step):
         self.seen.append((epoch, list(rows)))
+        self.module.seen_rows += len(rows)
         value = (self.module.weight * torch.tensor(rows, dtype=torch.float32)).mean()
-        if step == self.broken_at:
+        part = torch.tensor(float(len(rows))) + torch.rand((), generator=self.generator)
+        if step == self.broken_at and self.breaks == "part":
+            part = part * math.nan
+        if step == self.broken_at and self.breaks == "total":
             value = value * math.nan
-        yield Loss("line", value, {"rows": torch.tensor(float(len(rows)))})
+        if step == self.broken_at and self.breaks == "gradient":
+            value = value + (self.module.weight * 0).sqrt().sum()  # its slope at 0 is infinite
+        yield Loss("line", value, {"rows": part.floor(), "chance": part.frac()})
 
-    def validate(self, rows):
-        return {"mean": sum(rows) / len(rows)}
+    def stepped(self, player):
+        self.heard.append((player, self.module.weight.item()))
+
+    def validate(self, batches):
+        return weighted_means([({"mean": sum(rows) / len(rows)}, len(rows)) for rows in batches])
+
+    def validated(self, found, step):
+        self.heard.append((found, step))
 
 
+@pytest.mark.parametrize("breaks", ["total", "part", "gradient"])
 @pytest.mark.parametrize("log_interval", [1, 10])
-def test_a_loss_that_is_not_finite_ends_with_step_rows_and_remedy(run, log_interval):
-    task = Line(6, broken_at=4)
-    with pytest.raises(UserError, match=r"loss total is not finite at step 4, rows \[.*float32"):
+def test_what_is_not_finite_ends_with_step_rows_state_and_remedy(run, breaks, log_interval):
+    task = Line(6, broken_at=4, breaks=breaks)
+    names = {"total": "total, gradient of line", "part": "rows, chance"}
+    name = names.get(breaks, "gradient of line")
+    message = rf"not finite at step 4 of epoch 2: {name} \(row \d, row \d\); the state .*float32"
+    with pytest.raises(UserError, match=message) as error:
         run(task, log_interval=log_interval)
+    _, rows = task.seen[-1]
+    assert ", ".join(f"row {row}" for row in rows) in str(error.value)
+    assert len(task.gradients) == 4, "nothing steps with it"
+
+
+def test_of_gathered_batches_the_one_with_the_nan_is_named(run):
+    task = Line(8)
+    losses = task.losses
+
+    def breaking(rows, epoch, step):
+        (loss,) = losses(rows, epoch, step)
+        yield loss._replace(total=loss.total * (math.nan if 5 in rows else 1.0))
+
+    task.losses = breaking
+    with pytest.raises(UserError) as error:
+        run(task, accumulation_size=4, n_epochs=1)
+    (rows,) = [rows for _, rows in task.seen if 5 in rows]
+    assert f"(row {rows[0]}, row {rows[1]})" in str(error.value)
+
+
+def test_the_state_before_a_failed_step_reproduces_it(run, resume):
+    """Rare saves: what is kept is the state right before the step, all its numbers included."""
+    wanted = Line(6)
+    curve = run(wanted, checkpoint_interval=1e9).steps
+    failing = Line(6, broken_at=4)
+    with pytest.raises(UserError) as error:
+        run(failing, checkpoint_interval=1e9)
+    state = resume().path.with_suffix(".failed.pt")
+    assert str(state) in str(error.value) and not resume().path.exists()
+    state.rename(resume().path)
+    again = Line(6, broken_at=4)
+    with pytest.raises(UserError, match="step 4"):
+        run(again)
+    assert again.seen == failing.seen[-1:], "begins with the failed step"
+    mended = Line(6)
+    assert run(mended).steps == curve, "weights, random numbers and curves are those before it"
+    assert mended.module.seen_rows == wanted.module.seen_rows == 18, "and buffers"
+    assert not state.exists(), "removed at success"
+
+
+def test_a_validation_that_is_not_finite_stops_too(run, resume):
+    task = Line(6)
+    task.validate = lambda batches: {"mean": 1.0, "error": math.inf}
+    with pytest.raises(UserError, match=r"step 3 in validation: val error; the state .*float32"):
+        run(task)
+    assert resume().path.with_suffix(".failed.pt").exists()
+
+
+def test_a_failed_state_is_not_continued_by_itself(run):
+    task = Line(6, broken_at=4)
+    with pytest.raises(UserError):
+        run(task, checkpoint_interval=1e9)
+    mended = Line(6)
+    assert run(mended).steps[0]["step"] == 1 and len(mended.gradients) == 9
+
+
+def test_a_task_hears_of_steps_and_of_validation(run):
+    task = Line(2)
+    run(task, n_epochs=2)
+    weights = [heard[1] for heard in task.heard if heard[0] == "line"]
+    assert len(weights) == 2 and weights[0] - weights[1] == pytest.approx(0.5)
+    assert [heard for heard in task.heard if heard[0] != "line"] == [
+        ({"mean": 1.0}, 1),
+        ({"mean": 1.0}, 2),
+    ]
 
 
 def test_every_epoch_takes_every_row_once_in_another_order(run):
@@ -166,7 +249,6 @@ def test_validation_weighs_batches_by_their_rows(run):
 def test_points_of_the_curve_are_means_since_the_point_before(run):
     totals = []
     for log_interval in (1, 4):
-        torch.manual_seed(0)
         history = run(Line(12), n_epochs=1, log_interval=log_interval)
         totals.append({row["step"]: row["total"] for row in history.steps})
     fine, rough = totals
@@ -180,11 +262,11 @@ def test_history_and_summary(run, tmp_path):
     history = run(task)
     history.save(tmp_path)
     lines = (tmp_path / "history.csv").read_text().splitlines()
-    assert lines[0] == "step,epoch,total,rows,lr" and len(lines) == 1 + 6
+    assert lines[0] == "step,epoch,total,rows,chance,lr" and len(lines) == 1 + 6
     assert (tmp_path / "validation.csv").read_text().splitlines()[0] == "epoch,step,mean"
     summary = history.summary(task)
     assert summary["steps"] == 6 and summary["parameters"] == 1 and summary["examples"] == 4
-    assert summary["val"] == {"mean": 1.0} and set(summary["train"]) == {"total", "rows", "lr"}
+    assert summary["val"] == {"mean": 1.0} and summary["train"].keys() > {"total", "lr"}
 
 
 def test_gradients_are_cut_to_the_players_norm(run):

@@ -1,5 +1,7 @@
 """Training of the transformer: what counts in the loss, whose frames it reads, that it learns."""
 
+from shutil import which
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ def test_padding_counts_in_no_loss(transformer_task, layout, monkeypatch):
     task = transformer_task({"train.layout": layout, "transformer.copying": True})
     task.module.eval()
     rows = [0, 1, 2]  # 6, 8 and 5 frames
-    before = total(list(task.losses(rows, 0, 0))), task.validate([0, 1])
+    before = total(list(task.losses(rows, 0, 0))), task.validate([[0, 1]])
     pad = transformer.pad
 
     def otherwise(clips):
@@ -49,7 +51,7 @@ def test_padding_counts_in_no_loss(transformer_task, layout, monkeypatch):
     monkeypatch.setattr(transformer, "pad", otherwise)
     frames, _, _ = task.tokens["train"].batch(rows, torch.device("cpu"))
     assert (frames[2, 5:] == 13).all()
-    assert (total(list(task.losses(rows, 0, 0))), task.validate([0, 1])) == before
+    assert (total(list(task.losses(rows, 0, 0))), task.validate([[0, 1]])) == before
 
 
 def test_all_targets_of_a_batch_weigh_the_same(transformer_task):
@@ -147,9 +149,68 @@ def test_a_few_held_clips_are_learnt(transformer_task, run, layout, merge, tmp_p
     assert history.epochs[-1]["total"] < 0.6 * history.epochs[0]["total"]
 
 
+@LAYOUTS
+def test_one_batch_is_learnt_by_heart(transformer_task, run, layout, tmp_path, write_tokens):
+    clips = [torch.randint(0, 16, (n, 32)) for n in (5, 6)]
+    folder = write_tokens(tmp_path / "tokens", {"train": clips, "val": clips})
+    changes = {"train.layout": layout, "transformer.n_embd": 64}
+    changes |= {"train.stop_ground_truth_after_epoch": 1000}
+    history = run(transformer_task(changes, folder=folder), n_epochs=100, checkpoint_interval=1e9)
+    assert history.steps[0]["total"] > 2.5, "16 codes by chance: log 16 = 2.8"
+    assert history.steps[-1]["total"] < 0.1 and history.epochs[-1]["accuracy"] > 0.99
+
+
+def test_clips_are_named_in_messages(transformer_task):
+    assert transformer_task().names([2, 0]) == ["clip train-02", "clip train-00"]
+
+
 def test_tokens_of_another_tokenizer_are_refused(transformer_task, tmp_path, write_tokens):
     good = torch.zeros(5, 32, dtype=torch.int64)
     for wrong in (torch.full((5, 32), 16), torch.zeros(5, 30, dtype=torch.int64)):
         folder = write_tokens(tmp_path / "tokens", {"train": [good, wrong], "val": [good]})
         with pytest.raises(UserError, match=r"clip train-01 has 3\d tokens.*token_precompute"):
             transformer_task(folder=folder)
+
+
+def gradients(task, rows: list[int]) -> tuple[dict[str, torch.Tensor], int]:
+    """Of one step, and how many numbers its passes kept for the way back at most."""
+    kept = peak = 0
+
+    def pack(tensor):
+        nonlocal kept, peak
+        kept += tensor.numel()
+        peak = max(peak, kept)
+        return tensor
+
+    torch.manual_seed(5)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for loss in task.losses(rows, 0, 0):
+            loss.total.backward()
+            kept = 0
+    return {n: p.grad for n, p in task.module.named_parameters() if p.grad is not None}, peak
+
+
+@LAYOUTS
+def test_checkpointed_gradients_are_the_same_and_keep_less(transformer_task, layout):
+    changes = {"train.layout": layout, "transformer.n_layer": 6}
+    changes |= {"transformer.resid_pdrop": 0.2, "transformer.attn_pdrop": 0.2}
+    plain, whole = gradients(transformer_task(changes), [0, 1])
+    changes |= {"train.gradient_checkpointing": True}
+    found, less = gradients(transformer_task(changes), [0, 1])
+    assert plain.keys() == found.keys()
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+    assert less < 0.4 * whole
+
+
+@pytest.mark.skipif(not which("g++"), reason="torch.compile needs g++")
+def test_a_compiled_transformer_is_the_same_at_all_lengths(transformer_task):
+    torch._dynamo.reset()
+    plain, task = transformer_task(), transformer_task({"base.compile": True})
+    assert plain.module.state_dict().keys() == task.module.state_dict().keys()
+    wanted, found, programs = [], [], set()
+    for rows in ([0, 1], [2, 3, 4], [0, 2], [3, 1]):  # padded to 8, 7, 6 and 8 frames
+        wanted.append(total(list(plain.losses(rows, 0, 0))))
+        found.append(total(list(task.losses(rows, 0, 0))))
+        programs.add(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert len(programs) == 1, "the first batch compiled the only one, for all layers too"
