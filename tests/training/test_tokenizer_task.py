@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from pipeline.training.adversarial import generator_loss
+from pipeline.training.appearance import line_loss
+from pipeline.training.tokenizer import perplexity
 
 ADVERSARIAL = {"vqgan.loss.discriminator.factor": 1.0, "vqgan.loss.discriminator.iter_start": 5}
 
@@ -27,42 +29,78 @@ def test_augmentation_changes_what_is_trained_on_and_not_what_is_measured(tokeni
     changes = {"vqgan.trainer.augmentation": "crop_flip"}
 
     def error(epoch: int, changes: dict | None = None) -> float:
-        return float(next(tokenizer_task(changes).losses([0, 1], epoch, 0)).parts["mae"])
+        return next(tokenizer_task(changes).losses([0, 1], epoch, 0)).parts["mae"].item()
 
     assert error(0, changes) == error(0, changes)
     assert len({error(0), error(0, changes), error(1, changes)}) == 3
-    rows = [0, 1]
+    rows = [[0, 1]]
     assert tokenizer_task(changes).validate(rows) == tokenizer_task().validate(rows)
 
 
-def test_perceptual_loss_by_a_stand_in(tokenizer_task):
-    task = tokenizer_task()
-    task.lpips = lambda drawn, images: (drawn - images).square().mean((1, 2, 3))
+def test_perceptual_and_line_loss_are_weighed(tokenizer_task):
+    task = tokenizer_task({"vqgan.loss.line_weight": 0.5})
+    task.perceptual = lambda drawn, images: (drawn - images).square().mean()
     (loss,) = task.losses([0, 1], 0, 0)
     parts = loss.parts
-    wanted = parts["mae"] + parts["commitment"] + 0.1 * parts["lpips"]
-    assert parts["lpips"] > 0 and loss.total.item() == pytest.approx(wanted.item())
+    wanted = parts["mae"] + parts["commitment"] + 0.1 * parts["perceptual"] + 0.5 * parts["line"]
+    assert parts["perceptual"] > 0 and parts["line"] > 0
+    assert loss.total.item() == pytest.approx(wanted.item())
 
 
-def test_the_discriminator_plays_from_its_step_on(tokenizer_task):
-    task = tokenizer_task(ADVERSARIAL)
+def test_gradients_are_those_of_the_plain_sum(tokenizer_task):
+    """Losses are differentiated down to the picture one by one; their sum gives the same."""
+    changes = ADVERSARIAL | {
+        "vqgan.vqvae.quantizer": "vq",
+        "vqgan.loss.line_weight": 0.5,
+        "vqgan.loss.discriminator.weighting": "fixed",
+        "vqgan.loss.discriminator.weight": 0.7,
+    }
+    found, wanted = tokenizer_task(changes), tokenizer_task(changes)
+    for task in (found, wanted):
+        torch.nn.init.normal_(task.tokenizer.decoder.last_layer, std=0.1)
+        task.tokenizer.eval()
+    wanted.tokenizer.load_state_dict(found.tokenizer.state_dict())
+    wanted.adversary.load_state_dict(found.adversary.state_dict())
+    next(found.losses([0, 1], 0, 9)).total.backward()
+    images = wanted.batch("train", [0, 1])
+    quantized = wanted.tokenizer.quantize(images, wanted.generator)
+    drawn = wanted.tokenizer.decode_features(quantized.vectors)
+    total = (drawn - images).abs().mean() + 0.5 * line_loss(drawn, images)
+    total = total + quantized.commitment_loss + quantized.codebook_loss
+    (
+        total + 0.7 * generator_loss(wanted.adversary.discriminator(drawn, images), "hinge")
+    ).backward()
+    ours, theirs = gradients(found.tokenizer), gradients(wanted.tokenizer)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.allclose(ours[name], theirs[name], atol=1e-6, rtol=1e-4), name
+
+
+def test_the_discriminator_learns_before_the_tokenizer_is_told(tokenizer_task):
+    changes = ADVERSARIAL | {"vqgan.loss.discriminator.discriminator_start": 3}
+    task = tokenizer_task(changes)
     assert set(task.players) == {"generator", "discriminator"}
-    assert [loss.player for loss in task.losses([0, 1], 0, 4)] == ["generator"]
-    both = list(task.losses([0, 1], 0, 5))
-    assert [loss.player for loss in both] == ["generator", "discriminator"]
-    assert {"adversarial", "adaptive_weight"} <= set(both[0].parts)
+    players, told = {}, {}
+    for step in (2, 4, 5):
+        losses = list(task.losses([0, 1], 0, step))
+        players[step] = [loss.player for loss in losses]
+        told[step] = "adversarial" in losses[0].parts
+    assert players == {2: ["generator"], 4: ["generator", "discriminator"], 5: players[4]}
+    assert told == {2: False, 4: False, 5: True}
     assert set(tokenizer_task().players) == {"generator"}, "factor 0: no second player"
+    assert "adversary" not in tokenizer_task().module
 
 
 def test_neither_player_gets_a_gradient_from_the_others_step(tokenizer_task):
     task = tokenizer_task(ADVERSARIAL)
     losses = task.losses([0, 1], 0, 5)
     next(losses).total.backward()
-    assert gradients(task.discriminator) == {}
+    assert gradients(task.adversary) == {}
     ours = gradients(task.tokenizer)
     assert any(gradient.abs().sum() > 0 for gradient in ours.values())
     next(losses).total.backward()
-    assert all(g.abs().sum() > 0 for n, g in gradients(task.discriminator).items() if "weight" in n)
+    theirs = gradients(task.adversary)
+    assert theirs and all(g.abs().sum() > 0 for n, g in theirs.items() if "weight" in n)
     again = gradients(task.tokenizer)
     assert all(torch.equal(ours[name], again[name]) for name in ours)
 
@@ -76,15 +114,58 @@ def test_the_adversarial_part_is_scaled_to_the_reconstruction(tokenizer_task):
     images = task.batch("train", [0, 1])
     quantized = task.tokenizer.quantize(images, task.generator)
     drawn = task.tokenizer.decode_features(quantized.vectors)
-    total, _ = task._reconstruction(images, drawn, quantized)
-    fooled = generator_loss(task.discriminator(drawn), "hinge")
+    total = (drawn - images).abs().mean()
+    fooled = generator_loss(task.adversary.discriminator(drawn, images), "hinge")
     (ours,) = torch.autograd.grad(total, layer, retain_graph=True)
     (theirs,) = torch.autograd.grad(fooled, layer)
-    loss = next(task.losses([0, 1], 0, 5))
+    parts = next(task.losses([0, 1], 0, 5)).parts
     ratio = ours.norm() / (theirs.norm() + 1e-4)
-    assert loss.parts["adaptive_weight"].item() == pytest.approx(ratio.item(), rel=1e-4)
-    wanted = total + 0.5 * ratio * fooled
-    assert loss.total.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert parts["adversarial_weight"].item() == pytest.approx(0.5 * ratio.item(), rel=1e-4)
+    assert parts["gradient_ratio"].item() == pytest.approx(0.5, rel=1e-2)
+
+
+def test_the_averaged_network_is_measured_and_kept(tokenizer_task, run):
+    task = tokenizer_task({"vqgan.trainer.ema_decay": 0.9})
+    assert task.finished is task.averaged.network
+    first = task.finished.state_dict()
+    theirs = task.tokenizer.state_dict()
+    assert all(torch.equal(first[name], theirs[name]) for name in first), "same start"
+    run(task, n_epochs=2, checkpoint_interval=1e9)
+    ours, theirs = task.finished.state_dict(), task.tokenizer.state_dict()
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    assert int(task.averaged.updates) > 0
+    with torch.no_grad():
+        for value in task.tokenizer.parameters():
+            value.zero_()
+    assert task.validate([[0, 1]])["psnr"] > 5, "what is measured is not the last step's"
+    assert tokenizer_task().finished is not None and tokenizer_task().averaged is None
+
+
+def test_it_backs_off_where_validation_got_worse(tokenizer_task, capsys):
+    task = tokenizer_task(ADVERSARIAL | {"vqgan.loss.discriminator.back_off_psnr": 1.0})
+    for psnr, step in ((20.0, 6), (18.0, 12)):
+        task.validated({"psnr": psnr}, step)
+    assert "halved to 0.5 of its value at step 12" in capsys.readouterr().err
+    assert float(task.adversary.strength) == 0.5
+
+
+def test_one_batch_overfits(tokenizer_task, run):
+    changes = {"vqgan.trainer.gen_lr": 5e-3, "vqgan.vqvae.num_embeddings": 64}
+    task = tokenizer_task(changes)
+    task.size = lambda split: 3
+    before = task.validate([[0, 1, 2]])  # of the val pictures: only that it can be called
+    history = run(task, batch_size=3, n_epochs=150, checkpoint_interval=1e9)
+    assert before["psnr"] > 0
+    assert history.steps[-1]["mae"] < 0.4 * history.steps[0]["mae"]
+
+
+def test_pictures_are_called_by_video_and_frame(tokenizer_task):
+    assert tokenizer_task().names([0, 1]) == ["train-00 frame 0", "train-00 frame 2"]
+
+
+def test_perplexity_by_hand():
+    assert perplexity(torch.tensor([5, 5, 0, 5, 5])).item() == pytest.approx(4)
+    assert perplexity(torch.tensor([0, 9, 0])).item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("quantizer", ["ema", "vq"])
@@ -102,7 +183,8 @@ def test_validation_moves_nothing(tokenizer_task):
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     state = task.generator.get_state()
     with torch.no_grad():
-        found = task.validate([0, 1, 2])
-    assert found["psnr"] > 5 and 1 <= found["codes_in_batch"] <= 16
+        found = task.validate([[0, 1], [2]])
+    assert found["psnr"] > 5 and 1 <= found["perplexity"] <= 16
+    assert 1 / 16 <= found["codebook_usage"] <= 1 and set(found) >= {"total"}
     assert all(torch.equal(before[name], v) for name, v in task.module.state_dict().items())
     assert torch.equal(state, task.generator.get_state())
