@@ -9,6 +9,7 @@ describes it. Comments and layout of params.yaml stay.
 """
 
 import argparse
+import copy
 import io
 import json
 import shlex
@@ -61,9 +62,22 @@ def merge(name: str, target: Path = params.PARAMS_FILE, folder: Path = PRESETS) 
 
 def flags(name: str, folder: Path = PRESETS) -> str:
     """The preset as `-S key=value` flags, quoted for the shell, on one line."""
-    path = _preset(name, folder)
-    flat = records.flatten(params.read_yaml(path))
-    return " ".join(f"-S {shlex.quote(f'{key}={_override(flat[key])}')}" for key in flat)
+    return shlex.join(as_flags(params.read_yaml(_preset(name, folder))))
+
+
+def as_flags(changes: dict) -> list[str]:
+    """An overlay as words for `dvc exp run`: -S, key=value, -S, ..."""
+    flat = records.flatten(changes)
+    return [word for key in flat for word in ("-S", f"{key}={_override(flat[key])}")]
+
+
+def merged(base: dict, over: dict) -> dict:
+    """Two overlays as one; `over` wins."""
+    result = copy.deepcopy(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict)
+        result[key] = merged(result.get(key, {}), value) if nested else copy.deepcopy(value)
+    return result
 
 
 def _preset(name: str, folder: Path) -> Path:
