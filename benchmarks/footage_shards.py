@@ -1,0 +1,34 @@
+"""Shards from a folder of videos, as the stages make them, for benchmarks that train."""
+
+import os
+from pathlib import Path
+from unittest import mock
+
+from pipeline import engine, params, schema
+from pipeline.footage.clips import chunk_clips
+from pipeline.footage.duplicates import index_frames
+from pipeline.footage.ingest import ingest
+from pipeline.footage.scenes import split_scenes
+from pipeline.shards.checking import INDEX
+from pipeline.shards.writing import pack
+
+
+def shards(videos: Path, work: Path, settings: params.Params) -> Path:
+    """The folder of shards under `work`; made once, and taken as it is where it is there."""
+    frames, scenes, index, clips, out = (
+        work / name for name in ("frames", "scenes", "frame_index", "clips", "shards")
+    )
+    if (out / INDEX).is_file():
+        return out
+    workers, size = settings.engine.workers, settings.ingest
+    with mock.patch.dict(os.environ, {"DVC_ROOT": str(work)}):
+        ingest(videos, frames, size, workers)
+        split_scenes(frames, scenes, settings.scene_split)
+        index_frames(frames, scenes, index, settings.frame_subsample)
+        chunk_clips(frames, scenes, index, clips, settings.clip_chunk)
+        rows = schema.read_table(index / "frame_index.parquet", schema.FRAME_INDEX)
+        chosen = schema.read_table(clips / "clips.parquet", schema.CLIPS)
+        place = engine.Place("local", workers, "")
+        shape = (size.height, size.width)
+        pack(frames, rows, chosen, out, shape, settings.shard_pack.shard_mb, place)
+    return out

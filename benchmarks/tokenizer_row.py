@@ -1,0 +1,103 @@
+"""Trains one tokenizer and measures it on the test pictures, in a process of its own.
+
+    python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --steps 600
+
+Writes OUT/row.json and OUT/pictures.npy (uint8 `B H W 3`, reconstructions of the first test
+pictures, evenly taken). A run that was killed goes on where it was.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import params, torch_setup
+from pipeline.frames import to_uint8
+from pipeline.metrics.image import psnr, ssim
+from pipeline.metrics.perceptual import Perceptual
+from pipeline.records import write_json
+from pipeline.shards.loaders import ImageSet
+from pipeline.training.checkpoint import Resume
+from pipeline.training.loop import Plan, train
+from pipeline.training.tokenizer import TokenizerTask, perplexity
+from pipeline.vqgan.model import Tokenizer
+
+BATCH = 16
+SHOWN = 6  # test pictures in the figure
+
+
+def reconstruct(
+    tokenizer: Tokenizer, images: ImageSet, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pictures of a set as the decoder gives them back, uint8 `B H W 3`, and their codes."""
+    from pipeline.frames import to_float
+
+    drawn, codes = [], []
+    device = next(tokenizer.parameters()).device
+    with torch.inference_mode(), torch_setup.autocast(device, precision):
+        for first in range(0, len(images), BATCH):
+            rows = range(first, min(first + BATCH, len(images)))
+            batch = to_float(images.batch(rows).to(device))
+            codes.append(tokenizer.encode(batch).cpu())
+            drawn.append(to_uint8(tokenizer.decode(codes[-1].to(device))).cpu())
+    return torch.cat(drawn), torch.cat(codes)
+
+
+def measure(tokenizer: Tokenizer, shards: Path, precision: str) -> tuple[dict, np.ndarray]:
+    images = ImageSet(shards, "test")
+    drawn, codes = reconstruct(tokenizer.eval(), images, precision)
+    truth = images.batch(range(len(images)))
+    lpips = Perceptual("vgg16", None, torch.device("cpu"))
+    parts = zip(drawn.split(BATCH), truth.split(BATCH), strict=True)
+    distances = torch.cat([lpips.distance(lpips.see(a), lpips.see(b)) for a, b in parts])
+    counts = torch.bincount(codes.flatten(), minlength=len(tokenizer.codebook))
+    found = {
+        "psnr": float(psnr(drawn, truth).mean()),
+        "ssim": float(ssim(drawn, truth).mean()),
+        "lpips": float(distances.mean()),
+        "usage": float((counts > 0).float().mean()),
+        "perplexity": float(perplexity(counts)),
+    }
+    return found, drawn[:: max(1, len(drawn) // SHOWN)][:SHOWN].numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tokenizer_row")
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    given = parser.parse_args()
+    settings = params.Params.model_validate(json.loads(given.settings.read_text()))
+    device = torch_setup.prepare(settings.base)
+    task = TokenizerTask(settings, given.shards, device)
+    batch = settings.vqgan.trainer.batch_size
+    epochs = max(1, round(given.steps / (task.size("train") // batch)))
+    plan = Plan(batch_size=batch, n_epochs=epochs, seed=settings.base.seed)
+    resume = Resume(f"bench-{given.out.name}", {"vqgan": settings.vqgan}, [])
+    started = time.perf_counter()
+    history = train(task, plan, given.out.name, resume, lambda values, step: None)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    steps = history.steps[-1]["step"]
+    found, pictures = measure(task.finished, given.shards, settings.base.precision)
+    weights = sum(p.numel() for p in task.tokenizer.parameters())
+    weights += task.tokenizer.codebook.numel() * (not task.tokenizer.codebook.requires_grad)
+    trained = {
+        "steps": steps,
+        "seconds": seconds,
+        "images_a_second": steps * batch / seconds,
+        "peak_mb": peak,
+        "millions": weights / 1e6,
+    }
+    write_json(given.out / "row.json", found | trained)
+    np.save(given.out / "pictures.npy", pictures)
+    history.save(given.out)
+
+
+if __name__ == "__main__":
+    main()
