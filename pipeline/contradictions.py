@@ -4,9 +4,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params import Evaluate, Ingest, Params, SceneSplit
+    from pipeline.params import Evaluate, Ingest, Params, SceneSplit, VqganLoss, Vqvae
 
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
+VGG_SIDE = 16  # smaller pictures do not pass its poolings
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 
 
@@ -41,13 +42,23 @@ def contradictions(params: "Params") -> list[str]:
                     f"token (vqgan.autoencoder: patch_size {vqgan.autoencoder.patch_size}, "
                     f"{len(vqgan.autoencoder.channels_multiplier)} levels)"
                 )
-        heights = vqgan.autoencoder.heights(ingest.height)
-        for height in vqgan.autoencoder.attention_resolution:
-            if height not in heights:
+        sides = vqgan.autoencoder.resolutions(max(ingest.height, ingest.width))
+        for side in vqgan.autoencoder.attention_resolution:
+            if side not in sides:
                 found.append(
-                    f"vqgan.autoencoder.attention_resolution = {height}: expected one of the "
-                    f"heights {heights} that the encoder passes through"
+                    f"vqgan.autoencoder.attention_resolution = {side}: expected one of {sides}, "
+                    "the longer sides of the feature maps that the encoder passes through"
                 )
+    if ingest and vqgan and vqgan.loss.network != "none":
+        smallest = min(ingest.height, ingest.width)
+        if smallest < VGG_SIDE:
+            found.append(
+                f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
+                f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
+            )
+    if vqgan:
+        found += _quantizer_contradictions(vqgan.vqvae)
+        found += _loss_contradictions(vqgan.loss)
     if gpt and gpt.transformer_type == "custom":
         least = math.lcm(gpt.n_head, gpt.merge**2)
         if gpt.n_embd % least:
@@ -64,6 +75,43 @@ def contradictions(params: "Params") -> list[str]:
     if train and train.lr_start > train.lr_max:
         found.append(
             f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
+        )
+    return found
+
+
+def _quantizer_contradictions(vqvae: "Vqvae") -> list[str]:
+    """A grid of another size than the codebook."""
+    if vqvae.quantizer != "fsq":
+        return []
+    found, levels = [], vqvae.fsq_levels
+    wanted = {"num_embeddings": math.prod(levels), "embedding_dim": len(levels)}
+    for key, value in wanted.items():
+        if getattr(vqvae, key) != value:
+            what = "their product" if key == "num_embeddings" else "their number"
+            found.append(
+                f"vqgan.vqvae.{key} = {getattr(vqvae, key)}: expected {value}, {what} "
+                f"(vqgan.vqvae.fsq_levels = {levels})"
+            )
+    if vqvae.rotation_trick:
+        found.append(
+            "vqgan.vqvae.rotation_trick = True: expected false with quantizer = fsq, which rounds "
+            "each dimension alone"
+        )
+    return found
+
+
+def _loss_contradictions(loss: "VqganLoss") -> list[str]:
+    """A network without its file; a discriminator that begins after it is listened to."""
+    found, rules = [], loss.discriminator
+    if loss.network == "vgg19" and not loss.vgg19_file:
+        found.append(
+            f"vqgan.loss.perceptual_loss = {loss.perceptual_loss} with vgg19: expected "
+            "vqgan.loss.vgg19_file to name torchvision's vgg19-dcbb9e9d.pth; or set it to vgg16"
+        )
+    if rules.factor > 0 and rules.discriminator_start > rules.iter_start:
+        found.append(
+            f"vqgan.loss.discriminator.discriminator_start = {rules.discriminator_start}: expected "
+            f"at most iter_start = {rules.iter_start}"
         )
     return found
 

@@ -35,6 +35,8 @@ class Base(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Literal["auto", "float32", "bf16"]
     threads: Count
+    processes: Annotated[int, Field(ge=1, le=1024)]
+    compile: bool
 
 
 class MovingMnist(Section):
@@ -160,10 +162,12 @@ class ShardPack(Section):
 
 
 class Vqvae(Section):
-    quantizer: Literal["ema", "vq"]
+    quantizer: Literal["ema", "vq", "vq_l2", "simvq", "fsq"]
+    rotation_trick: bool
     beta: Weight
     num_embeddings: Annotated[int, Field(ge=2, le=65536)]  # tokens are stored as uint16
     embedding_dim: Count
+    fsq_levels: Annotated[list[Annotated[int, Field(ge=2, le=256)]], Field(min_length=1)]
 
 
 class Autoencoder(Section):
@@ -173,7 +177,12 @@ class Autoencoder(Section):
     num_res_blocks: Count
     attention_resolution: list[Count]
     dropout: Probability
-    upsampling: Literal["nearest", "bilinear"]
+    norm_groups: Count
+    middle: Literal["block", "attention"]
+    symmetric: bool
+    downsampling: Literal["strided", "average"]
+    upsampling: Literal["nearest", "bilinear", "transposed"]
+    output: Literal["linear", "tanh"]
     patch_size: Literal[1, 2, 4, 8]
     shortcut: bool
 
@@ -182,21 +191,39 @@ class Autoencoder(Section):
         """Pixels a side that one token stands for."""
         return self.patch_size * 2 ** (len(self.channels_multiplier) - 1)
 
-    def heights(self, height: int) -> list[int]:
-        """Heights of the feature maps that the encoder passes through, for a picture's height."""
-        return [height // self.patch_size // 2**i for i in range(len(self.channels_multiplier))]
+    def resolutions(self, side: int) -> list[int]:
+        """Sides of the feature maps that the encoder passes through, for a picture's side."""
+        return [side // self.patch_size // 2**i for i in range(len(self.channels_multiplier))]
 
 
 class Discriminator(Section):
     num_layers: Annotated[int, Field(ge=1, le=6)]
     filters: Count
+    norm: Literal["none", "instance", "batch"]
+    output: Literal["patch", "single"]
+    input_scale: Literal[1, 2, 4]
+    paired: bool
+
+    @property
+    def receptive_field(self) -> int:
+        """Pixels a side of the picture that one logit of the patch output depends on."""
+        field = 1 + 3 + 3  # two convolutions of 4x4 and stride 1 at the end
+        for _ in range(self.num_layers):
+            field = 2 * field + 2  # a 4x4 convolution of stride 2
+        return -(-field // self.input_scale)
 
 
 class AdversarialLoss(Section):
     loss: Literal["hinge", "cross_entropy"]
     factor: Weight
     iter_start: Annotated[int, Field(ge=0)]
+    discriminator_start: Annotated[int, Field(ge=0)]
+    ramp_steps: Annotated[int, Field(ge=0)]
+    weighting: Literal["adaptive", "fixed"]
     weight: Weight
+    lecam_weight: Weight
+    back_off_psnr: Weight
+    back_off_accuracy: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class VqvaeLoss(Section):
@@ -207,11 +234,20 @@ class VqvaeLoss(Section):
 class VqganLoss(Section):
     discriminator: AdversarialLoss
     vqvae: VqvaeLoss
-    perceptual_loss: Literal["vgg16", "none"]
+    perceptual_loss: Literal["vgg16", "vgg19", "style", "none"]
+    style_network: Literal["vgg16", "vgg19"]
+    vgg19_file: str
+    line_weight: Weight
+
+    @property
+    def network(self) -> Literal["vgg16", "vgg19", "none"]:
+        """Whose features the perceptual loss compares."""
+        return self.style_network if self.perceptual_loss == "style" else self.perceptual_loss
 
 
 class VqganTrainer(Section):
     batch_size: Count
+    accumulation_size: Count
     n_epochs: Count
     augmentation: Literal["none", "crop_flip"]
     schedule: Literal["cosine", "constant"]
@@ -224,6 +260,8 @@ class VqganTrainer(Section):
     disc_beta_2: Probability
     gen_clip_norm: Positive
     disc_clip_norm: Positive
+    ema_decay: Probability
+    gradient_checkpointing: bool
 
 
 class Vqgan(Section):
@@ -261,6 +299,7 @@ class Train(Section):
     lr_start: Weight
     lr_max: Positive
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
+    gradient_checkpointing: bool
 
 
 Baseline = Literal[

@@ -1,6 +1,5 @@
 """What tests of networks share: tiny settings, little moving pictures, shards, random models."""
 
-import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import params, schema
+from pipeline import params, presets, schema
 
 TINY = {
-    "base": {"seed": 1, "device": "cpu", "precision": "float32", "threads": 1},
+    "base": {"seed": 1, "device": "cpu", "precision": "float32", "threads": 1, "compile": False},
     "ingest": {"height": 16, "width": 32, "fit": "squeeze"},  # 4x8 tokens of 4x4 pixels
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
     "vqgan": {
-        "vqvae": {"quantizer": "ema", "beta": 0.25, "num_embeddings": 16, "embedding_dim": 6},
+        "vqvae": {
+            "quantizer": "ema",
+            "rotation_trick": False,
+            "beta": 0.25,
+            "num_embeddings": 16,
+            "embedding_dim": 6,
+            "fsq_levels": [4, 4],
+        },
         "autoencoder": {
             "z_channels": 8,
             "channels": 8,
@@ -23,17 +29,39 @@ TINY = {
             "num_res_blocks": 1,
             "attention_resolution": [],
             "dropout": 0.0,
+            "norm_groups": 2,
+            "middle": "block",
+            "symmetric": True,
+            "downsampling": "strided",
             "upsampling": "nearest",
+            "output": "linear",
             "patch_size": 2,
             "shortcut": True,
         },
-        "discriminator": {"num_layers": 1, "filters": 4},
+        "discriminator": {"num_layers": 1, "filters": 4, "norm": "instance"},
         "loss": {
-            "discriminator": {"loss": "hinge", "factor": 0.0, "iter_start": 0, "weight": 0.1},
+            "discriminator": {
+                "loss": "hinge",
+                "factor": 0.0,
+                "iter_start": 0,
+                "discriminator_start": 0,
+                "ramp_steps": 0,
+                "weighting": "adaptive",
+                "weight": 0.1,
+                "lecam_weight": 0.0,
+                "back_off_psnr": 0.0,
+                "back_off_accuracy": 0.0,
+            },
             "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
             "perceptual_loss": "none",
         },
-        "trainer": {"batch_size": 4, "n_epochs": 2, "schedule": "cosine", "warmup_share": 0.1},
+        "trainer": {
+            "batch_size": 4,
+            "n_epochs": 2,
+            "schedule": "cosine",
+            "warmup_share": 0.1,
+            "ema_decay": 0.0,
+        },
     },
     "token_precompute": {"batch_size": 4},
     "transformer": {
@@ -91,7 +119,7 @@ def tiny() -> Callable[[dict | None], params.Params]:
     content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
 
     def make(changes: dict | None = None) -> params.Params:
-        mine = _merged(content, TINY)
+        mine = presets.merged(content, TINY)
         for dotted, value in (changes or {}).items():
             *sections, key = dotted.split(".")
             place = mine
@@ -103,12 +131,12 @@ def tiny() -> Callable[[dict | None], params.Params]:
     return make
 
 
-def _merged(base: dict, over: dict) -> dict:
-    merged = copy.deepcopy(base)
-    for key, value in over.items():
-        nested = isinstance(value, dict)
-        merged[key] = _merged(merged.get(key, {}), value) if nested else copy.deepcopy(value)
-    return merged
+@pytest.fixture(scope="session")
+def thesis() -> params.Params:
+    """params.yaml with the thesis' configuration of the tokenizer."""
+    root = Path(__file__).parents[1]
+    content = params.read_yaml(root / "params.yaml")
+    return params.parse(presets.merged(content, presets.overlay("paper_kny", root / "presets")))
 
 
 @pytest.fixture(scope="session")
