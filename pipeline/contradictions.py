@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params import Evaluate, Ingest, Params, SceneSplit, VqganLoss, Vqvae
+    from pipeline.params import Evaluate, Ingest, Params, SceneSplit, Vqgan, VqganLoss, Vqvae
 
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 VGG_SIDE = 16  # smaller pictures do not pass its poolings
@@ -34,28 +34,7 @@ def contradictions(params: "Params") -> list[str]:
     if ingest and vqgan:
         stride = vqgan.autoencoder.stride
         whole = ingest.height % stride == ingest.width % stride == 0
-        for side in ("height", "width"):
-            value = getattr(ingest, side)
-            if value % stride:
-                found.append(
-                    f"ingest.{side} = {value}: expected a multiple of {stride}, the pixels of a "
-                    f"token (vqgan.autoencoder: patch_size {vqgan.autoencoder.patch_size}, "
-                    f"{len(vqgan.autoencoder.channels_multiplier)} levels)"
-                )
-        sides = vqgan.autoencoder.resolutions(max(ingest.height, ingest.width))
-        for side in vqgan.autoencoder.attention_resolution:
-            if side not in sides:
-                found.append(
-                    f"vqgan.autoencoder.attention_resolution = {side}: expected one of {sides}, "
-                    "the longer sides of the feature maps that the encoder passes through"
-                )
-    if ingest and vqgan and vqgan.loss.network != "none":
-        smallest = min(ingest.height, ingest.width)
-        if smallest < VGG_SIDE:
-            found.append(
-                f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
-                f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
-            )
+        found += _frame_contradictions(vqgan, ingest)
     if vqgan:
         found += _quantizer_contradictions(vqgan.vqvae)
         found += _loss_contradictions(vqgan.loss)
@@ -75,6 +54,33 @@ def contradictions(params: "Params") -> list[str]:
     if train and train.lr_start > train.lr_max:
         found.append(
             f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
+        )
+    return found
+
+
+def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
+    """Frames that tokens do not cover, attention where no feature map is, too little for VGG."""
+    found, sizes = [], vqgan.autoencoder
+    for side in ("height", "width"):
+        value = getattr(ingest, side)
+        if value % sizes.stride:
+            found.append(
+                f"ingest.{side} = {value}: expected a multiple of {sizes.stride}, the pixels of a "
+                f"token (vqgan.autoencoder: patch_size {sizes.patch_size}, "
+                f"{len(sizes.channels_multiplier)} levels)"
+            )
+    sides = sizes.resolutions(max(ingest.height, ingest.width))
+    for side in sizes.attention_resolution:
+        if side not in sides:
+            found.append(
+                f"vqgan.autoencoder.attention_resolution = {side}: expected one of {sides}, "
+                "the longer sides of the feature maps that the encoder passes through"
+            )
+    smallest = min(ingest.height, ingest.width)
+    if vqgan.loss.network != "none" and smallest < VGG_SIDE:
+        found.append(
+            f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
+            f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
         )
     return found
 
