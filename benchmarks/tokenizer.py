@@ -6,8 +6,8 @@ The variants are those of a named experiment (presets/experiments), over params.
 form below, so that two cores are enough: the same number of steps, of pictures and of codes for
 every row. The videos are split by video; measured are the test pictures, LPIPS with VGG16. Each
 row is a process of its own, which gives its memory. OUT gets a table (OUT/NAME.md) and the
-reconstructions below each other (OUT/NAME.png). Rows that are in --work already are not trained
-again.
+reconstructions below each other (OUT/NAME.png). Rows of as many steps that are in --work already
+are not trained again.
 """
 
 import argparse
@@ -111,15 +111,16 @@ def compare(given: argparse.Namespace, work: Path) -> None:
         for name, overlay in experiment.variants.items()
         if not given.only or name in given.only
     }
+    kept = work / f"{experiment.name}-{given.steps}"  # rows of as many steps
     folder = shards(given.videos, work, next(iter(variants.values())))
     rows = {
-        name: train_row(name, settings, folder, work / experiment.name, given.steps)
+        name: train_row(name, settings, folder, kept, given.steps)
         for name, settings in variants.items()
     }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"{experiment.name}.md").write_text(table(rows) + "\n")
     write_json(given.out / f"{experiment.name}.json", rows)
-    pictures = {name: np.load(work / experiment.name / name / "pictures.npy") for name in rows}
+    pictures = {name: np.load(kept / name / "pictures.npy") for name in rows}
     images = ImageSet(folder, "test")
     shown = len(next(iter(pictures.values())))
     truth = images.batch(range(0, len(images), max(1, len(images) // shown)))[:shown]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pipeline import params, torch_setup
-from pipeline.frames import to_uint8
+from pipeline.frames import to_float, to_uint8
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.perceptual import Perceptual
 from pipeline.records import write_json
@@ -34,8 +34,6 @@ def reconstruct(
     tokenizer: Tokenizer, images: ImageSet, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All pictures of a set as the decoder gives them back, uint8 `B H W 3`, and their codes."""
-    from pipeline.frames import to_float
-
     drawn, codes = [], []
     device = next(tokenizer.parameters()).device
     with torch.inference_mode(), torch_setup.autocast(device, precision):
@@ -86,7 +84,6 @@ def main() -> None:
     steps = history.steps[-1]["step"]
     found, pictures = measure(task.finished, given.shards, settings.base.precision)
     weights = sum(p.numel() for p in task.tokenizer.parameters())
-    weights += task.tokenizer.codebook.numel() * (not task.tokenizer.codebook.requires_grad)
     trained = {
         "steps": steps,
         "seconds": seconds,
