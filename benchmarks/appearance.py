@@ -1,0 +1,71 @@
+"""What the perceptual losses and the line loss cost a training step.
+
+    python -m benchmarks.appearance [--threads 2] [--rounds 3]
+
+Milliseconds for 16 pictures of 64x128: features of both sides and the gradient back to the drawn
+ones. VGG19's weights are random here, which costs as much.
+"""
+
+import argparse
+import time
+
+import torch
+
+from benchmarks.lines import line, show
+from pipeline import params, torch_setup
+from pipeline.errors import run_main
+from pipeline.pretrained.vgg import VGG19, VggFeatures
+from pipeline.training.appearance import Perceptual, feature_distance, line_loss, perceptual_loss
+
+SHAPE = (16, 3, 64, 128)  # B 3 H W
+
+
+def losses(device: torch.device) -> dict:
+    settings = params.load().vqgan.loss
+
+    def asked(kind: str) -> Perceptual:
+        changes = {"perceptual_loss": kind, "style_network": "vgg16"}
+        return perceptual_loss(settings.model_copy(update=changes), device)
+
+    vgg19 = Perceptual(VggFeatures(VGG19).to(device), feature_distance)
+    return {"vgg16": asked("vgg16"), "vgg19": vgg19, "style": asked("style"), "line": line_loss}
+
+
+def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
+    """The best of so many, after one that warms up."""
+    torch.manual_seed(0)
+    drawn, images = (torch.rand(SHAPE, device=device) * 2 - 1 for _ in range(2))
+    drawn = drawn.contiguous(memory_format=torch.channels_last).requires_grad_()
+    images = images.contiguous(memory_format=torch.channels_last)
+    spent = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        with torch_setup.autocast(device, precision):
+            value = loss(drawn, images)
+        float(torch.autograd.grad(value, drawn)[0].sum())  # waits for a GPU
+        spent.append(time.perf_counter() - started)
+    return min(spent[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.appearance", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args()
+    base = params.load().base
+    device = torch_setup.prepare(
+        base.model_copy(update={"threads": given.threads, "device": given.device})
+    )
+    lines = [
+        line(f"appearance/{name}/{precision}", 1000 * took, "ms")
+        for name, loss in losses(device).items()
+        for precision in ("float32", "bf16")
+        for took in (seconds(loss, device, precision, given.rounds),)
+    ]
+    show(lines, "Losses of appearance, 16 pictures of 64x128")
+
+
+if __name__ == "__main__":
+    run_main(main)
