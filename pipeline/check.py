@@ -59,6 +59,7 @@ def findings(params_file: Path = params.PARAMS_FILE, experiment: bool = False) -
     else:
         found += [*source(settings), *hidden_footage(settings)]
         found += [*device(settings), *weight_files(settings), *ray(settings)]
+        found += discriminator(settings)
     return sorted(found, key=lambda finding: finding.level)
 
 
@@ -180,6 +181,19 @@ def weight_files(settings: Params) -> Iterator[Finding]:
     """Pretrained networks that training or evaluation will read and that are not there."""
     for sentence in wanted.faults(settings):
         yield Finding("error", sentence)
+
+
+def discriminator(settings: Params) -> Iterator[Finding]:
+    """One that judges each place by more than the whole picture: most of it sees padding."""
+    sees, used = settings.vqgan.discriminator, settings.vqgan.loss.discriminator.factor > 0
+    side = min(settings.ingest.height, settings.ingest.width)
+    if used and sees.output == "patch" and sees.receptive_field > side:
+        yield Finding(
+            "warning",
+            f"vqgan.discriminator.num_layers = {sees.num_layers}, input_scale = "
+            f"{sees.input_scale}: each of its logits sees {sees.receptive_field} pixels, the "
+            f"frames' shorter side has {side}; set num_layers lower",
+        )
 
 
 def ray(settings: Params, requirements: Path = RAY_REQUIREMENTS) -> Iterator[Finding]:

@@ -273,6 +273,32 @@ def test_only_errors_set_the_exit_code(monkeypatch, capsys, level, code):
     assert capsys.readouterr().err == f"{level}: something; do that\n"
 
 
+@pytest.mark.parametrize(
+    ("factor", "layers", "output", "warned"),
+    [
+        (1, 4, "patch", True),
+        (1, 2, "patch", False),
+        (0, 4, "patch", False),
+        (1, 4, "single", False),
+    ],
+)
+def test_a_discriminator_that_sees_more_than_the_picture_is_a_warning(
+    settings, factor, layers, output, warned
+):
+    sizes = {"num_layers": layers, "input_scale": 1, "output": output}
+    loss = settings.vqgan.loss
+    rules = loss.discriminator.model_copy(update={"factor": factor})
+    changed = _set(
+        settings,
+        "vqgan",
+        discriminator=settings.vqgan.discriminator.model_copy(update=sizes),
+        loss=loss.model_copy(update={"discriminator": rules}),
+    )
+    found = list(check.discriminator(changed))
+    assert [finding.level for finding in found] == ["warning"] * warned
+    assert all("num_layers = 4" in finding.sentence for finding in found)
+
+
 def test_ray_that_is_asked_for_and_not_there_is_named(settings, monkeypatch):
     chosen = _set(settings, "engine", kind="ray")
     with monkeypatch.context() as patch:
