@@ -22,6 +22,7 @@ def prepare(base: Base) -> torch.device:
     torch.manual_seed(base.seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # 7 % of a training step
     return find_device(base.device)
 
 

@@ -86,7 +86,7 @@ class TransformerTask(Task):
         rate = warmup_cosine(train.lr_start, train.lr_max, train.warmup_epoch_percentage)
         parameters = list(self.module.parameters())
         adam = torch.optim.AdamW(
-            parameters, lr=train.lr_max, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
+            parameters, lr=train.lr_max, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
         )
         self.players = {"gpt": Player(parameters, adam, 1.0, rate)}
 

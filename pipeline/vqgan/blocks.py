@@ -13,11 +13,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.params import Autoencoder
+from pipeline.vqgan.norm_silu import NormSilu
 
 
-def norm(channels: int, groups: int) -> nn.GroupNorm:
+def norm(channels: int, groups: int, kind: type[nn.GroupNorm] = NormSilu) -> nn.GroupNorm:
     """Group norm, whose statistics do not depend on the batch, with up to `groups` groups."""
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+    return kind(math.gcd(groups, channels), channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -34,8 +35,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.dropout(self.norm2(h)))
         return self.skip(x) + h
 
 
@@ -44,7 +45,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, sizes: Autoencoder) -> None:
         super().__init__()
-        self.norm = norm(channels, sizes.norm_groups)
+        self.norm = norm(channels, sizes.norm_groups, nn.GroupNorm)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 

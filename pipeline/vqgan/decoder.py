@@ -1,7 +1,6 @@
 """Decoder: feature map `B z H/s W/s` to image `B 3 H W`, the encoder's mirror image."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.params import Autoencoder
@@ -38,5 +37,5 @@ class Decoder(nn.Module):
         return self.out.weight
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        images = self.pixels(self.out(F.silu(self.norm(self.layers(features)))))
+        images = self.pixels(self.out(self.norm(self.layers(features))))
         return images.tanh() if self.tanh else images

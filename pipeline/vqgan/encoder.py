@@ -1,7 +1,6 @@
 """Encoder: image `B 3 H W` to feature map `B z H/s W/s`, s = patch_size * 2^(levels - 1)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.params import Autoencoder
@@ -36,4 +35,4 @@ class Encoder(nn.Module):
         self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.out(F.silu(self.norm(self.layers(images))))
+        return self.out(self.norm(self.layers(images)))
