@@ -81,12 +81,17 @@ class Shortcut(nn.Module):
     A shortcut around both networks, as the space-to-channel shortcuts of Chen et al., Deep
     Compression Autoencoder (2024, arXiv:2410.10733); here learned, and started from the principal
     components of the training pictures, so that the first step already draws recognisable pictures.
+
+    On the way back each token reaches half a token into its neighbours. That part starts at zero;
+    what it learns are the overlaps without which the tokens' borders show as a grid of squares.
     """
 
     def __init__(self, stride: int, dim: int) -> None:
         super().__init__()
+        self.margin = stride // 2
         self.encode = nn.Conv2d(3, dim, stride, stride)
-        self.decode = nn.ConvTranspose2d(dim, 3, stride, stride)
+        side = stride + 2 * self.margin
+        self.decode = nn.ConvTranspose2d(dim, 3, side, stride, padding=self.margin)
 
     @torch.no_grad()
     def start(self, images: torch.Tensor) -> None:
@@ -102,5 +107,5 @@ class Shortcut(nn.Module):
         colour = mean.unflatten(0, (3, -1)).mean(1)  # all that a bias of `decode` can give back
         self.encode.weight.copy_(kernel)
         self.encode.bias.copy_(-kernel.sum((2, 3)) @ colour)
-        self.decode.weight.copy_(kernel)
+        self.decode.weight.copy_(nn.functional.pad(kernel, (self.margin,) * 4))
         self.decode.bias.copy_(colour)

@@ -264,3 +264,18 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(tiny):
     assert found[True][0] < 0.5 * found[False][0]
     for name, gradient in found[False][1].items():
         assert torch.allclose(gradient, found[True][1][name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_shortcut_reaches_half_a_token_into_the_neighbours(stride):
+    shortcut = Shortcut(stride, 1)
+    torch.nn.init.ones_(shortcut.decode.weight)
+    torch.nn.init.zeros_(shortcut.decode.bias)
+    one = torch.zeros(1, 1, 5, 5)
+    one[0, 0, 2, 2] = 1.0
+    with torch.no_grad():
+        drawn = shortcut.decode(one)[0, 0]
+    reached = torch.zeros(5 * stride, 5 * stride)
+    place = slice(2 * stride - stride // 2, 3 * stride + stride // 2)
+    reached[place, place] = 1.0
+    assert torch.equal(drawn, reached)
