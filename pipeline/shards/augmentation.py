@@ -1,19 +1,28 @@
-"""The thesis' augmentation of training pictures: resize up, random crop back, horizontal flip.
+"""Augmentation of training pictures: made larger, cropped back at random, flipped.
+
+`crop_flip` is the thesis': the picture itself is enlarged, which softens it a little, and what is
+trained on soft pictures draws soft ones. `shift_flip` mirrors its border instead: every pixel stays
+as it was, at another place of the tokens' grid.
 
 What happens to a picture is a function of (seed, epoch, row) alone: the same whatever the batch,
 the number of workers, or the step at which a killed training goes on.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
+
+Kind = Literal["crop_flip", "shift_flip"]
 
 ENLARGED = 1.125  # 64x128 becomes 72x144, of which 64x128 are seen
 DRAWS = 3  # random numbers a picture: row and column of the crop, flip
 
 
-def augment(images: np.ndarray, rows: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+def augment(
+    images: np.ndarray, rows: Sequence[int], seed: int, epoch: int, kind: Kind = "crop_flip"
+) -> np.ndarray:
     """uint8 `B H W 3` to the same shape; `rows` are the numbers of the pictures in their set.
 
     Every second picture is flipped on average. Costs some 25 us a picture of 64x128.
@@ -28,10 +37,19 @@ def augment(images: np.ndarray, rows: Sequence[int], seed: int, epoch: int) -> n
     out = np.empty_like(images)
     places = (tops.tolist(), lefts.tolist(), flips.tolist())
     for seen, image, top, left, flip in zip(out, images, *places, strict=True):
-        enlarged = cv2.resize(image, large[::-1], interpolation=cv2.INTER_LINEAR)
-        crop = enlarged[top : top + height, left : left + width]
+        crop = _enlarged(image, large, kind)[top : top + height, left : left + width]
         seen[:] = cv2.flip(crop, 1) if flip else crop
     return out
+
+
+def _enlarged(image: np.ndarray, size: tuple[int, int], kind: Kind) -> np.ndarray:
+    if kind == "crop_flip":
+        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    more = [larger - side for larger, side in zip(size, image.shape, strict=False)]
+    top, left = (m // 2 for m in more)
+    return cv2.copyMakeBorder(
+        image, top, more[0] - top, left, more[1] - left, cv2.BORDER_REFLECT_101
+    )
 
 
 def random_numbers(rows: Sequence[int], seed: int, epoch: int) -> np.ndarray:

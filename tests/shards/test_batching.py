@@ -156,6 +156,20 @@ def test_augmentation_flips_half_and_shows_most_of_the_picture():
     assert len(np.unique(seen[~flipped, 0, 0, 0])) >= 9  # every place of the crop
 
 
+def test_shift_flip_moves_pixels_and_changes_none():
+    rows, columns = np.mgrid[:32, :64].astype(np.uint8)
+    image = np.stack([rows, columns, rows], -1)  # every pixel says where it was
+    seen = augment(np.repeat(image[None], 400, 0), range(400), 1, 2, "shift_flip").astype(int)
+    assert seen.shape == (400, 32, 64, 3)
+    assert (np.abs(np.diff(seen[..., 0], axis=1)) == 1).all()
+    assert (np.abs(np.diff(seen[..., 1], axis=2)) == 1).all()
+    middle = seen[:, 16, 32]
+    assert set(middle[:, 0]) == set(range(14, 19))  # shifts of two rows, of four columns
+    flipped = seen[:, 0, 31, 1] > seen[:, 0, 32, 1]
+    assert 0.4 < flipped.mean() < 0.6
+    assert set(middle[~flipped, 1]) == set(range(28, 37))
+
+
 def test_random_numbers_are_even_and_of_their_row_alone():
     whole = random_numbers(range(20_000), seed=5, epoch=7)
     rows = [19_999, 0, 123]
