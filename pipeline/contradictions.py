@@ -37,7 +37,7 @@ def contradictions(params: "Params") -> list[str]:
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
         found += _quantizer_contradictions(vqgan.vqvae)
-        found += _loss_contradictions(vqgan.loss)
+        found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
     if gpt and gpt.transformer_type == "custom":
         least = math.lcm(gpt.n_head, gpt.merge**2)
         if gpt.n_embd % least:
@@ -106,13 +106,18 @@ def _quantizer_contradictions(vqvae: "Vqvae") -> list[str]:
     return found
 
 
-def _loss_contradictions(loss: "VqganLoss") -> list[str]:
-    """A network without its file; a discriminator that begins after it is listened to."""
+def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
+    """A network without its file, or without pictures; a discriminator that begins too late."""
     found, rules = [], loss.discriminator
     if loss.network == "vgg19" and not loss.vgg19_file:
         found.append(
             f"vqgan.loss.perceptual_loss = {loss.perceptual_loss} with vgg19: expected "
             "vqgan.loss.vgg19_file to name torchvision's vgg19-dcbb9e9d.pth; or set it to vgg16"
+        )
+    if loss.perceptual_images > batch_size:
+        found.append(
+            f"vqgan.loss.perceptual_images = {loss.perceptual_images}: expected at most "
+            f"vqgan.trainer.batch_size = {batch_size}; 0 takes the whole batch"
         )
     if rules.factor > 0 and rules.discriminator_start > rules.iter_start:
         found.append(

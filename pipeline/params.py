@@ -222,6 +222,7 @@ class AdversarialLoss(Section):
     weighting: Literal["adaptive", "fixed"]
     weight: Weight
     lecam_weight: Weight
+    feature_matching: Weight
     back_off_psnr: Weight
     back_off_accuracy: Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -235,6 +236,7 @@ class VqganLoss(Section):
     discriminator: AdversarialLoss
     vqvae: VqvaeLoss
     perceptual_loss: Literal["vgg16", "vgg19", "style", "none"]
+    perceptual_images: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
     line_weight: Weight
@@ -249,7 +251,7 @@ class VqganTrainer(Section):
     batch_size: Count
     accumulation_size: Count
     n_epochs: Count
-    augmentation: Literal["none", "crop_flip"]
+    augmentation: Literal["none", "crop_flip", "shift_flip"]
     schedule: Literal["cosine", "constant"]
     warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     gen_lr: Positive

@@ -49,11 +49,13 @@ TINY = {
                 "weighting": "adaptive",
                 "weight": 0.1,
                 "lecam_weight": 0.0,
+                "feature_matching": 0.0,
                 "back_off_psnr": 0.0,
                 "back_off_accuracy": 0.0,
             },
             "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
             "perceptual_loss": "none",
+            "perceptual_images": 0,
         },
         "trainer": {
             "batch_size": 4,

@@ -4,8 +4,9 @@ Thesis (section 3.2): the discriminator D begins with the adversarial loss at `i
 weight is scaled by the ratio of gradients at the decoder's last layer (Esser et al., 2021, eq. 7).
 Its artifacts began there: D was untrained, or soon much too strong. Ours: D learns from the start
 on reconstructions without telling the tokenizer; then the weight rises slowly to a fixed one; LeCam
-(Tseng et al., 2021, arXiv:2104.03310) pulls D's logits together; and the weight is halved where D
-wins or the pictures get worse.
+(Tseng et al., 2021, arXiv:2104.03310) pulls D's logits together; the tokenizer may be told by D's
+features as well, which say what is missing where a verdict only says that something is; and the
+weight is halved where D wins or the pictures get worse.
 """
 
 import torch
@@ -30,6 +31,13 @@ def discriminator_loss(real: torch.Tensor, fake: torch.Tensor, kind: str) -> tor
 def generator_loss(fake: torch.Tensor, kind: str) -> torch.Tensor:
     """Lower when the discriminator takes the pictures for real ones."""
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+def feature_distance(drawn: list[torch.Tensor], true: list[torch.Tensor]) -> torch.Tensor:
+    """Mean absolute difference of D's features, each layer alike (Wang et al., pix2pixHD, 2018,
+    arXiv:1711.11585)."""
+    each = [(a.float() - b.float()).abs().mean() for a, b in zip(drawn, true, strict=True)]
+    return torch.stack(each).mean()
 
 
 def adaptive_weight(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -63,12 +71,22 @@ class Adversary(nn.Module):
         share = min(1.0, (since + 1) / rules.ramp_steps) if rules.ramp_steps else 1.0
         return rules.factor * rules.weight * share * self.strength
 
-    def fooled(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The tokenizer's loss; D's own weights get no gradient from it."""
+    def fooled(
+        self, drawn: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The tokenizer's loss and its named parts; D's own weights get no gradient from it."""
         self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.discriminator(drawn, images).float(), self.rules.loss)
+        logits, seen = self.discriminator.judge(drawn, images)
+        loss = generator_loss(logits.float(), self.rules.loss)
+        parts = {"adversarial": loss.detach()}
+        if self.rules.feature_matching:
+            with torch.no_grad():
+                _, wanted = self.discriminator.judge(images, images)
+            distance = feature_distance(seen, wanted)
+            parts["feature_matching"] = distance.detach()
+            loss = loss + self.rules.feature_matching * distance
         self.discriminator.requires_grad_(True)
-        return loss
+        return loss, parts
 
     def loss(
         self, images: torch.Tensor, drawn: torch.Tensor

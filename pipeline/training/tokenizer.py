@@ -99,7 +99,7 @@ class TokenizerTask(Task):
         trainer = self.settings.trainer
         ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
         betas = (trainer.gen_beta_1, trainer.gen_beta_2)
-        adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas)
+        adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
         rate = None
         if trainer.schedule == "cosine":
             rate = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
@@ -107,7 +107,7 @@ class TokenizerTask(Task):
         if self.adversary is not None:
             theirs = list(self.adversary.parameters())
             betas = (trainer.disc_beta_1, trainer.disc_beta_2)
-            adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas)
+            adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas, fused=True)
             players["discriminator"] = Player(theirs, adam, trainer.disc_clip_norm)
         return players
 
@@ -133,8 +133,9 @@ class TokenizerTask(Task):
 
     def _training_batch(self, rows: Sequence[int], epoch: int) -> torch.Tensor:
         images = self.images["train"].batch(rows)
-        if self.settings.trainer.augmentation == "crop_flip":
-            images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch))
+        kind = self.settings.trainer.augmentation
+        if kind != "none":
+            images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
         return self._floats(images)
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
@@ -167,7 +168,8 @@ class TokenizerTask(Task):
         losses, parts = self.settings.loss, {"mae": (drawn - images).abs().mean()}
         value = parts["mae"]
         if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(drawn, images)
+            seen = slice(losses.perceptual_images or None)
+            parts["perceptual"] = self.perceptual(drawn[seen], images[seen])
             value = value + losses.vqvae.perceptual_weight * parts["perceptual"]
         if losses.line_weight:
             parts["line"] = line_loss(drawn, images)
@@ -185,17 +187,16 @@ class TokenizerTask(Task):
         if weight is None:
             return None
         leaf = drawn.detach().requires_grad_()
-        fooled = self.adversary.fooled(leaf, images)
+        fooled, parts = self.adversary.fooled(leaf, images)
         (gradient,) = torch.autograd.grad(fooled, leaf)
         ours, theirs = (self._at_last_layer(drawn, g) for g in (judged.gradient, gradient))
         if self.settings.loss.discriminator.weighting == "adaptive":
             weight = weight * adaptive_weight(ours, theirs)
-        parts = {
-            "adversarial": fooled.detach(),
+        parts |= {
             "adversarial_weight": weight,
             "gradient_ratio": weight * theirs.norm() / ours.norm().clamp_min(1e-12),
         }
-        return Judged(weight * parts["adversarial"], weight * gradient, parts)
+        return Judged(weight * fooled.detach(), weight * gradient, parts)
 
     def _at_last_layer(self, drawn: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""

@@ -60,6 +60,7 @@ RULES = {
     "weighting": "fixed",
     "weight": 0.3,
     "lecam_weight": 0.0,
+    "feature_matching": 0.0,
     "back_off_psnr": 1.0,
     "back_off_accuracy": 0.9,
 }
@@ -85,7 +86,7 @@ def test_the_weight_begins_late_and_rises(adversary):
 def test_the_tokenizers_loss_gives_the_discriminator_no_gradient(adversary):
     one = adversary()
     drawn = torch.rand(2, 3, 16, 32, requires_grad=True)
-    one.fooled(drawn, torch.rand(2, 3, 16, 32)).backward()
+    one.fooled(drawn, torch.rand(2, 3, 16, 32))[0].backward()
     assert drawn.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in one.parameters())
 
@@ -101,6 +102,22 @@ def test_lecam_pulls_each_kind_to_the_others_average(adversary):
     apart = (real + 0.2).square().mean() + (fake - 0.7).square().mean()
     assert parts["lecam"].item() == pytest.approx(apart.item(), rel=1e-5)
     assert total.item() == pytest.approx((plain.loss(images, drawn)[0] + 0.5 * apart).item())
+
+
+def test_features_of_the_discriminator_tell_the_tokenizer_what_is_missing(adversary):
+    plain, told = adversary(), adversary(feature_matching=10.0)
+    images, drawn = torch.rand(2, 3, 16, 32), torch.rand(2, 3, 16, 32)
+    verdict, parts = plain.fooled(drawn, images)
+    assert parts.keys() == {"adversarial"}
+    loss, parts = told.fooled(drawn, images)
+    pairs = zip(
+        *(told.discriminator.judge(side, images)[1] for side in (drawn, images)), strict=True
+    )
+    wanted = sum(float((a - b).abs().mean().detach()) for a, b in pairs) / 2  # two layers
+    assert parts["feature_matching"].item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(verdict.item() + 10 * wanted, rel=1e-5)
+    same = told.fooled(images, images)[1]["feature_matching"]
+    assert same.item() == 0
 
 
 def test_averages_follow(adversary):

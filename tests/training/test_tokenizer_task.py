@@ -47,6 +47,18 @@ def test_perceptual_and_line_loss_are_weighed(tokenizer_task):
     assert loss.total.item() == pytest.approx(wanted.item())
 
 
+def test_the_perceptual_loss_looks_at_the_first_pictures_of_a_batch(tokenizer_task):
+    task, seen = tokenizer_task({"vqgan.loss.perceptual_images": 2}), []
+
+    def perceptual(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return (drawn - images).square().mean()
+
+    task.perceptual = perceptual
+    next(task.losses([3, 0, 1], 0, 0))
+    assert torch.equal(seen[0], task.batch("train", [3, 0]))
+
+
 def test_gradients_are_those_of_the_plain_sum(tokenizer_task):
     """Losses are differentiated down to the picture one by one; their sum gives the same."""
     changes = ADVERSARIAL | {
