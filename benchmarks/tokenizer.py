@@ -4,10 +4,10 @@
 
 The variants are those of a named experiment (presets/experiments), over params.yaml and the small
 form below, so that two cores are enough: the same number of steps, of pictures and of codes for
-every row. The videos are split by video; measured are the test pictures, LPIPS with VGG16. Each
-row is a process of its own, which gives its memory. OUT gets a table (OUT/NAME.md) and the
-reconstructions below each other (OUT/NAME.png). Rows of as many steps that are in --work already
-are not trained again.
+every row. The videos are split by video; measured are the test pictures, LPIPS with VGG16. When all
+are trained, each is timed alone for a few steps, in a process of its own, which gives its memory.
+OUT gets a table (OUT/NAME.md) and the reconstructions below each other (OUT/NAME.png). Rows of as
+many steps that are in --work already are not trained again.
 """
 
 import argparse
@@ -53,15 +53,23 @@ def settings_of(overlay: dict, threads: int) -> params.Params:
     return params.parse(presets.merged(content, {"base": {"threads": threads}}))
 
 
-def train_row(name: str, settings: params.Params, shards: Path, work: Path, steps: int) -> dict:
-    out = work / name
+def train_row(settings: params.Params, shards: Path, out: Path, steps: int) -> dict:
     if not (out / "row.json").is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "settings.json", settings.model_dump())
-        paths = [str(out / "settings.json"), str(shards), str(out)]
-        command = [sys.executable, "-m", "benchmarks.tokenizer_row", *paths, "--steps", str(steps)]
-        subprocess.run(command, check=True, env=os.environ | {"DVC_ROOT": str(work)})
+        run_row(settings, shards, out, "--steps", str(steps))
     return read_json(out / "row.json")
+
+
+def time_row(settings: params.Params, shards: Path, out: Path) -> dict:
+    run_row(settings, shards, out, "--speed")
+    return read_json(out / "speed.json")
+
+
+def run_row(settings: params.Params, shards: Path, out: Path, *flags: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "settings.json", settings.model_dump())
+    paths = [str(out / "settings.json"), str(shards), str(out)]
+    command = [sys.executable, "-m", "benchmarks.tokenizer_row", *paths, *flags]
+    subprocess.run(command, check=True, env=os.environ | {"DVC_ROOT": str(out.parent)})
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -114,9 +122,11 @@ def compare(given: argparse.Namespace, work: Path) -> None:
     kept = work / f"{experiment.name}-{given.steps}"  # rows of as many steps
     folder = shards(given.videos, work, next(iter(variants.values())))
     rows = {
-        name: train_row(name, settings, folder, kept, given.steps)
+        name: train_row(settings, folder, kept / name, given.steps)
         for name, settings in variants.items()
     }
+    for name, settings in variants.items():
+        rows[name] |= time_row(settings, folder, kept / name)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"{experiment.name}.md").write_text(table(rows) + "\n")
     write_json(given.out / f"{experiment.name}.json", rows)

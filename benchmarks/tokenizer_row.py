@@ -1,9 +1,11 @@
 """Trains one tokenizer and measures it on the test pictures, in a process of its own.
 
     python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --steps 600
+    python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --speed
 
-Writes OUT/row.json and OUT/pictures.npy (uint8 `B H W 3`, reconstructions of the first test
-pictures, evenly taken). A run that was killed goes on where it was.
+Writes OUT/row.json and OUT/pictures.npy (uint8 `B H W 3`, reconstructions of test pictures, evenly
+taken); a run that was killed goes on where it was. With --speed it only times a few steps, and
+writes OUT/speed.json.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import one_step
 from pipeline import params, torch_setup
 from pipeline.frames import to_float, to_uint8
 from pipeline.metrics.image import psnr, ssim
@@ -28,6 +31,7 @@ from pipeline.vqgan.model import Tokenizer
 
 BATCH = 16
 SHOWN = 6  # test pictures in the figure
+TIMED = 6  # steps, after one that warms up; the fastest counts
 
 
 def reconstruct(
@@ -63,34 +67,45 @@ def measure(tokenizer: Tokenizer, shards: Path, precision: str) -> tuple[dict, n
     return found, drawn[:: max(1, len(drawn) // SHOWN)][:SHOWN].numpy()
 
 
+def speed(task: TokenizerTask, batch: int) -> dict[str, float]:
+    """Images a second of training, and the process' peak memory."""
+    spent = []
+    for _ in range(TIMED + 1):
+        started = time.perf_counter()
+        one_step.step(task, range(batch))
+        spent.append(time.perf_counter() - started)
+    return {"images_a_second": batch / min(spent[1:]), "peak_mb": peak()}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tokenizer_row")
     parser.add_argument("settings", type=Path)
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
     settings = params.Params.model_validate(json.loads(given.settings.read_text()))
     device = torch_setup.prepare(settings.base)
     task = TokenizerTask(settings, given.shards, device)
     batch = settings.vqgan.trainer.batch_size
+    if given.speed:
+        write_json(given.out / "speed.json", speed(task, batch))
+        return
     epochs = max(1, round(given.steps / (task.size("train") // batch)))
     plan = Plan(batch_size=batch, n_epochs=epochs, seed=settings.base.seed)
     resume = Resume(f"bench-{given.out.name}", {"vqgan": settings.vqgan}, [])
     started = time.perf_counter()
     history = train(task, plan, given.out.name, resume, lambda values, step: None)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     steps = history.steps[-1]["step"]
     found, pictures = measure(task.finished, given.shards, settings.base.precision)
     weights = sum(p.numel() for p in task.tokenizer.parameters())
-    trained = {
-        "steps": steps,
-        "seconds": seconds,
-        "images_a_second": steps * batch / seconds,
-        "peak_mb": peak,
-        "millions": weights / 1e6,
-    }
+    trained = {"steps": steps, "seconds": seconds, "millions": weights / 1e6}
     write_json(given.out / "row.json", found | trained)
     np.save(given.out / "pictures.npy", pictures)
     history.save(given.out)

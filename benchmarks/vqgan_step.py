@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from benchmarks import one_step
 from benchmarks.lines import line, show
 from pipeline import params, presets, torch_setup
 from pipeline.errors import run_main
@@ -125,12 +126,7 @@ class Ours:
 
     def step(self, images: torch.Tensor) -> None:
         self.images = images.contiguous(memory_format=torch.channels_last)
-        for loss in self.task.losses(range(len(images)), 0, 10**9):
-            loss.total.backward()
-            player = self.task.players[loss.player]
-            torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)
-            player.optimizer.step()
-            player.optimizer.zero_grad(set_to_none=True)
+        one_step.step(self.task, range(len(images)))
 
 
 def measure(given: argparse.Namespace) -> dict[str, float]:

@@ -1,0 +1,20 @@
+"""One training step of the tokenizer, as the loop takes it, without the loop around it."""
+
+from collections.abc import Sequence
+
+import torch
+
+from pipeline.training.tokenizer import TokenizerTask
+
+LATE = 10**9  # a step at which every loss has begun
+
+
+def step(task: TokenizerTask, rows: Sequence[int]) -> None:
+    """Forward, backward, clipping and every optimizer's step on one batch."""
+    for loss in task.losses(rows, 0, LATE):
+        loss.total.backward()
+        player = task.players[loss.player]
+        torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)
+        player.optimizer.step()
+        player.optimizer.zero_grad(set_to_none=True)
+        task.stepped(loss.player)
