@@ -60,6 +60,7 @@ TINY = {
         "trainer": {
             "batch_size": 4,
             "n_epochs": 2,
+            "augmentation": "none",
             "schedule": "cosine",
             "warmup_share": 0.1,
             "ema_decay": 0.0,
