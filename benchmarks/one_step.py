@@ -6,12 +6,10 @@ import torch
 
 from pipeline.training.tokenizer import TokenizerTask
 
-LATE = 10**9  # a step at which every loss has begun
 
-
-def step(task: TokenizerTask, rows: Sequence[int]) -> None:
-    """Forward, backward, clipping and every optimizer's step on one batch."""
-    for loss in task.losses(rows, 0, LATE):
+def step(task: TokenizerTask, rows: Sequence[int], number: int) -> None:
+    """Forward, backward, clipping and every optimizer's step on one batch, as step `number`."""
+    for loss in task.losses(rows, 0, number):
         loss.total.backward()
         player = task.players[loss.player]
         torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)

@@ -59,8 +59,8 @@ def train_row(settings: params.Params, shards: Path, out: Path, steps: int) -> d
     return read_json(out / "row.json")
 
 
-def time_row(settings: params.Params, shards: Path, out: Path) -> dict:
-    run_row(settings, shards, out, "--speed")
+def time_row(settings: params.Params, shards: Path, out: Path, steps: int) -> dict:
+    run_row(settings, shards, out, "--steps", str(steps), "--speed")
     return read_json(out / "speed.json")
 
 
@@ -126,7 +126,7 @@ def compare(given: argparse.Namespace, work: Path) -> None:
         for name, settings in variants.items()
     }
     for name, settings in variants.items():
-        rows[name] |= time_row(settings, folder, kept / name)
+        rows[name] |= time_row(settings, folder, kept / name, given.steps)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"{experiment.name}.md").write_text(table(rows) + "\n")
     write_json(given.out / f"{experiment.name}.json", rows)

@@ -1,11 +1,11 @@
 """Trains one tokenizer and measures it on the test pictures, in a process of its own.
 
     python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --steps 600
-    python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --speed
+    python -m benchmarks.tokenizer_row SETTINGS.json SHARDS OUT --steps 600 --speed
 
 Writes OUT/row.json and OUT/pictures.npy (uint8 `B H W 3`, reconstructions of test pictures, evenly
-taken); a run that was killed goes on where it was. With --speed it only times a few steps, and
-writes OUT/speed.json.
+taken); a run that was killed goes on where it was. With --speed it only times a few steps, with
+the losses of the last of them, and writes OUT/speed.json.
 """
 
 import argparse
@@ -67,12 +67,12 @@ def measure(tokenizer: Tokenizer, shards: Path, precision: str) -> tuple[dict, n
     return found, drawn[:: max(1, len(drawn) // SHOWN)][:SHOWN].numpy()
 
 
-def speed(task: TokenizerTask, batch: int) -> dict[str, float]:
+def speed(task: TokenizerTask, batch: int, number: int) -> dict[str, float]:
     """Images a second of training, and the process' peak memory."""
     spent = []
     for _ in range(TIMED + 1):
         started = time.perf_counter()
-        one_step.step(task, range(batch))
+        one_step.step(task, range(batch), number)
         spent.append(time.perf_counter() - started)
     return {"images_a_second": batch / min(spent[1:]), "peak_mb": peak()}
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("settings", type=Path)
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
     settings = params.Params.model_validate(json.loads(given.settings.read_text()))
@@ -94,7 +94,7 @@ def main() -> None:
     task = TokenizerTask(settings, given.shards, device)
     batch = settings.vqgan.trainer.batch_size
     if given.speed:
-        write_json(given.out / "speed.json", speed(task, batch))
+        write_json(given.out / "speed.json", speed(task, batch, given.steps))
         return
     epochs = max(1, round(given.steps / (task.size("train") // batch)))
     plan = Plan(batch_size=batch, n_epochs=epochs, seed=settings.base.seed)
