@@ -4,10 +4,11 @@
 
 The variants are those of a named experiment (presets/experiments), over params.yaml and the small
 form below, so that two cores are enough: the same number of steps, of pictures and of codes for
-every row. The videos are split by video; measured are the test pictures, LPIPS with VGG16. When all
-are trained, each is timed alone for a few steps, in a process of its own, which gives its memory.
-OUT gets a table (OUT/NAME.md) and the reconstructions below each other (OUT/NAME.png). Rows of as
-many steps that are in --work already are not trained again.
+every row. The videos are split by video, or with --split-by scene, where there are few, by scene;
+measured are the test pictures, LPIPS with VGG16. When all are trained, each is timed alone for a
+few steps, in a process of its own, which gives its memory. OUT gets a table (OUT/NAME.md) and the
+reconstructions below each other (OUT/NAME.png). Rows of as many steps that are in --work already
+are not trained again.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from pipeline.shards.loaders import ImageSet
 
 SMALL = {
     "tracking": {"enabled": False},
-    "clip_chunk": {"split_by": "video", "train_share": 0.75, "val_share": 0.1},
+    "clip_chunk": {"train_share": 0.75, "val_share": 0.1},
     "frame_subsample": {"image_step": 2},
 }
 COLUMNS = {  # title, key, format
@@ -47,8 +48,9 @@ UNITS = {"psnr": "dB", "millions": "million", "images_a_second": "images/s", "pe
 CELL, LABEL = 72, 110  # height of a picture, width of the names beside them
 
 
-def settings_of(overlay: dict, threads: int) -> params.Params:
+def settings_of(overlay: dict, threads: int, split_by: str) -> params.Params:
     content = presets.merged(params.read_yaml(), SMALL)
+    content = presets.merged(content, {"clip_chunk": {"split_by": split_by}})
     content = presets.merged(content, overlay)
     return params.parse(presets.merged(content, {"base": {"threads": threads}}))
 
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="these variants")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--split-by", choices=["video", "scene"], default="video")
     parser.add_argument("--work", type=Path, help="kept between calls; else a temporary folder")
     parser.add_argument("--out", type=Path, default=Path("docs/results/tokenizer"))
     given = parser.parse_args()
@@ -115,7 +118,7 @@ def main() -> None:
 def compare(given: argparse.Namespace, work: Path) -> None:
     experiment = experiments.load(given.experiment)
     variants = {
-        name: settings_of(overlay, given.threads)
+        name: settings_of(overlay, given.threads, given.split_by)
         for name, overlay in experiment.variants.items()
         if not given.only or name in given.only
     }
