@@ -4,7 +4,18 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params import Evaluate, Ingest, Params, SceneSplit, Vqgan, VqganLoss, Vqvae
+    from pipeline.params import (
+        ClipChunk,
+        Evaluate,
+        Ingest,
+        Params,
+        SceneSplit,
+        Train,
+        Transformer,
+        Vqgan,
+        VqganLoss,
+        Vqvae,
+    )
 
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 VGG_SIDE = 16  # smaller pictures do not pass its poolings
@@ -38,7 +49,7 @@ def contradictions(params: "Params") -> list[str]:
     if vqgan:
         found += _quantizer_contradictions(vqgan.vqvae)
         found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
-    if gpt and gpt.transformer_type == "custom":
+    if gpt and gpt.transformer_type in ("custom", "plain"):
         least = math.lcm(gpt.n_head, gpt.merge**2)
         if gpt.n_embd % least:
             found.append(
@@ -50,6 +61,13 @@ def contradictions(params: "Params") -> list[str]:
             f"transformer.merge = {gpt.merge}: expected a divisor of the "
             f"{params.grid[0]}x{params.grid[1]} tokens of a frame"
         )
+    if gpt and train:
+        found += _transformer_contradictions(gpt, train)
+        found += _count_contradictions(gpt, vqgan, clips)
+    looks = train and vqgan and train.perceptual_loss_weight
+    if looks and train.network(vqgan.loss) == "vgg19":
+        key = f"train.perceptual_loss = {train.perceptual_loss}"
+        found += _without_vgg19(key, vqgan.loss.vgg19_file)
     found += _evaluation_contradictions(has("evaluate"), ingest)
     if train and train.lr_start > train.lr_max:
         found.append(
@@ -109,11 +127,9 @@ def _quantizer_contradictions(vqvae: "Vqvae") -> list[str]:
 def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
     """A network without its file, or without pictures; a discriminator that begins too late."""
     found, rules = [], loss.discriminator
-    if loss.network == "vgg19" and not loss.vgg19_file:
-        found.append(
-            f"vqgan.loss.perceptual_loss = {loss.perceptual_loss} with vgg19: expected "
-            "vqgan.loss.vgg19_file to name torchvision's vgg19-dcbb9e9d.pth; or set it to vgg16"
-        )
+    if loss.network == "vgg19":
+        key = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
+        found += _without_vgg19(key, loss.vgg19_file)
     if loss.perceptual_images > batch_size:
         found.append(
             f"vqgan.loss.perceptual_images = {loss.perceptual_images}: expected at most "
@@ -123,6 +139,64 @@ def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
         found.append(
             f"vqgan.loss.discriminator.discriminator_start = {rules.discriminator_start}: expected "
             f"at most iter_start = {rules.iter_start}"
+        )
+    return found
+
+
+def _without_vgg19(key: str, file: str) -> list[str]:
+    if file:
+        return []
+    return [
+        f"{key} with vgg19: expected vqgan.loss.vgg19_file to name torchvision's "
+        "vgg19-dcbb9e9d.pth; or set it to vgg16"
+    ]
+
+
+def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]:
+    """What only one of the layouts, or one kind of network, can do."""
+    found = []
+    if train.layout == "windowed":
+        for key, value, wanted in (
+            ("mode", train.mode, "seed"),
+            ("key_dropout", train.key_dropout, 0),
+        ):
+            if value != wanted:
+                found.append(
+                    f"train.{key} = {value}: expected {wanted} with train.layout = windowed, which "
+                    "draws a frame in one pass; set train.layout to clip"
+                )
+    method = gpt.remaining_frames_method
+    if method == "concat" and train.layout == "clip":
+        found.append(
+            "transformer.remaining_frames_method = concat: expected train.layout = windowed, where "
+            "a sequence has one number of remaining frames"
+        )
+    if gpt.pretrained and gpt.transformer_type == "plain":
+        found.append(
+            f"transformer.pretrained = {gpt.pretrained}: expected transformer.transformer_type to "
+            "be one of GPT-2's; plain has no published weights"
+        )
+    return found
+
+
+def _count_contradictions(
+    gpt: "Transformer", vqgan: "Vqgan | None", clips: "ClipChunk | None"
+) -> list[str]:
+    """Counts of remaining frames that find no row in the table of codes."""
+    method = gpt.remaining_frames_method
+    if method not in ("concat", "token_type_ids"):
+        return []
+    found = []
+    if gpt.merge > 1:
+        found.append(
+            f"transformer.merge = {gpt.merge}: expected 1 with transformer.remaining_frames_method "
+            f"= {method}, whose counts are rows of the codes' table, a position wide"
+        )
+    if vqgan and clips and vqgan.vqvae.num_embeddings < clips.longest:
+        found.append(
+            f"vqgan.vqvae.num_embeddings = {vqgan.vqvae.num_embeddings}: expected at least "
+            f"{clips.longest} with transformer.remaining_frames_method = {method}, a row for each "
+            "number of frames of a clip"
         )
     return found
 

@@ -279,7 +279,8 @@ class TokenPrecompute(Section):
 
 
 class Transformer(Section):
-    transformer_type: Literal["custom", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    transformer_type: Literal["custom", "plain", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    pretrained: str
     n_layer: Count
     n_head: Count
     n_embd: Count
@@ -288,12 +289,14 @@ class Transformer(Section):
     attn_pdrop: Probability
     merge: Literal[1, 2, 4]
     copying: bool
-    remaining_frames_method: Literal["own_embeddings", "none"]
+    remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
 
 class Train(Section):
     layout: Literal["clip", "windowed"]
-    n_frames_before: Count
+    mode: Literal["seed", "maskgit", "autoregressive", "all"]
+    n_frames_before: Count | Literal["all"]
+    batch_method: Literal["padding", "truncation"]
     batch_size: Count
     accumulation_size: Count
     n_epochs: Count
@@ -301,7 +304,25 @@ class Train(Section):
     lr_start: Weight
     lr_max: Positive
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
+    corruption: Annotated[float, Field(ge=0.0, lt=1.0)]
+    key_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    perceptual_loss_weight: Weight
+    perceptual_loss: Literal["vgg16", "vgg19", "style"]
+    perceptual_frames: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
+
+    def network(self, loss: VqganLoss) -> Literal["vgg16", "vgg19", "none"]:
+        """Whose features the perceptual loss compares; `style` looks where the tokenizer's does."""
+        return loss.model_copy(update={"perceptual_loss": self.perceptual_loss}).network
+
+
+class Decoding(Section):
+    mode: Literal["auto", "seed", "maskgit", "autoregressive"]
+    steps: Count
+    temperature: Weight
+    top_k: Annotated[int, Field(ge=0)]
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    guidance: Weight
 
 
 Baseline = Literal[
@@ -324,6 +345,7 @@ class SeedRuler(Section):
 
 class Evaluate(Section):
     batch_size: Count
+    decoding: Decoding
     decode: Literal["expected", "argmax"]
     sharpness: Positive
     detail: Literal["keys", "none"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
-from pipeline.trained.tokenizer import load_tokenizer
+from pipeline.trained.tokenizer import fingerprint, load_tokenizer, require_own_tokens
 from pipeline.trained.transformer import save_gpt
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
@@ -23,8 +23,9 @@ def main() -> None:
         tracking.stage("gpt2_train", settings, first) as run,
         processes.joined(settings.base) as together,
     ):
-        codebook = load_tokenizer(VQGAN, together.device)[0].codebook
-        task = TransformerTask(settings, TOKENS, codebook, together.device, together)
+        require_own_tokens(TOKENS, VQGAN)
+        tokenizer, _ = load_tokenizer(VQGAN, together.device)
+        task = TransformerTask(settings, TOKENS, tokenizer, together.device, together)
         rules, engine = settings.train, settings.engine
         plan = Plan(
             batch_size=rules.batch_size,
@@ -43,7 +44,7 @@ def main() -> None:
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)
         if first:
-            save_gpt(task.module, OUT)
+            save_gpt(task.module, OUT, fingerprint(VQGAN))
             history.save(OUT)
             run.finish(history.summary(task), OUT)
 

@@ -4,19 +4,20 @@ from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
 from pipeline.inbetween.tokens import precompute
-from pipeline.trained.tokenizer import load_tokenizer
+from pipeline.trained.tokenizer import load_tokenizer, sign_tokens
 
-OUT = Path("data/tokens")
+VQGAN, OUT = Path("models/vqgan"), Path("data/tokens")
 
 
 def main() -> None:
     settings = params.load()
     with tracking.stage("token_precompute", settings) as run:
         device = torch_setup.prepare(settings.base)
-        tokenizer, _ = load_tokenizer(Path("models/vqgan"), device)
+        tokenizer, _ = load_tokenizer(VQGAN, device)
         batch_size = settings.token_precompute.batch_size
         precision = settings.base.precision
         summary = precompute(tokenizer, Path("data/shards"), OUT, batch_size, device, precision)
+        sign_tokens(OUT, VQGAN)
         run.finish(summary, OUT)
 
 

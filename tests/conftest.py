@@ -78,6 +78,7 @@ TINY = {
         "resid_pdrop": 0.0,
         "attn_pdrop": 0.0,
         "remaining_frames_method": "own_embeddings",
+        "pretrained": "",
     },
     "train": {
         "layout": "clip",
@@ -89,9 +90,22 @@ TINY = {
         "lr_start": 1e-5,
         "lr_max": 1e-2,
         "stop_ground_truth_after_epoch": 1,
+        "mode": "seed",
+        "batch_method": "padding",
+        "corruption": 0.0,
+        "key_dropout": 0.0,
+        "perceptual_loss_weight": 0.0,
     },
     "evaluate": {
         "batch_size": 2,
+        "decoding": {
+            "mode": "auto",
+            "steps": 3,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "guidance": 1.0,
+        },
         "decode": "expected",
         "sharpness": 1.5,
         "detail": "keys",
@@ -213,7 +227,8 @@ def untrained(moving) -> Callable:
     import torch
 
     from pipeline import frames
-    from pipeline.gpt2.model import FrameGpt, GptConfig
+    from pipeline.gpt2.config import GptConfig
+    from pipeline.gpt2.model import FrameGpt
     from pipeline.inbetween.drawing import InBetweener
     from pipeline.vqgan.model import Tokenizer
 

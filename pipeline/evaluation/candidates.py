@@ -7,13 +7,13 @@ did (section 4.3): one pass a frame, the likeliest code, the tokenizer's picture
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.sampling import Pick, at_temperature, likeliest
+from pipeline.gpt2.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener, NotFinite, Style
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow
@@ -41,17 +41,20 @@ class Candidates:
     def __init__(self, model: InBetweener, settings: Evaluate, seed: int) -> None:
         self.model, self.settings = model, settings
         self.style = Style(settings.decode, settings.sharpness, settings.detail)
+        self.decoding = Decoding.from_params(settings.decoding)
         self.generator = torch.Generator().manual_seed(seed)
         self.ways = _ways(settings.baselines, settings.weights_folder, model.device)
 
     def draw(self, batch: Sequence[Clip], samples: int | None = None) -> list[Drawn]:
         """`samples`: clips drawn by chance, where it shall be others than the settings say."""
-        drawn = {MODEL: self.rollout(batch, self.style)}
+        by_chance = Style("argmax", detail=self.style.detail)
+        warm = replace(self.decoding, temperature=self.decoding.temperature or 1.0)
+        style = self.style if self.decoding.temperature == 0 else by_chance
+        drawn = {MODEL: self.rollout(batch, style, self.decoding)}
         if SEED in self.settings.baselines:
-            drawn[SEED] = self.rollout(batch, SEED_STYLE)
-        by_chance = at_temperature(1.0, self.generator)
+            drawn[SEED] = self.rollout(batch, SEED_STYLE, Decoding(mode="seed"))
         samples = [
-            self.rollout(batch, Style("argmax", detail=self.style.detail), by_chance)
+            self.rollout(batch, by_chance, warm)
             for _ in range(self.settings.samples if samples is None else samples)
         ]
         return [
@@ -64,12 +67,13 @@ class Candidates:
         ]
 
     def rollout(
-        self, batch: Sequence[Clip], style: Style, pick: Pick = likeliest
+        self, batch: Sequence[Clip], style: Style, decoding: Decoding
     ) -> list[torch.Tensor]:
         first = torch.stack([clip.frames[0] for clip in batch])  # B H W 3
         last = torch.stack([clip.frames[-1] for clip in batch])
         try:
-            return self.model.draw(first, last, [len(c.frames) for c in batch], style, pick)
+            lengths = [len(clip.frames) for clip in batch]
+            return self.model.draw(first, last, lengths, style, decoding, self.generator)
         except NotFinite as error:
             names = ", ".join(clip.clip_id for clip in batch)
             raise UserError(f"drawing of {names}: {error}") from None

@@ -1,12 +1,22 @@
-"""GPT-2 that draws the next frame: all its tokens in one pass, from the frame before.
+"""GPT-2 that draws the next frame, in one pass or in several steps.
 
-Hugging Face's GPT2Model does the work (Radford et al., 2019); around it stand the embeddings of
-codes and of remaining frames, and the head. It knows codes, never pixels. Letters: B clips, T
-frames, N tokens a frame, P positions a frame, V codes, E width. Codes are int64 in [0, V).
+It knows codes, never pixels. Letters: B clips, T frames, N tokens a frame, P positions a frame, V
+codes, E width. Codes are int64 in [0, V); V stands for a token that is not drawn yet.
 
-All tokens of a frame are drawn in one pass, so a position need not stand for one token: with
-`merge` = 2 a square of 2x2 tokens shares a position, each with a quarter of its width. Sequences
-get 4 times shorter. 1 is GPT-2 as the thesis used it.
+The blocks of `trunk` do the work (Radford et al., 2019); around them stand the embeddings of codes,
+of places and of remaining frames, and the head. Three modes draw with one set of weights:
+
+- `seed` (thesis, section 4.3): the positions of frame i give all tokens of frame i+1 in one pass.
+- `maskgit`: a frame that is known in part is completed, some tokens a step, those first of which
+  the model is surest (Chang et al., MaskGIT, 2022, arXiv:2202.04200).
+- `autoregressive`: position after position, each told those before it.
+
+The last two read the frames before through the very positions of `seed`, and have a block of their
+own for the frame that is being drawn (`sequence`).
+
+A position need not stand for one token: with `merge` = 2 a square of 2x2 tokens shares a position,
+each with a quarter of its width, and is drawn at once. Sequences get 4 times shorter. 1 is GPT-2 as
+the thesis used it.
 
 Nine codes in ten of a cartoon stay where they are from one frame to the next. With `copying` a
 small head adds to the logits of the codes that stand at the same place in the frame before, in
@@ -17,98 +27,19 @@ layout `clip` from holding the nearer given frame with a soft change in the midd
 """
 
 import math
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
-from pipeline.gpt2.attention import NAME, frame_window_attention
+from pipeline.errors import UserError
+from pipeline.gpt2.config import GptConfig
 from pipeline.gpt2.sequence import remaining
-from pipeline.params import Params
-from pipeline.torch_setup import repair_torchvision
+from pipeline.gpt2.trunk import make_trunk
 
-SIZES = {  # layers, heads, width
-    "gpt2": (12, 12, 768),
-    "gpt2-medium": (24, 16, 1024),
-    "gpt2-large": (36, 20, 1280),
-    "gpt2-xl": (48, 25, 1600),
-}
-GPT2_POSITIONS = 1024  # rows of the published position tables
 HOLD_AT_START = 0.9  # chance of the code that is already there, before training
 CHANGE_AT_START = 3.0  # logits by which the nearer given frame is preferred at the clip's ends
-
-
-@dataclass(frozen=True)
-class GptConfig:
-    """Everything that rebuilds the network."""
-
-    layout: str  # clip | windowed
-    n_frames_before: int  # M
-    n_layer: int
-    n_head: int
-    n_embd: int
-    embd_pdrop: float
-    resid_pdrop: float
-    attn_pdrop: float
-    remaining_frames_method: str  # own_embeddings | none
-    copying: bool
-    merge: int  # tokens a side of the square that shares a position
-    num_embeddings: int  # V
-    grid: tuple[int, int]  # tokens of a frame, rows and columns
-    max_frames: int  # longest clip trained on
-
-    @classmethod
-    def from_params(cls, settings: Params) -> "GptConfig":
-        gpt, train = settings.transformer, settings.train
-        sizes = SIZES.get(gpt.transformer_type, (gpt.n_layer, gpt.n_head, gpt.n_embd))
-        return cls(
-            layout=train.layout,
-            n_frames_before=train.n_frames_before,
-            n_layer=sizes[0],
-            n_head=sizes[1],
-            n_embd=sizes[2],
-            embd_pdrop=gpt.embd_pdrop,
-            resid_pdrop=gpt.resid_pdrop,
-            attn_pdrop=gpt.attn_pdrop,
-            remaining_frames_method=gpt.remaining_frames_method,
-            copying=gpt.copying,
-            merge=gpt.merge,
-            num_embeddings=settings.vqgan.vqvae.num_embeddings,
-            grid=settings.grid,
-            max_frames=settings.clip_chunk.longest,
-        )
-
-    @property
-    def tokens_per_frame(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def sources(self) -> int:
-        """Frames whose codes may be copied: before, last, and in the clip layout the first."""
-        return 3 if self.layout == "clip" else 2
-
-    @property
-    def positions_per_frame(self) -> int:
-        return self.tokens_per_frame // self.merge**2
-
-    @property
-    def positions(self) -> int:
-        """Rows of the position table.
-
-        Windowed: the whole context, or GPT-2's own 1,024 if that is enough. Clip: the place in a
-        frame, twice, because the last frame has places of its own; the frame's place in the clip
-        is told by the number of remaining frames.
-        """
-        if self.layout == "clip":
-            return 2 * self.positions_per_frame
-        return max(GPT2_POSITIONS, (self.n_frames_before + 1) * self.positions_per_frame)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict) -> "GptConfig":
-        return cls(**content | {"grid": tuple(content["grid"])})
+LAST = 1  # place of the last frame among the sources of copied codes
+DEVIATION = 0.02  # of embeddings before training, GPT-2's
 
 
 class FrameGpt(nn.Module):
@@ -117,37 +48,41 @@ class FrameGpt(nn.Module):
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
         self.config = config
-        self.gpt = _gpt2(config)
-        if config.merge > 1:  # each token has its share of a position's width
-            self.codes = nn.Embedding(config.num_embeddings, config.n_embd // config.merge**2)
-            nn.init.normal_(self.codes.weight, std=0.02)
+        self.gpt = make_trunk(config)
+        share = config.n_embd // config.merge**2  # of a token in the width of its position
+        if config.merge > 1:
+            self.codes = _embedding(config.num_embeddings, share)
+        if config.whole:
+            self.rows, self.columns = (_embedding(side, config.n_embd) for side in config.places)
+        if len(config.modes) > 1:
+            self.blank = nn.Parameter(DEVIATION * torch.randn(share))  # a token not drawn yet
+            self.drawing = nn.Linear(config.n_embd, config.n_embd)
+        if config.key_dropout:
+            self.hidden_key = nn.Parameter(DEVIATION * torch.randn(config.n_embd))
         if config.copying:
             self.gates = nn.Linear(config.n_embd, config.sources * config.merge**2)
             nn.init.zeros_(self.gates.weight)
             nn.init.zeros_(self.gates.bias)
             self.prior = nn.Parameter(_prior(config))
-        rows = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
+        counts = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
         # An own table: these counts never share rows with codes. Row 0 marks the last frame.
-        self.remaining = nn.Embedding(rows, config.n_embd) if rows else None
+        self.remaining = _embedding(counts, config.n_embd) if counts else None
         # The clip layout tells the way back to the first frame too: its length is then known.
-        self.elapsed = nn.Embedding(rows, config.n_embd) if rows and self._whole else None
-        for table in filter(None, (self.remaining, self.elapsed)):
-            nn.init.normal_(table.weight, std=0.02)
-
-    @property
-    def _whole(self) -> bool:
-        return self.config.layout == "clip"
+        self.elapsed = _embedding(counts, config.n_embd) if counts and config.whole else None
+        order = _squares(config).flatten()
+        self.register_buffer("order", order, persistent=False)  # N: tokens, square after square
+        self.register_buffer("back", order.argsort(), persistent=False)
 
     @torch.no_grad()
     def start(self, codebook: torch.Tensor) -> None:
         """Starts the code embeddings from the codebook `V D`, so that like codes begin alike.
 
-        A random projection of the vectors, scaled to GPT-2's initial deviation of 0.02. Input and
-        output share the table, so both know from the first step which codes look the same.
+        A random projection of the vectors, scaled to GPT-2's initial deviation. Input and output
+        share the table, so both know from the first step which codes look the same.
         """
         vectors = codebook.float() - codebook.float().mean(0)
         projected = vectors @ torch.randn(vectors.shape[1], self.table.shape[1])
-        self.table.copy_(0.02 * projected / projected.std().clamp_min(1e-9))
+        self.table.copy_(DEVIATION * projected / projected.std().clamp_min(1e-9))
 
     @property
     def table(self) -> torch.Tensor:
@@ -156,170 +91,251 @@ class FrameGpt(nn.Module):
 
     def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `B T N` to positions `B T P E`."""
-        (rows, columns), merge = self.config.grid, self.config.merge
-        x = nn.functional.embedding(codes, self.table)  # B T N E/mm
-        if merge == 1:
-            return x
-        x = x.unflatten(2, (rows // merge, merge, columns // merge, merge))  # B T r m c m E/mm
-        return x.movedim(4, 3).flatten(4, 6).flatten(2, 3)
+        x = nn.functional.embedding(codes[..., self.order], self.table)  # B T N E/mm
+        return x.flatten(2).unflatten(2, (self.config.positions_per_frame, -1))
+
+    def embed_drawing(self, codes: torch.Tensor) -> torch.Tensor:
+        """The same of a frame that is drawn in part: codes `B T N` in [0, V], V: not drawn."""
+        blank = codes[..., self.order, None] == self.config.num_embeddings
+        x = nn.functional.embedding(codes.clamp(max=self.config.num_embeddings - 1), self.table)
+        x = torch.where(blank, self.blank, x[..., self.order, :])
+        return self.drawing(x.flatten(2).unflatten(2, (self.config.positions_per_frame, -1)))
 
     def logits(
-        self, positions: torch.Tensor, sources: list[torch.Tensor], progress: torch.Tensor
+        self,
+        positions: torch.Tensor,
+        sources: list[torch.Tensor],
+        progress: torch.Tensor,
+        hide: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Positions `B T P E` to logits `B T N V`.
 
         sources: codes `B T N` that may be copied; progress: where in its clip the predicted frame
-        stands, `B T` in (0, 1).
+        stands, `B T` in (0, 1); hide: as in `forward`.
         """
         logits = self._apart(positions) @ self.table.T
         if not self.config.copying:
             return logits
         gates = self._apart(self.gates(positions))  # B T N S
+        return self._with_copies(logits, gates, torch.stack(sources, -1), progress, hide)
+
+    def square_logits(
+        self,
+        hidden: torch.Tensor,
+        sources: list[torch.Tensor],
+        progress: torch.Tensor,
+        hide: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same of one position `B 1 E` and its square alone: `B mm V`; sources `B 1 mm`."""
+        squares = self.config.merge**2
+        logits = hidden.unflatten(2, (squares, -1)) @ self.table.T  # B 1 mm V
+        if self.config.copying:
+            gates = self.gates(hidden).unflatten(2, (squares, -1))  # B 1 mm S
+            stacked = torch.stack(sources, -1)
+            logits = self._with_copies(logits, gates, stacked, progress, hide)
+        return logits[:, 0]
+
+    def _with_copies(
+        self,
+        logits: torch.Tensor,
+        gates: torch.Tensor,
+        sources: torch.Tensor,
+        progress: torch.Tensor,
+        hide: torch.Tensor | None,
+    ) -> torch.Tensor:
         bias, slope = self.prior
         gates = gates + (bias + slope * (2 * progress - 1)[..., None])[:, :, None]  # B T 1 S
-        return logits.scatter_add(3, torch.stack(sources, -1), gates.to(logits.dtype))
+        if hide is not None:  # a frame that is not known cannot be copied
+            known = torch.ones(len(hide), self.config.sources, device=hide.device)
+            known[:, LAST] = ~hide
+            gates = gates * known[:, None, None]
+        return logits.scatter_add(3, sources, gates.to(logits.dtype))
 
     def _apart(self, positions: torch.Tensor) -> torch.Tensor:
         """What positions hold for their tokens, `B T P (mm F)`, to the tokens: `B T N F`."""
-        (rows, columns), merge = self.config.grid, self.config.merge
-        if merge == 1:
+        if self.config.merge == 1:
             return positions
-        x = positions.unflatten(3, (merge, merge, -1))  # B T P m m F
-        x = x.unflatten(2, (rows // merge, columns // merge)).movedim(4, 3)  # B T r m c m F
-        return x.flatten(4, 5).flatten(2, 4)
+        x = positions.unflatten(3, (self.config.merge**2, -1)).flatten(2, 3)  # B T N F
+        return x[:, :, self.back]
 
     def forward(
-        self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int = 0
+        self,
+        frames: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: torch.Tensor,
+        start: int = 0,
+        hide: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits of the frames after each of `frames`: `B T N V`, computed from `B (1+T)P E`.
+        """Logits of the frames after each of `frames` in one pass: `B T N V`.
 
         frames: codes `B T N` of the frames start, start+1, ...; last: `B N`; n_frames: `B`, the
-        clips' lengths. In the layout `windowed` all T frames are the window, and only the logits
-        after its last frame are given: `B 1 N V`.
+        clips' lengths; hide: bool `B`, clips that are not told their last frame. In the layout
+        `windowed` all T frames are the window, and only the logits after its last frame are
+        given: `B 1 N V`. UserError where the window is longer than the position table.
         """
         self._check(frames)
-        inputs = self._embed(frames, last, n_frames, start)  # B (1+T)P E
-        hidden = self.gpt(inputs_embeds=inputs, position_ids=self._positions(frames.shape[1]))
-        hidden = hidden.last_hidden_state.unflatten(1, (-1, self.config.positions_per_frame))
+        inputs = self._embed(frames, last, n_frames, start, hide)
+        hidden = self.gpt(inputs, self._position_ids(inputs))
+        hidden = hidden[:, -frames[0].numel() // self.config.merge**2 :]  # B TP E
+        return self._next(hidden, frames, last, n_frames, start, hide)
+
+    def complete(
+        self,
+        frames: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: torch.Tensor,
+        drawn: torch.Tensor,
+        causal: bool,
+        hide: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clip layout: logits of one pass, and of frames drawn in part, both `B T N V`.
+
+        frames: codes `B T N` of the frames 0, 1, ...; drawn: `B T N` in [0, V], what is there of
+        the frames after each. causal: each position is told those before it, and no later one.
+        """
+        self._check(frames)
+        inputs = self._embed(frames, last, n_frames, 0, hide)
+        i = 1 + torch.arange(frames.shape[1], device=frames.device)
+        drawing = self.embed_codes(frames) + self._previous(self.embed_drawing(drawn), causal)
+        drawing = self.mark(drawing, remaining(n_frames[:, None], i[None]), n_frames)
+        drawing = self.place(drawing).flatten(1, 2)  # B TP E
+        inputs = torch.cat([inputs, drawing], 1)  # B (1+2T)P E
+        hidden = self.gpt(inputs, self._position_ids(inputs), drawn=frames.shape[1], causal=causal)
+        size = drawing.shape[1]
+        _, whole, parts = hidden.split([hidden.shape[1] - 2 * size, size, size], 1)
+        clips = (frames, last, n_frames, 0, hide)
+        return self._next(whole, *clips), self._next(parts, *clips)
+
+    def _previous(self, drawing: torch.Tensor, causal: bool) -> torch.Tensor:
+        """Each position of `B T P E` is given the one before it, the first one none."""
+        if not causal:
+            return drawing
+        return torch.cat([self.nothing.expand_as(drawing[:, :, :1]), drawing[:, :, :-1]], 2)
+
+    @property
+    def nothing(self) -> torch.Tensor:
+        """A position `E` of which nothing is drawn."""
+        return self.drawing(self.blank.repeat(self.config.merge**2))
+
+    def _next(
+        self,
+        hidden: torch.Tensor,
+        frames: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: torch.Tensor,
+        start: int,
+        hide: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Hidden states `B TP E` of the positions of T frames to logits of those after them."""
+        hidden = hidden.unflatten(1, (-1, self.config.positions_per_frame))
         i = start + 1 + torch.arange(frames.shape[1], device=frames.device)  # predicted frames
         progress = i[None] / (n_frames[:, None] - 1)  # B T
-        if self.config.layout == "windowed":
+        if not self.config.whole:
             sources = [frames[:, -1:], last[:, None]]
-            return self.logits(hidden[:, -1:], sources, progress[:, -1:])
+            return self.logits(hidden[:, -1:], sources, progress[:, -1:], hide)
         ends = [end[:, None].expand_as(frames) for end in (last, frames[:, 0])]
-        return self.logits(hidden[:, 1:], [frames, *ends], progress)
-
-    def begin(self, last: torch.Tensor, n_frames: torch.Tensor) -> "Cache":
-        """Clip layout: the keys and values of the last frame, which every frame attends to."""
-        cache = Cache(self, last, n_frames)
-        cache.feed(last[:, None], last=True)
-        return cache
+        return self.logits(hidden, [frames, *ends], progress, hide)
 
     def _check(self, frames: torch.Tensor) -> None:
         assert frames.dim() == 3 and frames.shape[2] == self.config.tokens_per_frame, frames.shape
-        if self.config.layout == "windowed":
-            assert frames.shape[1] <= self.config.n_frames_before, frames.shape
+        if not self.config.whole and frames.shape[1] > self.config.window:
+            raise UserError(
+                f"{frames.shape[1]} previous frames: the transformer's position table has room for "
+                f"{self.config.window} (train.n_frames_before); train it with a larger window"
+            )
 
     def _embed(
-        self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor, start: int
+        self,
+        frames: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: torch.Tensor,
+        start: int,
+        hide: torch.Tensor | None,
     ) -> torch.Tensor:
-        codes = torch.cat([last[:, None], frames], 1)  # B 1+T N
-        embedded = self.embed_codes(codes)  # B 1+T P E
+        """`B (1+T)P E`, or one position more in front with the method `concat`."""
         i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
         left = remaining(n_frames[:, None], i[None])  # B T
-        left = torch.cat([torch.zeros_like(left[:, :1]), left], 1)  # B 1+T
-        return self._mark(embedded, left, n_frames).flatten(1, 2)
+        key = self.embed_key(last, n_frames, hide)
+        embedded = self.place(self.mark(self.embed_codes(frames), left, n_frames))
+        embedded = torch.cat([key, embedded], 1).flatten(1, 2)  # B (1+T)P E
+        if self.config.remaining_frames_method == "concat":
+            counter = self.table[self._spread(left[:, -1:], n_frames).round().long()]  # B 1 E
+            embedded = torch.cat([counter, embedded], 1)
+        return embedded
 
-    def _mark(
+    def embed_key(
+        self, last: torch.Tensor, n_frames: torch.Tensor, hide: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The last frame `B N` as a block of its own, `B 1 P E`."""
+        key = self.embed_codes(last[:, None])
+        if hide is not None:
+            key = torch.where(hide[:, None, None, None], self.hidden_key, key)
+        return self.place(self.mark(key, torch.zeros_like(n_frames)[:, None], n_frames))
+
+    def mark(
         self, embedded: torch.Tensor, left: torch.Tensor, n_frames: torch.Tensor
     ) -> torch.Tensor:
         """Adds each frame's place in the clip to its positions. `B T P E`, `B T`, `B`.
 
         `left` is what remains when the frame after it is predicted, 0 for the last frame.
         """
+        if self.config.remaining_frames_method == "token_type_ids":
+            return embedded + self.table[self._spread(left, n_frames).round().long()][:, :, None]
         if self.remaining is None:
             return embedded
-        # A clip longer than any in training counts down from the largest number that was trained.
-        largest = self.config.max_frames - 1
-        embedded = embedded + self.remaining(left.clamp(0, largest))[:, :, None]
+        embedded = embedded + _between_rows(self.remaining, self._spread(left, n_frames))
         if self.elapsed is None:
             return embedded
         gone = remaining(n_frames[:, None], left)  # the predicted frame's number; n-1 for the last
-        return embedded + self.elapsed(gone.clamp(0, largest))[:, :, None]
+        return embedded + _between_rows(self.elapsed, self._spread(gone, n_frames))
 
-    def _positions(self, frames: int) -> torch.Tensor:
-        count, device = self.config.positions_per_frame, self.gpt.wpe.weight.device
-        if self.config.layout == "windowed":
-            return torch.arange((frames + 1) * count, device=device)[None]
-        place = torch.arange(count, device=device)
-        return torch.cat([place + count, place.repeat(frames)])[None]
+    def _spread(self, count: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
+        """Counts `B T` of a clip longer than any in training, spread over those that were trained.
+
+        So both ways, to the first frame and to the last, go at the same slower pace.
+        """
+        longest = self.config.max_frames - 1
+        scale = (longest / (n_frames - 1)).clamp(max=1.0)
+        return (count.clamp(min=0) * scale[:, None]).clamp(max=longest)
+
+    def place(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Adds row and column of each position in the clip layout. `B T P E`."""
+        if not self.config.whole:
+            return embedded
+        places = self.rows.weight[:, None] + self.columns.weight[None]  # r c E
+        return embedded + places.flatten(0, 1)
+
+    def _position_ids(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Rows of the blocks' own table, `1 S`: the clip layout has just one, for all."""
+        count = torch.arange(inputs.shape[1], device=inputs.device)[None]
+        return torch.zeros_like(count) if self.config.whole else count
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, std=DEVIATION)
+    return table
+
+
+def _between_rows(table: nn.Embedding, rows: torch.Tensor) -> torch.Tensor:
+    """Rows `B T`, also fractions between two, to `B T 1 E`."""
+    low = rows.floor().long()
+    high = (low + 1).clamp(max=len(table.weight) - 1)
+    part = (rows - low)[..., None]
+    return torch.lerp(table(low), table(high), part)[:, :, None]
+
+
+def _squares(config: GptConfig) -> torch.Tensor:
+    """Tokens of each position, `P mm`: squares row by row, and so their tokens."""
+    (rows, columns), merge = config.grid, config.merge
+    tokens = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
+    return tokens.transpose(1, 2).reshape(-1, merge**2)
 
 
 def _prior(config: GptConfig) -> torch.Tensor:
     """Gates of the sources before training, bias and slope over the clip: `2 S`."""
     hold = math.log(HOLD_AT_START / (1 - HOLD_AT_START) * (config.num_embeddings - 1))
-    if config.layout == "windowed":  # frame before, last
+    if not config.whole:  # frame before, last
         return torch.tensor([[hold, 0.0], [0.0, 0.0]])
     # frame before, last, first
     return torch.tensor([[0.0, hold, hold], [0.0, CHANGE_AT_START, -CHANGE_AT_START]])
-
-
-class Cache:
-    """Keys and values of a clip that is being drawn, frame by frame (clip layout)."""
-
-    def __init__(self, model: FrameGpt, last: torch.Tensor, n_frames: torch.Tensor) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.n_frames = model, n_frames
-        self.keys_values = DynamicCache()
-        self.ends = [last[:, None]]  # and, once it was fed, the first frame: codes B 1 N
-        self.fed = 0  # frames, the last one not counted
-
-    def feed(self, frame: torch.Tensor, last: bool = False) -> torch.Tensor | None:
-        """Codes `B 1 N` of the next frame; gives the logits of the frame after it, `B N V`.
-
-        The clip's last frame is fed first, and gives none.
-        """
-        model, places = self.model, self.model.config.positions_per_frame
-        self.fed += not last
-        if self.fed == 1:
-            self.ends.append(frame)
-        left = torch.zeros_like(self.n_frames) if last else remaining(self.n_frames, self.fed)
-        embedded = model._mark(model.embed_codes(frame), left[:, None], self.n_frames)
-        embedded = embedded.flatten(1, 2)  # B P E
-        positions = model._positions(1)[:, :places] if last else model._positions(1)[:, places:]
-        out = model.gpt(
-            inputs_embeds=embedded,
-            position_ids=positions,
-            past_key_values=self.keys_values,
-            use_cache=True,
-        )
-        if last:
-            return None
-        progress = self.fed / (self.n_frames[:, None] - 1)  # B 1
-        sources = [frame, *self.ends]
-        return model.logits(out.last_hidden_state[:, None], sources, progress)[:, 0]
-
-
-def _gpt2(config: GptConfig) -> nn.Module:
-    repair_torchvision()
-    from transformers import AttentionInterface, GPT2Config, GPT2Model
-
-    AttentionInterface.register(NAME, frame_window_attention)
-    hf_config = GPT2Config(
-        vocab_size=config.num_embeddings if config.merge == 1 else 1,  # 1: an unused row
-        n_positions=config.positions,
-        n_embd=config.n_embd,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        embd_pdrop=config.embd_pdrop,
-        resid_pdrop=config.resid_pdrop,
-        attn_pdrop=config.attn_pdrop,
-        bos_token_id=None,
-        eos_token_id=None,
-        attn_implementation=NAME if config.layout == "clip" else "sdpa",
-        use_cache=False,
-    )
-    hf_config.positions_per_frame = config.positions_per_frame
-    hf_config.n_frames_before = config.n_frames_before
-    return GPT2Model(hf_config)

@@ -14,6 +14,7 @@ as the given frames, and what the model draws anew comes from the tokenizer. `no
 tokenizer's picture everywhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,10 @@ import torch.nn.functional as F
 from pipeline import frames
 from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
-from pipeline.gpt2.sampling import Drawn, Pick, draw, likeliest
+from pipeline.gpt2.sampling import LIKELIEST, Decoding, Drawn, draw
 from pipeline.params import FrameSize
 from pipeline.torch_setup import autocast
-from pipeline.trained.tokenizer import load_tokenizer
+from pipeline.trained.tokenizer import fingerprint, load_tokenizer
 from pipeline.trained.transformer import load_gpt
 from pipeline.vqgan.model import Tokenizer
 
@@ -79,8 +80,15 @@ class InBetweener:
 
     @classmethod
     def load(cls, vqgan: Path, gpt: Path, device: torch.device, precision: str) -> "InBetweener":
+        """Both folders as the stages leave them; UserError where they do not belong together."""
         tokenizer, ingest = load_tokenizer(vqgan, device)
-        return cls(tokenizer, load_gpt(gpt, device), ingest, device, precision)
+        model, trained_with = load_gpt(gpt, device)
+        if trained_with != fingerprint(vqgan):
+            raise UserError(
+                f"{gpt} was trained on the tokens of another tokenizer than {vqgan}: its codes "
+                "mean other pictures; run `dvc repro`, or bring both folders of one run"
+            )
+        return cls(tokenizer, model, ingest, device, precision)
 
     @torch.no_grad()
     def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,32 +110,54 @@ class InBetweener:
         last: torch.Tensor,
         n_frames: list[int],
         style: Style,
-        pick: Pick = likeliest,
+        decoding: Decoding = LIKELIEST,
+        generator: torch.Generator | None = None,
         large: tuple[torch.Tensor, torch.Tensor] | None = None,
+        advance: Callable[[], object] | None = None,
     ) -> list[torch.Tensor]:
         """Clips with the given ends: uint8 `B H W 3` of the model's size, to `n H W 3` each.
 
-        `large`: both ends again in the size that the output shall have; their detail is what
-        standing parts keep. Frame 0 and n-1 of each clip are the given pictures themselves, the
-        large ones where there are any. Every n is at least 3. Raises NotFinite where the networks
-        give no numbers.
+        generator: on the CPU, for codes that are drawn by chance. `large`: both ends again in the
+        size that the output shall have; their detail is what standing parts keep. `advance` is
+        called after each drawn frame. Frame 0 and n-1 of each clip are the given pictures
+        themselves, the large ones where there are any. Every n is at least 3. Raises NotFinite
+        where the networks give no numbers, UserError where pictures are of another size than the
+        model's, or the model was not trained for what `decoding` asks.
         """
-        assert first.shape == last.shape and len(first) == len(n_frames), (first.shape, n_frames)
+        self._check(first, last, n_frames)
         lengths = torch.tensor(n_frames, device=self.device)
         ends = large or (first, last)
         with autocast(self.device, self.precision):
             keys = [self._key(*pair) for pair in zip((first, last), ends, strict=True)]
             inner = []
-            for drawn in draw(self.gpt, keys[0].codes, keys[1].codes, lengths, pick):
+            codes = (keys[0].codes, keys[1].codes)
+            for drawn in draw(self.gpt, *codes, lengths, decoding, generator):
                 picture = self._picture(drawn, keys, style)
                 if not (drawn.logits.isfinite().all() and picture.isfinite().all()):
                     raise NotFinite(f"frame {len(inner) + 1} is NaN or infinite")
                 inner.append(frames.to_uint8(picture).cpu())
+                if advance:
+                    advance()
         clips = torch.stack(inner, 1)  # B n-2 H W 3
         return [
             torch.cat([ends[0][k : k + 1].cpu(), clips[k, : n - 2], ends[1][k : k + 1].cpu()])
             for k, n in enumerate(n_frames)
         ]
+
+    def _check(self, first: torch.Tensor, last: torch.Tensor, n_frames: list[int]) -> None:
+        assert len(first) == len(last) == len(n_frames), (first.shape, last.shape, n_frames)
+        height, width = self.ingest.height, self.ingest.width
+        for name, frame in (("first", first), ("last", last)):
+            if frame.shape[1:] != (height, width, 3):
+                raise UserError(
+                    f"the {name} frame is {frame.shape[1]}x{frame.shape[2]} pixels, and the models "
+                    f"were trained for {height}x{width}; fit it to that size"
+                )
+        if min(n_frames) < 3:
+            raise UserError(
+                f"a clip of {min(n_frames)} frames: expected at least 3, both given ones and one "
+                "between"
+            )
 
     def _key(self, given: torch.Tensor, shown: torch.Tensor) -> Key:
         codes = self.tokenizer.encode(frames.to_float(given.to(self.device)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.params import Params, VqganLoss
+from pipeline.params import Params
 from pipeline.pretrained import inception, weights
 from pipeline.pretrained.weights import Weights
 
@@ -36,7 +36,8 @@ def faults(settings: Params) -> Iterator[str]:
             inception.verify(inception.required(folder))
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
-    yield from _without_vgg19(settings.vqgan.loss)
+    yield from _without_vgg19(settings)
+    yield from _without_gpt2(settings.transformer.pretrained)
     for wish in wanted(settings):
         try:
             weights.verified(wish.weights, wish.folder)
@@ -55,6 +56,11 @@ def wanted(settings: Params) -> Iterator[Wanted]:
     if loss.network == "vgg16":
         asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
         yield Wanted(weights.LPIPS_VGG16, None, asking, "set it to none")
+    train = settings.train
+    if train.perceptual_loss_weight and train.network(loss) == "vgg16":
+        asking = f"train.perceptual_loss = {train.perceptual_loss}"
+        instead = "set train.perceptual_loss_weight to 0"
+        yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
     evaluate = settings.evaluate
     folder = evaluate.weights_folder
     lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
@@ -73,14 +79,30 @@ def wanted(settings: Params) -> Iterator[Wanted]:
         yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")
 
 
-def _without_vgg19(loss: VqganLoss) -> Iterator[str]:
+def _without_vgg19(settings: Params) -> Iterator[str]:
     """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
-    if loss.network != "vgg19":
+    loss, train = settings.vqgan.loss, settings.train
+    asking = []
+    if loss.network == "vgg19":
+        key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
+        asking.append(f"vqgan.loss.{key}")
+    if train.perceptual_loss_weight and train.network(loss) == "vgg19":
+        asking.append("train.perceptual_loss")
+    if not asking:
         return
     from pipeline.pretrained import vgg  # imports torch: only where it is needed anyway
 
     try:
         vgg.verify(Path(loss.vgg19_file))
     except UserError as error:
-        key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
-        yield f"vqgan.loss.{key} = vgg19: {error}; or set it to vgg16"
+        yield f"{' and '.join(asking)} = vgg19: {error}; or set it to vgg16"
+
+
+def _without_gpt2(source: str) -> Iterator[str]:
+    """A sentence where the folder with pretrained weights is not there. A hub is not asked."""
+    folder = Path(source)
+    if source and (folder.is_absolute() or source.startswith(".")) and not folder.is_dir():
+        yield (
+            f"transformer.pretrained = {source}: no such folder; name one that transformers' "
+            'save_pretrained wrote, a name on the hub such as gpt2, or "" to start from nothing'
+        )

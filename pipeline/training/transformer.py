@@ -1,8 +1,10 @@
 """Training of the transformer: cross entropy of the next frame's codes (thesis, section 4.2).
 
-Until epoch `stop_ground_truth_after_epoch` the frames before are the true ones; afterwards they
-are the model's own, drawn from the clip's two ends, so that it learns to go on from what it drew.
-The codes it drew carry no gradient; the last pass over them does.
+Until epoch `stop_ground_truth_after_epoch` the frames before are the true ones (with faults, where
+`corruption` asks for them); afterwards they are the model's own, drawn from the clip's two ends, so
+that it learns to go on from what it drew. The codes it drew carry no gradient; the last pass over
+them does. The modes `maskgit` and `autoregressive` have a loss of their own beside that of the one
+pass, and count as much.
 
 Clips differ in length, so a batch shared out over processes gives them unlike numbers of targets.
 Each process' mean is weighted by its share of them: together they are the mean over the batch.
@@ -10,52 +12,61 @@ Each process' mean is weighted by its share of them: together they are the mean 
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline import params, schema
-from pipeline.errors import UserError
+from pipeline import params
 from pipeline.gpt2 import sampling
-from pipeline.gpt2.model import FrameGpt, GptConfig
-from pipeline.gpt2.sequence import is_target, pad
+from pipeline.gpt2.config import GptConfig
+from pipeline.gpt2.model import FrameGpt
+from pipeline.gpt2.sequence import is_target
+from pipeline.gpt2.trunk import checkpoint_activations, load_pretrained
 from pipeline.torch_setup import autocast, compiled
+from pipeline.training.appearance import Perceptual, perceptual_loss
+from pipeline.training.clips import Clips, TokenSet, corrupted, partly_drawn
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
+from pipeline.vqgan.model import Tokenizer
 
 WEIGHT_DECAY = 0.01
+IN_ONE_PASS = sampling.Decoding(mode="seed")
 
 
-class TokenSet:
-    """Clips of one split as codes, in memory: 256 bytes a frame of 128 tokens."""
+class Pass(NamedTuple):
+    """One forward: frames that are read, the frames after them, and where the first one stands."""
 
-    def __init__(self, folder: Path, split: str, config: GptConfig) -> None:
-        table = schema.read_table(folder / f"{split}.parquet", schema.TOKENS)
-        self.clip_ids = table.clip_id.tolist()
-        self.clips = [torch.from_numpy(np.asarray(t, np.int64)) for t in table.tokens]
-        self.clips = [clip.view(n, -1) for clip, n in zip(self.clips, table.n_frames, strict=True)]
-        for clip_id, clip in zip(self.clip_ids, self.clips, strict=True):
-            self._check(clip_id, clip, config)
+    inputs: torch.Tensor  # B T N
+    targets: torch.Tensor  # B T' N, T' = T or, windowed, 1
+    start: int
 
-    def _check(self, clip_id: str, clip: torch.Tensor, config: GptConfig) -> None:
-        if clip.shape[1] != config.tokens_per_frame or int(clip.max()) >= config.num_embeddings:
-            raise UserError(
-                f"clip {clip_id} has {clip.shape[1]} tokens a frame up to code {int(clip.max())}, "
-                f"expected {config.tokens_per_frame} tokens below {config.num_embeddings}: tokens "
-                "and tokenizer do not belong together; run `dvc repro token_precompute`"
-            )
 
-    def __len__(self) -> int:
-        return len(self.clips)
+class Found(NamedTuple):
+    """A mean over `count` tokens or frames, and how many of their codes were foretold."""
 
-    def batch(
-        self, rows: Sequence[int], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Padded codes `B T N`, lengths `B`, last frames `B N`."""
-        padded, lengths, last = pad([self.clips[row] for row in rows])
-        return padded.to(device), lengths.to(device), last.to(device)
+    loss: torch.Tensor
+    right: torch.Tensor
+    count: torch.Tensor
+
+
+class Eye:
+    """Perceptual loss of frames that are drawn as expected codebook vectors.
+
+    The likeliest code has no gradient, the mean of all vectors under the model's distribution does;
+    the true frame is the tokenizer's picture of its codes, the best that could be drawn.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, compare: Perceptual) -> None:
+        self.tokenizer, self.compare = tokenizer, compare
+
+    def __call__(self, logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Logits `F N V` and true codes `F N` to a scalar."""
+        vectors = logits.float().softmax(-1) @ self.tokenizer.codebook  # F N D
+        with torch.no_grad():
+            true = self.tokenizer.decode(codes)
+        return self.compare(self.tokenizer.decode_vectors(vectors), true)
 
 
 class TransformerTask(Task):
@@ -65,22 +76,27 @@ class TransformerTask(Task):
         self,
         settings: params.Params,
         tokens: Path,
-        codebook: torch.Tensor,
+        tokenizer: Tokenizer,
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
+        """tokenizer: the trained one, on `device`: its codebook starts the code embeddings."""
         self.settings, self.device, self.processes = settings.train, device, processes
         self.precision = settings.base.precision
         config = GptConfig.from_params(settings)
-        self.tokens = {split: TokenSet(tokens, split, config) for split in ("train", "val")}
+        method = self.settings.batch_method
+        self.tokens = {split: TokenSet(tokens, split, config, method) for split in ("train", "val")}
         self.module = FrameGpt(config)
-        self.module.start(codebook.cpu())
+        self.module.start(tokenizer.codebook.cpu())
+        if settings.transformer.pretrained:
+            load_pretrained(self.module.gpt, settings.transformer.pretrained)
         self.module.to(device)
         if self.settings.gradient_checkpointing:
-            self.module.gpt.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(self.module.gpt)
         for block in self.module.gpt.h:
             # Not the attention: its loops over frames would be compiled for each length of a clip
             compiled(block.mlp, settings.base, sizes_vary=True)
+        self.eye = self._eye(settings, tokenizer)
         self.generator = torch.Generator().manual_seed(settings.base.seed)
         train = self.settings
         rate = warmup_cosine(train.lr_start, train.lr_max, train.warmup_epoch_percentage)
@@ -90,6 +106,13 @@ class TransformerTask(Task):
         )
         self.players = {"gpt": Player(parameters, adam, 1.0, rate)}
 
+    def _eye(self, settings: params.Params, tokenizer: Tokenizer) -> Eye | None:
+        if not self.settings.perceptual_loss_weight:
+            return None
+        chosen = {"perceptual_loss": self.settings.perceptual_loss}
+        compare = perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
+        return Eye(tokenizer, compare)
+
     def size(self, split: str) -> int:
         return len(self.tokens[split])
 
@@ -97,81 +120,178 @@ class TransformerTask(Task):
         return [f"clip {self.tokens['train'].clip_ids[row]}" for row in rows]
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
-        frames, n_frames, last = self.tokens["train"].batch(rows, self.device)
-        (longest,) = self.processes.most(frames.shape[1])  # as many passes in all processes
-        frames = F.pad(frames, (0, 0, 0, longest - frames.shape[1]))
-        inputs = frames[:, :-2]  # B T-2 N
-        if epoch >= self.settings.stop_ground_truth_after_epoch:
-            inputs = self._own(frames, n_frames, last)
-        passes = self._passes(inputs, frames, n_frames, last)
-        total = len(passes)
+        clips = self.tokens["train"].batch(rows, self.device)
+        (longest,) = self.processes.most(clips.frames.shape[1])  # as many passes in all processes
+        clips = clips._replace(frames=_longer(clips.frames, longest))
+        inputs = self._read(clips, epoch)
+        hide, mode = self._hidden(len(rows)), self._mode()
+        passes = self._passes(inputs, clips.frames)
         for number, one in enumerate(passes):
-            loss, right, targets = self._loss(*one)
-            share = targets / self.processes.mean(targets)
-            parts = {"accuracy": right * share}
+            loss, parts = self._weighted(one, clips, mode, hide)
             # windowed: many passes, one step; their gradients gather as a mean
-            yield Loss("gpt", loss * share / total, parts, steps=number + 1 == total)
+            yield Loss("gpt", loss / len(passes), parts, steps=number + 1 == len(passes))
 
-    def _own(
-        self, frames: torch.Tensor, n_frames: torch.Tensor, last: torch.Tensor
-    ) -> torch.Tensor:
+    def _read(self, clips: Clips, epoch: int) -> torch.Tensor:
+        """Frames 0..T-3 as the model reads them, `B T-2 N`."""
+        if epoch >= self.settings.stop_ground_truth_after_epoch:
+            return self._own(clips)
+        if self.settings.corruption:
+            return corrupted(clips, self.settings.corruption, self.generator)
+        return clips.frames[:, :-2]
+
+    def _own(self, clips: Clips) -> torch.Tensor:
         """The first frame and what the model draws after it, up to frame n-3: `B T-2 N`."""
+        frames, n_frames, last = clips
+        own = torch.stack([frames[:, 0], *self._drawn(frames[:, 0], last, n_frames)[:-1]], 1)
+        return _longer(own, frames.shape[1] - 2)
+
+    def _drawn(
+        self, first: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Frames 1..n-2, `B N` each, drawn by the model as it is, in one pass a frame."""
+        training = self.module.training
         self.module.eval()
         with autocast(self.device, self.precision):
-            drawn = [d.codes for d in sampling.draw(self.module, frames[:, 0], last, n_frames)]
-        self.module.train()
-        own = torch.stack([frames[:, 0], *drawn[:-1]], 1)
-        return F.pad(own, (0, 0, 0, frames.shape[1] - 2 - own.shape[1]))
+            drawn = sampling.draw(self.module, first, last, n_frames, IN_ONE_PASS)
+            codes = [frame.codes for frame in drawn]
+        self.module.train(training)
+        return codes
 
-    def _passes(
-        self,
-        inputs: torch.Tensor,
-        frames: torch.Tensor,
-        n_frames: torch.Tensor,
-        last: torch.Tensor,
-    ) -> list[tuple]:
-        """Arguments of `_loss`: one pass for the whole clip, or one for each target frame."""
+    def _hidden(self, batch: int) -> torch.Tensor | None:
+        """Clips `B` that are not told their last frame."""
+        if not self.settings.key_dropout:
+            return None
+        chance = torch.rand(batch, generator=self.generator)
+        return (chance < self.settings.key_dropout).to(self.device)
+
+    def _mode(self) -> str:
+        """The mode beside `seed` that this batch trains."""
+        modes = self.module.config.modes
+        if len(modes) < 3:
+            return modes[-1]
+        return modes[1 + int(torch.randint(2, (1,), generator=self.generator))]
+
+    def _passes(self, inputs: torch.Tensor, frames: torch.Tensor) -> list[Pass]:
+        """One for the whole clip, or one for each target frame."""
         if self.settings.layout == "clip":
-            return [(inputs, frames[:, 1:-1], 0, n_frames, last)]
-        before = self.settings.n_frames_before
-        passes = []
-        for i in range(inputs.shape[1]):
-            start = max(0, i - before + 1)
-            passes.append(
-                (inputs[:, start : i + 1], frames[:, i + 1 : i + 2], start, n_frames, last)
-            )
-        return passes
+            return [Pass(inputs, frames[:, 1:-1], 0)]
+        before = self.module.config.window
+        starts = [max(0, i - before + 1) for i in range(inputs.shape[1])]
+        return [
+            Pass(inputs[:, start : i + 1], frames[:, i + 1 : i + 2], start)
+            for i, start in enumerate(starts)
+        ]
 
-    def _loss(
+    def _weighted(
+        self, one: Pass, clips: Clips, mode: str, hide: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss that is differentiated, and its parts."""
+        found, seen = self._found(one, clips, mode, hide, self.generator)
+        shares = {name: f.count / self.processes.mean(f.count) for name, f in found.items()}
+        losses = {name: f.loss * shares[name] for name, f in found.items()}
+        total = sum(losses.values()) / len(losses)
+        parts = {"accuracy": found["seed"].right * shares["seed"]}
+        if mode in losses and mode != "seed":
+            parts |= {"seed": losses["seed"], "drawn": losses[mode]}
+        if seen is not None:
+            total = total + self.settings.perceptual_loss_weight * seen
+            parts["perceptual"] = seen
+        return total, parts
+
+    def _found(
         self,
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        start: int,
-        n_frames: torch.Tensor,
-        last: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean cross entropy, share of codes foretold, and number of the targets that exist."""
+        one: Pass,
+        clips: Clips,
+        mode: str,
+        hide: torch.Tensor | None,
+        generator: torch.Generator,
+    ) -> tuple[dict[str, Found], torch.Tensor | None]:
+        """Cross entropies by mode, and the perceptual loss where it is asked for."""
+        first = one.start + one.inputs.shape[1] - one.targets.shape[1] + 1
+        i = first + torch.arange(one.targets.shape[1], device=self.device)
+        exists = is_target(clips.n_frames[:, None], i[None])[..., None]  # B T' 1
+        exists = exists.expand_as(one.targets)
         with autocast(self.device, self.precision):
-            logits = self.module(inputs, last, n_frames, start)  # B T' N V
-        first = start + inputs.shape[1] - targets.shape[1] + 1
-        i = first + torch.arange(targets.shape[1], device=self.device)
-        exists = is_target(n_frames[:, None], i[None])  # B T'
-        count = exists.sum().float()
+            if mode == "seed":
+                logits = self.module(one.inputs, clips.last, clips.n_frames, one.start, hide)
+                found = {"seed": _measured(logits, one.targets, exists)}
+            else:
+                drawn, counts = self._begun(one.targets, exists, mode, generator)
+                ends = (clips.last, clips.n_frames)
+                causal = mode == "autoregressive"
+                logits, more = self.module.complete(one.inputs, *ends, drawn, causal, hide)
+                found = {"seed": _measured(logits, one.targets, exists)}
+                found[mode] = _measured(more, one.targets, counts)
+            seen = self._seen(logits, one.targets, exists[..., 0], generator)
+        return found, seen
+
+    def _begun(
+        self, targets: torch.Tensor, exists: torch.Tensor, mode: str, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is there of the frames to be drawn, and which of their tokens count."""
+        if mode == "autoregressive":
+            return targets, exists
+        blank = self.module.config.num_embeddings
+        drawn = partly_drawn(targets, blank, generator)
+        return drawn, exists & (drawn == blank)
+
+    def _seen(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        exists: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor | None:
+        """Perceptual loss of some frames, chosen by chance."""
+        if self.eye is None or not torch.is_grad_enabled():
+            return None
+        chance = torch.rand(exists.shape, generator=generator).to(self.device)
+        count = min(self.settings.perceptual_frames or exists.numel(), int(exists.sum()))
         if not count:
-            return logits.sum() * 0.0, count, count
-        logits, targets = logits[exists].flatten(0, 1), targets[exists].flatten()
-        right = (logits.argmax(-1) == targets).float().mean()
-        return F.cross_entropy(logits.float(), targets), right, count
+            return logits.sum() * 0.0
+        chosen = (chance + exists).flatten().topk(count).indices  # those that exist come first
+        return self.eye(logits.flatten(0, 1)[chosen], targets.flatten(0, 1)[chosen])
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Cross entropy and accuracy with the true frames before."""
-        return weighted_means([(self._measured(rows), len(rows)) for rows in batches])
+        """Cross entropies and accuracy with the true frames before, and alone from the ends.
 
-    def _measured(self, rows: Sequence[int]) -> dict[str, float]:
-        frames, n_frames, last = self.tokens["val"].batch(rows, self.device)
-        found = [self._loss(*one) for one in self._passes(frames[:, :-2], frames, n_frames, last)]
-        losses, rights, _ = zip(*found, strict=True)
-        return {
-            "total": float(torch.stack(losses).mean().detach()),
-            "accuracy": float(torch.stack(rights).mean()),
-        }
+        `rollout_accuracy` is the share of codes that are right where the model draws all frames by
+        itself, in one pass a frame: how far it drifts.
+        """
+        generator = torch.Generator().manual_seed(0)  # the same tokens are open in every epoch
+        return weighted_means([(self._validated(rows, generator), len(rows)) for rows in batches])
+
+    def _validated(self, rows: Sequence[int], generator: torch.Generator) -> dict[str, float]:
+        clips = self.tokens["val"].batch(rows, self.device)
+        passes = self._passes(clips.frames[:, :-2], clips.frames)
+        modes = self.module.config.modes
+        means: dict[str, float] = {}
+        for mode in modes[1:] or modes:
+            found = [self._found(one, clips, mode, None, generator)[0] for one in passes]
+            for name in found[0]:
+                means[name] = float(torch.stack([f[name].loss.detach() for f in found]).mean())
+        right = float(torch.stack([f["seed"].right for f in found]).mean())
+        total = sum(means.values()) / len(means)
+        alone = {"accuracy": right, "rollout_accuracy": self._rollout_accuracy(clips)}
+        return {"total": total} | alone | (means if len(means) > 1 else {})
+
+    def _rollout_accuracy(self, clips: Clips) -> float:
+        drawn = torch.stack(self._drawn(clips.frames[:, 0], clips.last, clips.n_frames), 1)
+        i = 1 + torch.arange(drawn.shape[1], device=self.device)
+        exists = is_target(clips.n_frames[:, None], i[None])
+        return float((drawn == clips.frames[:, 1:-1])[exists].float().mean())
+
+
+def _longer(frames: torch.Tensor, count: int) -> torch.Tensor:
+    """`B T N` filled up with code 0 to `B count N`."""
+    return F.pad(frames, (0, 0, 0, count - frames.shape[1]))
+
+
+def _measured(logits: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> Found:
+    """Logits `B T N V` against codes `B T N`, where `counts`, `B T N`, is true."""
+    count = counts.sum().float()
+    if not count:
+        return Found(logits.sum() * 0.0, count, count)
+    logits, targets = logits[counts], targets[counts]  # M V, M
+    right = (logits.argmax(-1) == targets).float().mean()
+    return Found(F.cross_entropy(logits.float(), targets), right, count)

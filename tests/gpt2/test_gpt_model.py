@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.gpt2.model import GPT2_POSITIONS, HOLD_AT_START, FrameGpt, GptConfig
+from pipeline.errors import UserError
+from pipeline.gpt2.config import GPT2_POSITIONS, GptConfig
+from pipeline.gpt2.model import HOLD_AT_START, FrameGpt
 
 CODES, N, FRAMES = 16, 8, 6
 
@@ -14,6 +16,9 @@ CODES, N, FRAMES = 16, 8, 6
 def make(seed: int = 0, **changes) -> FrameGpt:
     fields = {
         "layout": "clip",
+        "mode": "seed",
+        "plain": False,
+        "key_dropout": False,
         "n_frames_before": 2,
         "n_layer": 1,
         "n_head": 2,
@@ -45,6 +50,20 @@ def changed(model: FrameGpt, frames, last, n_frames, other_frames, other_last=No
         here = model(frames, last, n_frames)
         there = model(other_frames, last if other_last is None else other_last, n_frames)
     return [bool((here[:, i] - there[:, i]).abs().max() > 1e-6) for i in range(here.shape[1])]
+
+
+def same_weights(model: FrameGpt, plain: FrameGpt) -> None:
+    """Gives the plain GPT the weights of transformers' one, whose linear maps are transposed."""
+    theirs = {
+        name.removeprefix("gpt.model.") if name.startswith("gpt.model.") else name: value
+        for name, value in model.state_dict().items()
+    }
+    mine = plain.state_dict()
+    for name in mine:
+        value = theirs[name.removeprefix("gpt.")]
+        transposed = any(part in name for part in ("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+        mine[name] = value.T if transposed else value
+    plain.load_state_dict(mine)
 
 
 def other_at(frames: torch.Tensor, i: int) -> torch.Tensor:
@@ -94,12 +113,137 @@ def test_a_frame_that_is_as_far_from_the_end_is_marked_alike():
     assert torch.equal(early, late) and not torch.allclose(early, other)
 
 
-def test_a_clip_longer_than_any_trained_counts_from_the_largest_number():
-    model = make(layout="windowed", max_frames=5)
+@pytest.mark.parametrize("layout", ["clip", "windowed"])
+def test_a_clip_longer_than_any_trained_is_told_at_a_slower_pace(layout):
+    """Trained on 5 frames: of 9, frames 2, 4, 6 are marked as 1, 2, 3 of 5, others between."""
+    model = make(layout=layout, max_frames=5)
+    n, longest = torch.tensor([9]), torch.tensor([5])
+    nothing = torch.zeros(1, 8, 1, 16)
+    slow = model.mark(nothing, 8 - torch.arange(8)[None], n)[0, :, 0]
+    trained = model.mark(nothing[:, :4], 4 - torch.arange(4)[None], longest)[0, :, 0]
+    assert torch.allclose(slow[::2], trained, atol=1e-6)
+    assert torch.allclose(slow[1], (trained[0] + trained[1]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["concat", "token_type_ids"])
+def test_counts_of_the_thesis_methods_are_rows_of_the_table_of_codes(method):
+    """And the model is told them: its logits change with the clip's length."""
+    model = make(layout="windowed", remaining_frames_method=method)
     frames, last, _ = clip(frames=2)
-    long, longer = (model(frames, last, torch.tensor([n])) for n in (30, 31))
-    assert torch.equal(long, longer)
-    assert not torch.equal(long, model(frames, last, torch.tensor([5])))
+    kept, gpt = [], model.gpt.forward
+    model.gpt.forward = lambda inputs, *more: kept.append(inputs) or gpt(inputs, *more)
+    short, long = (model(frames, last, torch.tensor([n])) for n in (5, 9))
+    assert not torch.allclose(short, long, atol=1e-4)
+    plain = model.embed_codes(torch.cat([last[:, None], frames], 1)).flatten(1, 2)
+    if method == "concat":  # frame 2 is predicted: of 5 frames 2 remain, of 9 six
+        assert kept[0].shape[1] == 3 * N + 1 and torch.equal(kept[0][:, 1:], plain)
+        assert torch.equal(kept[0][0, 0], model.table[2]) and torch.equal(
+            kept[1][0, 0], model.table[6]
+        )
+        return
+    rows = torch.tensor([0, 3, 2]).repeat_interleave(N)
+    assert torch.allclose(kept[0], plain + model.table[rows], atol=1e-6)
+
+
+def test_a_window_longer_than_the_position_table_is_a_sentence():
+    model = make(layout="windowed", n_frames_before=2)
+    frames, last, n = clip(frames=3)
+    with pytest.raises(UserError, match=r"3 previous frames: .* room for 2 \(train"):
+        model(frames, last, n)
+
+
+MODES = pytest.mark.parametrize("causal", [False, True], ids=["maskgit", "autoregressive"])
+
+
+def influence(model, causal: bool, frame: int) -> torch.Tensor:
+    """Whether the logits of each token of each drawn frame change with each token of `frame`.
+
+    `T N N`: first index the drawn frame (0 is frame 1 of the clip), then its token, then the one
+    that is changed, in the frames that are read.
+    """
+    frames, last, n = clip()
+    drawn = clip(seed=1)[0]
+    found = torch.zeros(FRAMES, N, N, dtype=torch.bool)
+    with torch.no_grad():
+        here = model.complete(frames, last, n, drawn, causal)[1]
+        for token in range(N):
+            other = frames.clone()
+            other[:, frame, token] = (other[:, frame, token] + 1) % CODES
+            there = model.complete(other, last, n, drawn, causal)[1]
+            found[:, :, token] = (here - there)[0].abs().amax(-1) > 1e-6
+    return found
+
+
+@MODES
+@pytest.mark.parametrize("merge", [1, 2])
+@pytest.mark.parametrize("plain", [False, True])
+def test_any_token_of_the_frame_before_can_change_all_of_the_next(causal, merge, plain):
+    model = make(mode="all", merge=merge, plain=plain, n_frames_before=1)
+    found = influence(model, causal, frame=2)
+    assert found[2].all(), "frame 3 is drawn after frame 2"
+    assert not found[:2].any(), "nothing looks ahead"
+    assert not found[3:].any(), "one layer and a window of one frame"
+
+
+@pytest.mark.parametrize("merge", [1, 2])
+@pytest.mark.parametrize("plain", [False, True])
+def test_in_order_no_token_sees_itself_or_a_later_one_of_its_frame(merge, plain):
+    model = make(mode="autoregressive", merge=merge, plain=plain, n_layer=2)
+    frames, last, n = clip()
+    drawn = clip(seed=1)[0]
+    place = model.back // merge**2  # of each token, in the order in which they are drawn
+    with torch.no_grad():
+        here = model.complete(frames, last, n, drawn, causal=True)[1]
+        for token in range(N):
+            other = drawn.clone()
+            other[:, 3, token] = (other[:, 3, token] + 1) % CODES
+            there = model.complete(frames, last, n, other, causal=True)[1]
+            changed = (here - there)[0].abs().amax(-1) > 1e-6  # T N
+            assert torch.equal(changed[3], place > place[token])
+            assert not changed[[0, 1, 2, 4, 5]].any(), (
+                "what is drawn is read by its own frame alone"
+            )
+
+
+def test_in_maskgit_a_known_token_can_change_every_other_one():
+    model = make(mode="maskgit")
+    frames, last, n = clip()
+    blank = torch.full_like(frames, CODES)
+    known = blank.clone()
+    known[:, 2, 5] = 3
+    with torch.no_grad():
+        here, there = (model.complete(frames, last, n, x, causal=False)[1] for x in (blank, known))
+    changed = (here - there)[0].abs().amax(-1) > 1e-6
+    assert changed[2].all() and not changed[[0, 1, 3, 4, 5]].any()
+
+
+@MODES
+@pytest.mark.parametrize("merge", [1, 2])
+@pytest.mark.parametrize("before", [1, 2, 8, None])
+def test_drawing_leaves_the_one_pass_as_it_is_and_equals_the_plain_gpt(causal, merge, before):
+    """Two networks with equal weights: windows of keys against one dense mask."""
+    model = make(mode="all", merge=merge, n_frames_before=before, n_layer=2)
+    plain = make(1, mode="all", merge=merge, n_frames_before=before, n_layer=2, plain=True)
+    same_weights(model, plain)
+    frames, last, n = clip()
+    drawn = clip(seed=1)[0].masked_fill(torch.arange(N) % 3 == 0, CODES if not causal else 0)
+    with torch.no_grad():
+        found = [m.complete(frames, last, n, drawn, causal) for m in (model, plain)]
+        once = model(frames, last, n)
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(found[0][0], once, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["clip", "windowed"])
+def test_a_hidden_last_frame_cannot_be_seen_and_not_be_copied(layout):
+    model = make(layout=layout, key_dropout=True, copying=True, n_layer=2)
+    frames, last, n = clip(frames=2)
+    hide = torch.tensor([True])
+    with torch.no_grad():
+        hidden, other = (model(frames, x, n, hide=hide) for x in (last, (last + 1) % CODES))
+        assert torch.equal(hidden, other)
+        assert torch.equal(model(frames, last, n), model(frames, last, n, hide=~hide))
 
 
 @pytest.mark.parametrize("layout", ["clip", "windowed"])
@@ -112,7 +256,7 @@ def test_positions_of_the_frame_before_influence_the_next(layout, merge):
     embed = model.embed_codes
 
     def watched(codes: torch.Tensor) -> torch.Tensor:
-        kept["x"] = embed(codes).detach().requires_grad_()
+        kept["x"] = embed(codes).detach().requires_grad_()  # last come the frames before
         return kept["x"]
 
     model.embed_codes = watched
@@ -121,7 +265,7 @@ def test_positions_of_the_frame_before_influence_the_next(layout, merge):
     influence = torch.zeros(N, places)
     for token in range(N):
         (gradient,) = torch.autograd.grad(logits[token, 0], kept["x"], retain_graph=True)
-        influence[token] = gradient[0, 1].abs().sum(-1)
+        influence[token] = gradient[0, 0].abs().sum(-1)
     if layout == "clip":
         assert (influence > 0).all()
         return
@@ -230,7 +374,7 @@ def test_the_window_of_8_frames_at_the_thesis_size_is_longer_than_gpt2s_table():
         assert logits.shape == (1, 1, 128, CODES) and logits.isfinite().all()
         oldest = model(other_at(frames, 0), last, n)
     assert (oldest - logits).abs().max() > 0, "the oldest of the 8 frames is really seen"
-    with pytest.raises(AssertionError):
+    with pytest.raises(UserError):
         model(torch.cat([frames, frames[:, :1]], 1), last, n)
     whole = make(**sizes)
     frames, last, n = clip(frames=12, n=128)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from pipeline.gpt2.sequence import is_target, pad, remaining, visible_blocks, window
+from pipeline.gpt2.sequence import (
+    is_target,
+    pad,
+    remaining,
+    truncate,
+    visible_blocks,
+    window,
+)
 
 # Frames seen beside the given ones when frame i+1 is predicted, i = 0..4, by M.
 WINDOWS = {
@@ -53,3 +60,10 @@ def test_padding_keeps_clips_lengths_and_their_own_last_frame():
     assert padded.shape == (2, 5, 2) and lengths.tolist() == [3, 5]
     assert torch.equal(padded[0, :3], clips[0]) and torch.equal(padded[1], clips[1])
     assert not padded[0, 3:].any() and last.tolist() == [[6, 6], [7, 7]]
+
+
+def test_truncation_cuts_every_clip_where_the_shortest_ends():
+    clips = [torch.arange(4)[:, None], 10 + torch.arange(6)[:, None]]
+    frames, lengths, last = truncate(clips)
+    assert frames[..., 0].tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    assert lengths.tolist() == [4, 4] and last.tolist() == [[3], [13]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.sampling import Drawn, at_temperature
+from pipeline.gpt2.sampling import Decoding, Drawn
 from pipeline.inbetween import drawing
 from pipeline.inbetween.drawing import InBetweener, Style
 
@@ -34,7 +34,7 @@ def certain(monkeypatch):
     """Makes the transformer certain of codes, a function of first and last: `certain(chosen)`."""
 
     def replace(chosen) -> None:
-        def draw(gpt, first, last, n_frames, pick):
+        def draw(gpt, first, last, n_frames, decoding, generator):
             codes = chosen(first, last)
             logits = SURE * torch.nn.functional.one_hot(codes, gpt.config.num_embeddings).float()
             for _ in range(int(n_frames.max()) - 2):
@@ -166,18 +166,35 @@ def test_sharpness_is_an_exponent_of_the_chances(model, ends, monkeypatch, sharp
 
 def test_a_seed_is_a_clip(model, ends):
     def clips(seed: int) -> torch.Tensor:
-        pick = at_temperature(1.0, torch.Generator().manual_seed(seed))
-        return torch.cat(model.draw(*ends, [5, 4, 6], Style(decode="argmax", detail="none"), pick))
+        by_chance = (Decoding(temperature=1.0), torch.Generator().manual_seed(seed))
+        style = Style(decode="argmax", detail="none")
+        return torch.cat(model.draw(*ends, [5, 4, 6], style, *by_chance))
 
     assert torch.equal(clips(1), clips(1)) and not torch.equal(clips(1), clips(2))
 
 
 def test_temperature_0_is_the_likeliest(model, ends):
-    cold = at_temperature(0.0, torch.Generator().manual_seed(5))
-    one = model.draw(*ends, [5] * 3, Style(), cold)
-    assert all(
-        torch.equal(a, b) for a, b in zip(one, model.draw(*ends, [5] * 3, Style()), strict=True)
-    )
+    generator = torch.Generator().manual_seed(5)
+    one = model.draw(*ends, [5] * 3, Style(), Decoding(temperature=0.0), generator)
+    for a, b in zip(one, model.draw(*ends, [5] * 3, Style()), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["seed", "maskgit", "autoregressive"])
+def test_every_mode_draws_pictures_and_tells_how_far_it_is(tiny, untrained, ends, mode):
+    model = untrained(tiny({"train.mode": "all"}))
+    told = []
+    decoding = Decoding(mode, steps=2)
+    clips = model.draw(*ends, [5, 3, 8], Style(), decoding, advance=lambda: told.append(1))
+    assert [len(clip) for clip in clips] == [5, 3, 8] and len(told) == 6
+
+
+def test_frames_of_another_size_are_named(model, ends):
+    small = ends[1][:, :8]
+    with pytest.raises(UserError, match=r"the last frame is 8x32 pixels, .* trained for 16x32"):
+        model.draw(ends[0], small, [5] * 3, Style())
+    with pytest.raises(UserError, match="a clip of 2 frames: expected at least 3"):
+        model.draw(*ends, [5, 2, 3], Style())
 
 
 def test_networks_of_two_codebooks_are_refused(tiny, untrained):

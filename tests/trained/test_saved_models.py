@@ -8,7 +8,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.trained.tokenizer import load_tokenizer, save_tokenizer
+from pipeline.inbetween.drawing import InBetweener
+from pipeline.trained.tokenizer import (
+    fingerprint,
+    load_tokenizer,
+    require_own_tokens,
+    save_tokenizer,
+    sign_tokens,
+)
 from pipeline.trained.transformer import load_gpt, save_gpt
 from pipeline.trained.weights import load_weights, save_weights
 
@@ -42,8 +49,9 @@ def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
 def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
     changes = {"train.layout": layout, "transformer.merge": merge, "transformer.copying": True}
     gpt = untrained(tiny(changes)).gpt
-    save_gpt(gpt, tmp_path)
-    loaded = load_gpt(tmp_path, CPU)
+    save_gpt(gpt, tmp_path, "abc")
+    loaded, tokenizer = load_gpt(tmp_path, CPU)
+    assert tokenizer == "abc"
     assert loaded.config == gpt.config and not loaded.training
     frames, n = torch.randint(0, 16, (2, 2, 32)), torch.tensor([6, 7])
     assert torch.equal(loaded(frames, frames[:, 1], n), gpt(frames, frames[:, 1], n))
@@ -51,7 +59,7 @@ def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
 
 def test_same_weights_same_bytes(tiny, untrained, tmp_path):
     for name in "ab":
-        save_gpt(untrained(tiny()).gpt, tmp_path / name)
+        save_gpt(untrained(tiny()).gpt, tmp_path / name, "abc")
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -97,8 +105,47 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 
 def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
-    save_gpt(untrained(tiny()).gpt, tmp_path)
+    save_gpt(untrained(tiny()).gpt, tmp_path, "abc")
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
-    with pytest.raises(UserError, match=r"missing gpt\.h\.2"):
+    config["gpt"]["n_layer"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"missing gpt\.model\.h\.2"):
         load_gpt(tmp_path, CPU)
+
+
+def test_a_position_table_that_is_too_short_is_named(tiny, untrained, tmp_path):
+    """As if the window of a trained model were made longer by hand."""
+    changes = {"train.layout": "windowed", "train.n_frames_before": 8}
+    save_gpt(untrained(tiny(changes)).gpt, tmp_path, "abc")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["gpt"]["n_frames_before"] = 40
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"wpe\.weight is \[1024, 16\], expected \[1312, 16\]"):
+        load_gpt(tmp_path, CPU)
+
+
+def test_a_config_of_another_version_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"layout": "clip"}')
+    with pytest.raises(UserError, match=r"another version .*run `dvc repro gpt2_train`"):
+        load_gpt(tmp_path, CPU)
+
+
+def test_tokens_and_transformers_of_another_tokenizer_are_refused(tiny, untrained, tmp_path):
+    settings = tiny()
+    one, other, tokens, gpt = (tmp_path / name for name in ("one", "other", "tokens", "gpt"))
+    model = untrained(settings)
+    save_tokenizer(model.tokenizer, settings, one)
+    save_gpt(model.gpt, gpt, fingerprint(one))
+    with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
+        require_own_tokens(tokens, one)
+    tokens.mkdir()
+    sign_tokens(tokens, one)
+    require_own_tokens(tokens, one)
+    InBetweener.load(one, gpt, CPU, "float32")
+    with torch.no_grad():
+        model.tokenizer.shortcut.decode.bias.add_(0.1)
+    save_tokenizer(model.tokenizer, settings, other)
+    with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
+        require_own_tokens(tokens, other)
+    with pytest.raises(UserError, match=r"was trained on the tokens of another tokenizer than"):
+        InBetweener.load(other, gpt, CPU, "float32")

@@ -53,11 +53,13 @@ def tokenizer_task(tiny, shards) -> Callable:
 @pytest.fixture
 def transformer_task(tiny, tokens) -> Callable:
     from pipeline.training.transformer import TransformerTask
+    from pipeline.vqgan.model import Tokenizer
 
     def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> TransformerTask:
         torch.manual_seed(seed)
-        codebook = torch.randn(16, 6)
-        return TransformerTask(tiny(changes), folder, codebook, CPU)
+        settings = tiny(changes)
+        tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
+        return TransformerTask(settings, folder, tokenizer.eval().requires_grad_(False), CPU)
 
     return make
 

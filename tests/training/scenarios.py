@@ -21,6 +21,7 @@ from pipeline.training.loop import Plan, train
 from pipeline.training.processes import Processes, joined
 from pipeline.training.tokenizer import TokenizerTask
 from pipeline.training.transformer import TransformerTask
+from pipeline.vqgan.model import Tokenizer
 
 
 class Killed(Exception):
@@ -83,8 +84,8 @@ def little(job: dict, processes: Processes) -> Task:
 def transformer(job: dict, processes: Processes) -> Task:
     torch.manual_seed(1)
     settings = params.parse(job["settings"])
-    codebook = torch.randn(16, 6)
-    return TransformerTask(settings, Path(job["tokens"]), codebook, processes.device, processes)
+    tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
+    return TransformerTask(settings, Path(job["tokens"]), tokenizer, processes.device, processes)
 
 
 def tokenizer(job: dict, processes: Processes) -> Task:

@@ -1,0 +1,99 @@
+"""Published GPT-2 weights: taken over as they are, tables grown, and what does not fit is said.
+
+No pretrained GPT-2 can be had in a test: a small random one of the same form stands in for it.
+"""
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.gpt2.config import GptConfig
+from pipeline.gpt2.model import FrameGpt
+from pipeline.gpt2.trunk import load_pretrained
+from pipeline.torch_setup import repair_torchvision
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder as `save_pretrained` writes it: 2 layers, 2 heads, width 16, some rows and codes."""
+
+    def save(rows: int, vocabulary: int) -> tuple:
+        repair_torchvision()
+        from transformers import GPT2Config, GPT2Model
+
+        torch.manual_seed(3)
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+        tokens = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
+        config = GPT2Config(n_positions=rows, **sizes, **tokens)
+        model = GPT2Model(config)
+        folder = tmp_path_factory.mktemp("gpt2")
+        model.save_pretrained(folder)
+        return model.eval(), folder
+
+    return save
+
+
+def fresh(tiny, **changes) -> FrameGpt:
+    plain = {"transformer.remaining_frames_method": "none"}
+    torch.manual_seed(0)
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return FrameGpt(GptConfig.from_params(tiny(plain | dotted))).eval()
+
+
+def test_the_windowed_model_gives_what_the_published_one_gives(tiny, published):
+    theirs, folder = published(rows=1024, vocabulary=16)
+    model = fresh(tiny, train__layout="windowed")
+    assert load_pretrained(model.gpt, str(folder)), "16 codes, 16 rows: the table was taken"
+    codes = torch.randint(0, 16, (1, 3, 32), generator=torch.Generator().manual_seed(0))
+    frames, last = codes[:, 1:], codes[:, 0]
+    with torch.no_grad():
+        found = model(frames, last, torch.tensor([6]))[0, 0]  # N V
+        hidden = theirs(codes.flatten(1)).last_hidden_state[0, -32:]
+    assert torch.allclose(found, hidden @ theirs.wte.weight.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [40, 1024])
+def test_a_table_that_is_too_short_grows_and_keeps_its_rows(tiny, published, rows):
+    theirs, folder = published(rows=rows, vocabulary=50)
+    before = 40  # (40 + 1) * 32 positions
+    model = fresh(tiny, train__layout="windowed", train__n_frames_before=before)
+    started = model.gpt.wte.weight.clone()
+    assert not load_pretrained(model.gpt, str(folder)), "50 rows are no table of 16 codes"
+    table = model.gpt.wpe.weight
+    assert len(table) == 41 * 32 and torch.equal(table[:rows], theirs.wpe.weight)
+    theirs_deviation = theirs.wpe.weight.std().item()
+    assert table[rows:].std().item() == pytest.approx(theirs_deviation, rel=0.1)
+    assert torch.equal(model.gpt.wte.weight, started)
+    frames = torch.randint(0, 16, (1, before, 32))
+    with torch.no_grad():
+        assert model(frames, frames[:, 0], torch.tensor([60])).isfinite().all()
+
+
+def test_the_clip_layout_takes_the_blocks(tiny, published):
+    theirs, folder = published(rows=1024, vocabulary=50)
+    model = fresh(tiny)
+    load_pretrained(model.gpt, str(folder))
+    for ours, their in zip(model.gpt.h.parameters(), theirs.h.parameters(), strict=True):
+        assert torch.equal(ours, their)
+
+
+def test_other_sizes_are_named(tiny, published):
+    _, folder = published(rows=64, vocabulary=16)
+    model = fresh(tiny, transformer__n_layer=3)
+    with pytest.raises(UserError, match="its n_layer is 2 and the transformer's 3; choose"):
+        load_pretrained(model.gpt, str(folder))
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "damaged", "pickle"])
+def test_a_folder_that_holds_no_model_is_named(tiny, published, tmp_path, kind):
+    folder = tmp_path / "weights"
+    if kind == "empty":
+        folder.mkdir()
+    if kind in ("damaged", "pickle"):
+        _, folder = published(rows=64, vocabulary=16)
+        (folder / "model.safetensors").write_bytes(b"nothing")
+    if kind == "pickle":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    words = "no config.json there|cannot be loaded"
+    with pytest.raises(UserError, match=f"transformer.pretrained = .*({words})"):
+        load_pretrained(fresh(tiny).gpt, str(folder))
