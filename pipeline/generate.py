@@ -1,14 +1,17 @@
-"""`python -m pipeline.generate`: two pictures in, the clip between them out.
+"""`python -m pipeline.generate`: a few pictures in, the clip through them out.
 
-Needs the models that `dvc repro` leaves in models/. The given pictures are the first and the last
-frame of the clip; what lies between is drawn at the model's size and brought to the output's.
+Needs the models that `dvc repro` leaves in models/. The given pictures are frames of the clip, its
+first and its last among them; what lies between is drawn at the model's size and brought to the
+output's.
 """
 
 import argparse
 import os
 import re
 import shutil
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,70 +20,125 @@ from PIL import Image, ImageOps
 
 from pipeline import frames, params, progress, torch_setup
 from pipeline.errors import UserError, run_main
-from pipeline.gpt2.sampling import at_temperature
+from pipeline.gpt2.sampling import Decoding
+from pipeline.inbetween import timeline
 from pipeline.inbetween.drawing import InBetweener, Style
+from pipeline.inbetween.timeline import Segment
 from pipeline.sources.encode import write_video
 
 MODELS = ("models/vqgan", "models/gpt2")
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
+# Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
+EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
 
 
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     settings = params.load()
-    _check(given)
-    pictures = [read_picture(given.first), read_picture(given.last)]
+    paths = timeline.given_frames(given.first, given.last, given.frame, given.n_frames)
+    decoding = _decoding(given, settings.evaluate.decoding)
+    _check_numbers(given, decoding)
+    outs = _numbered(given.out, given.samples)
+    for out in outs:
+        _check_out(out)
+    pictures = {frame: read_picture(path) for frame, path in paths.items()}
     size = output_size(given.size, pictures[0].shape[:2], settings.ingest)
-    device = torch_setup.prepare(settings.base)
-    model = load_models(device, settings.base.precision)
-    pick = at_temperature(given.temperature, torch.Generator().manual_seed(given.seed))
-    looks = settings.evaluate
-    # A mean over all codes would show no trace of the ones that were drawn by chance.
-    decode = "argmax" if given.temperature > 0 else looks.decode
-    style = Style(decode, looks.sharpness, looks.detail)
-    clip = inbetween(model, pictures, given.n_frames, size, style, pick)
-    write_clip(clip, given.out, given.fps)
+    model = load_models(torch_setup.prepare(settings.base), settings.base.precision)
+    segments = timeline.segments(pictures, given.on)
+    style = _style(decoding, settings.evaluate)
+    with progress.bar(
+        what="drawing", unit="frame", total=timeline.steps(segments) * len(outs)
+    ) as bar:
+        draw = partial(model.draw, style=style, decoding=decoding, advance=bar.update)
+        for seed, out in enumerate(outs, given.seed):
+            by_chance = partial(draw, generator=torch.Generator().manual_seed(seed))
+            clip = inbetween(by_chance, pictures, segments, size, model.ingest)
+            write_clip(clip, out, given.fps)
     height, width = clip.shape[1:3]
-    print(f"{given.out}: {len(clip)} frames of {height}x{width}")
+    for out in outs:
+        print(f"{out}: {len(clip)} frames of {height}x{width}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.generate", description=__doc__)
-    add = parser.add_argument
-    add("--first", type=Path, required=True, help="first frame, any picture file")
-    add("--last", type=Path, required=True, help="last frame")
-    add("--n-frames", type=int, default=20, help="length of the clip, both given frames included")
+    add = parser.add_argument_group("given frames").add_argument
+    add("--first", type=Path, help="frame 0, any picture file")
+    add("--last", type=Path, help="last frame")
+    more = {"action": "append", "default": [], "metavar": "INDEX=PICTURE"}
+    add("--frame", **more, help="a known frame, the first is 0: 9=mid.png; as often as you like")
+    length = f"all frames; default: {timeline.N_FRAMES}, with --frame its largest index + 1"
+    add("--n-frames", type=int, help=length)
+    add("--on", type=int, default=1, help="frames that each drawing is held: on ones, twos, ...")
+    add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, required=True, help="clip.mp4, clip.gif, or a folder for PNG files")
     add("--size", default="input", help="input (default) | model | HxW, height first")
     add("--fps", type=float, default=24.0, help="frames a second of mp4 and gif")
-    add("--temperature", type=float, default=0.0, help="0: likeliest codes; about 1: varied clips")
-    add("--seed", type=int, default=0, help="of the random choice at a temperature above 0")
+    add("--samples", type=int, default=1, help="clips: clip_1.mp4, clip_2.mp4, ...")
+    add = parser.add_argument_group(
+        "drawing (defaults: evaluate.decoding in params.yaml)"
+    ).add_argument
+    add("--mode", choices=("seed", "maskgit", "autoregressive"), help="how a frame is drawn")
+    add("--steps", type=int, help="of the mode maskgit, a frame")
+    add("--temperature", type=float, help="0: likeliest codes; about 1: varied clips")
+    add("--top-k", type=int, help="at a temperature: only the likeliest k codes; 0: all")
+    add("--top-p", type=float, help="only the fewest codes that make up this share; 1: all")
+    add("--guidance", type=float, help="above 1: follows the next given frame more; 1: off")
+    add("--seed", type=int, default=0, help="of the random choice; sample k has seed + k - 1")
     return parser
 
 
-def _check(given: argparse.Namespace) -> None:
-    """What can be said before the networks are loaded."""
-    if given.n_frames < 3:
+def _decoding(given: argparse.Namespace, settings: params.Decoding) -> Decoding:
+    """The options, where they are given, over params.yaml."""
+    options = ((name, getattr(given, name)) for name in params.Decoding.model_fields)
+    return Decoding.from_params(settings, **{name: x for name, x in options if x is not None})
+
+
+def _style(decoding: Decoding, looks: params.Evaluate) -> Style:
+    # A mean over all codes would show no trace of the ones that were drawn by chance.
+    decode = "argmax" if decoding.temperature > 0 else looks.decode
+    return Style(decode, looks.sharpness, looks.detail)
+
+
+def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
+    """Options that are numbers; NaN is never fine."""
+    alone = "1 at temperature 0, where all samples are alike; add --temperature 1"
+    for option, value, fine, expected in (
+        ("on", given.on, given.on >= 1, "1 or more"),
+        ("fps", given.fps, 0 < given.fps <= 240, "more than 0 and at most 240"),
+        ("steps", decoding.steps, decoding.steps >= 1, "1 or more"),
+        ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
+        ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all codes"),
+        ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
+        ("guidance", decoding.guidance, 0 <= decoding.guidance < np.inf, "0 or more; 1 is off"),
+        ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
+        ("samples", given.samples, given.samples >= 1, "1 or more"),
+        ("samples", given.samples, given.samples == 1 or decoding.temperature, alone),
+    ):
+        if not fine:
+            raise UserError(f"--{option} {value:g}: expected {expected}")
+
+
+def _numbered(out: Path, samples: int) -> list[Path]:
+    """`out` itself, or clip_1.mp4, clip_2.mp4, ... of several."""
+    if samples == 1:
+        return [out]
+    return [out.parent / f"{out.stem}_{k}{out.suffix}" for k in range(1, samples + 1)]
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in (".mp4", ".gif", ""):
         raise UserError(
-            f"--n-frames {given.n_frames}: expected at least 3, both given frames and one between"
+            f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
         )
-    if not given.temperature >= 0:
-        raise UserError(f"--temperature {given.temperature:g}: expected 0 or more")
-    if not 0 < given.fps <= 240:
-        raise UserError(f"--fps {given.fps:g}: expected more than 0 and at most 240")
-    if given.out.suffix.lower() not in (".mp4", ".gif", ""):
-        raise UserError(
-            f"--out {given.out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
-        )
-    if given.out.is_dir() and given.out.suffix:
-        raise UserError(f"--out {given.out} is a folder; expected the name of a file")
-    if not given.out.suffix:
-        if given.out.is_file():
-            raise UserError(f"--out {given.out} is a file; expected a new or empty folder")
-        foreign = [p.name for p in given.out.glob("*") if not FRAME_NAME.fullmatch(p.name)]
+    if out.is_dir() and out.suffix:
+        raise UserError(f"--out {out} is a folder; expected the name of a file")
+    if not out.suffix:
+        if out.is_file():
+            raise UserError(f"--out {out} is a file; expected a new or empty folder")
+        foreign = [p.name for p in out.glob("*") if not FRAME_NAME.fullmatch(p.name)]
         if foreign:
             raise UserError(
-                f"--out {given.out} holds {foreign[0]}; expected a new folder, an empty one, or "
+                f"--out {out} holds {foreign[0]}; expected a new folder, an empty one, or "
                 "one with frames of an earlier clip"
             )
 
@@ -128,39 +186,56 @@ def output_size(wish: str, picture: tuple[int, int], ingest: params.FrameSize) -
 
 
 def inbetween(
-    model: InBetweener,
-    pictures: list[np.ndarray],
-    n_frames: int,
+    draw: Callable[..., list[torch.Tensor]],
+    pictures: dict[int, np.ndarray],
+    segments: list[Segment],
     size: tuple[int, int],
-    style: Style,
-    pick,
+    ingest: params.FrameSize,
 ) -> np.ndarray:
-    """uint8 `n H W 3`, H W = size; frames 0 and n-1 are the pictures, resized.
+    """uint8 `n H W 3`, H W = size; the pictures are the frames of their numbers, resized.
 
-    A model trained with `fit: crop` knows the middle of the pictures only, and the clip shows that.
+    draw: as `InBetweener.draw`. A model trained with `fit: crop` knows the middle of the pictures
+    only, and the clip shows that.
     """
-    fitting = (model.ingest.height, model.ingest.width, model.ingest.fit)
-    ends = [frames.resize(picture, *size) for picture in pictures]
-    seen = [frames.even(frames.canvas(end, *fitting)) for end in ends]
-    small = [torch.from_numpy(frames.resize(s, *fitting[:2]))[None] for s in seen]
-    large = tuple(torch.from_numpy(s)[None] for s in seen)
-    with progress.bar(what="drawing", unit="frame", total=n_frames - 2) as bar:
-        (clip,) = model.draw(
-            *small, [n_frames], style, lambda logits: bar.update() or pick(logits), large
-        )
-    clip = clip.numpy()
-    if model.ingest.fit == "pad":
-        clip = np.stack([frames.without_bars(frame, *size) for frame in clip])
-    elif model.ingest.fit == "squeeze":
-        clip[0], clip[-1] = ends
-    return clip
+    fitting = (ingest.height, ingest.width, ingest.fit)
+    large = {
+        frame: frames.even(frames.canvas(frames.resize(picture, *size), *fitting))
+        for frame, picture in pictures.items()
+    }
+    small = {frame: frames.resize(picture, *fitting[:2]) for frame, picture in large.items()}
+    drawn = iter(_drawn(draw, small, large, [s for s in segments if s.drawn]))
+    clip = []
+    for segment in segments:
+        drawings = next(drawn).numpy() if segment.drawn else [large[segment.first]]
+        clip += [drawings[k] for k in segment.shown]
+    clip.append(large[segments[-1].last])
+    if ingest.fit == "pad":
+        clip = [frames.without_bars(frame, *size) for frame in clip]
+    return np.stack(clip)
+
+
+def _drawn(
+    draw: Callable[..., list[torch.Tensor]],
+    small: dict[int, np.ndarray],
+    large: dict[int, np.ndarray],
+    segments: list[Segment],
+) -> list[torch.Tensor]:
+    """Drawings uint8 `n H W 3` of each segment, all in one batch."""
+    if not segments:
+        return []
+    ends = [[s.first for s in segments], [s.last for s in segments]]
+    given, shown = (
+        tuple(torch.from_numpy(np.stack([by_frame[k] for k in end])) for end in ends)  # B H W 3
+        for by_frame in (small, large)
+    )
+    return draw(*given, [s.n_drawings for s in segments], large=shown)
 
 
 def write_clip(clip: np.ndarray, out: Path, fps: float) -> None:
     """mp4, gif or a folder of frame_0000.png, ...; complete or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix.lower() == ".mp4":
-        write_video(out, iter(clip), Fraction(fps).limit_denominator(1001))
+        write_video(out, iter(clip), Fraction(fps).limit_denominator(1001), **EXACT)
         return
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:

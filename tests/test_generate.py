@@ -1,7 +1,8 @@
-"""`python -m pipeline.generate`: two pictures in, a clip out; wrong input gets a sentence."""
+"""`python -m pipeline.generate`: pictures in, a clip out; wrong input gets a sentence."""
 
 from pathlib import Path
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ from ruamel.yaml import YAML
 
 from pipeline import frames, generate
 from pipeline.errors import UserError
-from pipeline.trained.tokenizer import save_tokenizer
+from pipeline.gpt2.sampling import Decoding
+from pipeline.inbetween.drawing import InBetweener
+from pipeline.sources.cartoon.episode import episode_script
+from pipeline.sources.cartoon.shooting import shoot
+from pipeline.trained.tokenizer import fingerprint, save_tokenizer
 from pipeline.trained.transformer import save_gpt
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, tiny, untrained):
-    """A folder with params.yaml, random models and the pictures a.png and b.png of 30x50."""
+    """A folder with params.yaml, random models and the pictures a, b and mid.png of 30x50."""
 
     def make(**changes) -> Path:
         settings = tiny({name.replace("__", "."): value for name, value in changes.items()})
@@ -24,8 +29,8 @@ def project(tmp_path, monkeypatch, tiny, untrained):
             YAML(typ="safe").dump(settings.model_dump(), file)
         model = untrained(settings)
         save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan")
-        save_gpt(model.gpt, tmp_path / "models/gpt2")
-        for name, seed in (("a", 0), ("b", 1)):
+        save_gpt(model.gpt, tmp_path / "models/gpt2", fingerprint(tmp_path / "models/vqgan"))
+        for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
             random = np.random.default_rng(seed)
             save(tmp_path / f"{name}.png", random.integers(1, 256, (30, 50, 3), np.uint8))
         monkeypatch.chdir(tmp_path)
@@ -39,12 +44,47 @@ def save(path: Path, image: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture
+def drawn(monkeypatch) -> list[dict]:
+    """The arguments of each call of `InBetweener.draw`, which draws as ever."""
+    calls, draw = [], InBetweener.draw
+
+    def record(self, first, last, n_frames, **options):
+        calls.append({"n_frames": n_frames, **options})
+        return draw(self, first, last, n_frames, **options)
+
+    monkeypatch.setattr(InBetweener, "draw", record)
+    return calls
+
+
 def main(*options: str, out: str = "clip", first: str = "a.png") -> None:
     generate.main(["--first", first, "--last", "b.png", "--out", out, *options])
 
 
+def frame_options(**pictures: str) -> list[str]:
+    """`--frame 0=a.png ...` of `_0="a"`."""
+    numbered = ((name.strip("_"), picture) for name, picture in pictures.items())
+    return [x for number, name in numbered for x in ("--frame", f"{number}={name}.png")]
+
+
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
+
+
+def clip_in(folder: Path) -> np.ndarray:
+    """uint8 `n H W 3` of frame_0000.png, ..."""
+    return np.stack([read(path) for path in sorted(folder.glob("frame_*.png"))])
+
+
+def decoded(path: Path) -> np.ndarray:
+    """uint8 `n H W 3` of a video."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+def psnr(shown: np.ndarray, truth: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((shown.astype(float) - truth) ** 2)))
 
 
 @pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
@@ -61,6 +101,172 @@ def test_a_folder_begins_and_ends_with_the_given_pictures(project, fit):
         assert np.array_equal(shown, picture)
     assert all(image.shape == clip[0].shape for image in clip)
     assert not np.array_equal(clip[1], clip[0])
+
+
+@pytest.mark.parametrize("on", ["1", "2", "3"])
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
+def test_given_frames_stand_at_their_numbers(project, fit, on):
+    folder = project(ingest__fit=fit)
+    given = {0: "a", 4: "mid", 5: "b", 9: "a"}
+    options = frame_options(**{f"_{number}": name for number, name in given.items()})
+    generate.main([*options, "--on", on, "--out", "clip"])
+    clip = clip_in(folder / "clip")
+    assert len(clip) == 10
+    for number, name in given.items():
+        picture = read(folder / f"{name}.png")
+        if fit == "crop":
+            picture = frames.even(frames.canvas(picture, 16, 32, "crop"))
+        assert np.array_equal(clip[number], picture)
+
+
+def test_segments_are_clips_of_their_own_drawn_together(project, drawn):
+    folder = project()
+    generate.main([*frame_options(_0="a", _4="mid", _5="a", _11="b"), "--out", "clip"])
+    assert [call["n_frames"] for call in drawn] == [[5, 7]]  # neighbours need no drawing
+    whole = clip_in(folder / "clip").astype(int)
+    for first, last, start, end in (("a", "mid", 0, 4), ("a", "b", 5, 11)):
+        generate.main([*frame_options(_0=first, **{f"_{end - start}": last}), "--out", "part"])
+        part = clip_in(folder / "part")
+        assert np.abs(whole[start : end + 1] - part).max() <= 1  # the last digit of a float
+
+
+def test_first_and_last_are_short_for_frames(project):
+    folder = project()
+    main("--n-frames", "7", *frame_options(_3="mid"))
+    short = clip_in(folder / "clip")
+    generate.main([*frame_options(_6="b", _0="a", _3="mid"), "--out", "clip"])
+    assert np.array_equal(clip_in(folder / "clip"), short)
+
+
+@pytest.mark.parametrize(
+    ("on", "shown"),
+    [
+        ("1", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("2", [0, 0, 1, 1, 2, 2, 3, 4]),
+        ("3", [0, 0, 0, 1, 1, 1, 2, 3]),
+        ("4", [0, 0, 0, 0, 1, 1, 1, 2]),
+    ],
+)
+def test_on_twos_is_a_shorter_clip_held(project, drawn, on, shown):
+    folder = project()
+    main("--n-frames", "8", "--on", on)
+    held = clip_in(folder / "clip")
+    main("--n-frames", str(max(shown) + 1))
+    assert drawn[0]["n_frames"] == drawn[1]["n_frames"] == [max(shown) + 1]
+    assert np.array_equal(held, clip_in(folder / "clip")[shown])
+
+
+def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
+    folder = project()
+    main("--n-frames", "5", "--on", "4")
+    clip = clip_in(folder / "clip")
+    assert not drawn
+    assert all(np.array_equal(frame, read(folder / "a.png")) for frame in clip[:4])
+    assert np.array_equal(clip[4], read(folder / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "decoding", "decode"),
+    [
+        ("", Decoding("maskgit", 5, 0.0, 3, 0.9, 1.5), "expected"),
+        ("--mode seed --steps 2", Decoding("seed", 2, 0.0, 3, 0.9, 1.5), "expected"),
+        ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9, 1.5), "argmax"),
+        ("--top-p 1 --guidance 1", Decoding("maskgit", 5, 0.0, 3, 1.0, 1.0), "expected"),
+    ],
+)
+def test_options_go_over_the_parameters(project, drawn, options, decoding, decode):
+    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0}
+    usual |= {"top_k": 3, "top_p": 0.9, "guidance": 1.5}
+    project(train__mode="all", train__key_dropout=0.1, evaluate__decoding=usual)
+    main("--n-frames", "4", *options.split())
+    (call,) = drawn
+    assert call["decoding"] == decoding and call["style"].decode == decode
+
+
+@pytest.mark.parametrize("mode", ["seed", "maskgit", "autoregressive"])
+def test_every_mode_draws(project, mode):
+    folder = project(train__mode="all")
+    main("--n-frames", "4", "--mode", mode, "--temperature", "1")
+    assert len(clip_in(folder / "clip")) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [["--mode", "maskgit"], ["--guidance", "1.5"]], ids=["mode", "guidance"]
+)
+def test_what_the_model_was_not_trained_for_is_said(project, options):
+    folder = project()
+    with pytest.raises(UserError, match="train it with -S train"):
+        main(*options)
+    assert not (folder / "clip").exists()
+
+
+@pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif"])
+def test_samples_are_numbered_clips(project, out):
+    folder = project()
+    main("--n-frames", "4", "--temperature", "1", "--samples", "3", out=out)
+    place = (folder / out).parent
+    names = {f"{Path(out).stem}_{k}{Path(out).suffix}" for k in (1, 2, 3)}
+    assert names <= {path.name for path in place.iterdir()} and not (folder / out).exists()
+
+
+def test_a_sample_is_a_clip_with_a_seed_of_its_own(project):
+    folder = project()
+    main("--n-frames", "4", "--temperature", "1", "--samples", "3", "--seed", "5")
+    samples = [clip_in(folder / f"clip_{k}") for k in (1, 2, 3)]
+    assert not np.array_equal(samples[0], samples[1])
+    main("--n-frames", "4", "--temperature", "1", "--seed", "7")
+    assert np.array_equal(clip_in(folder / "clip"), samples[2])
+
+
+def test_all_samples_are_checked_before_one_is_drawn(project, drawn):
+    folder = project()
+    (folder / "clip_2").write_text("mine")
+    with pytest.raises(UserError, match="--out clip_2 is a file"):
+        main("--temperature", "1", "--samples", "2")
+    assert not drawn and not (folder / "clip_1").exists()
+
+
+def cartoon(height: int, width: int, settings) -> list[np.ndarray]:
+    """Three frames of a scene of the sample."""
+    scene = episode_script(settings.sample_episodes, 1, 2)[1]
+    film = [picture for picture, _ in shoot(scene, 24, height, width)]
+    return [film[0], film[len(film) // 2], film[-1]]
+
+
+def shapes(height: int, width: int, settings) -> list[np.ndarray]:
+    """Flat, saturated discs with outlines, without soft edges: the hardest for halved colour."""
+    pictures = []
+    for shift in range(3):
+        picture = np.full((height, width, 3), (240, 220, 40), np.uint8)
+        for k, colour in enumerate(((220, 20, 30), (20, 60, 220), (10, 160, 60))):
+            middle = (width * (k + 1) // 4 + shift * width // 12, height // 2)
+            cv2.circle(picture, middle, height // 5, colour, -1)
+            cv2.circle(picture, middle, height // 5, (20, 15, 20), max(1, height // 80))
+        pictures.append(picture)
+    return pictures
+
+
+def noise(height: int, width: int, settings) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("on", ["1", "2"])
+@pytest.mark.parametrize("size", [(64, 128), (144, 256)])
+@pytest.mark.parametrize("pictures", [cartoon, shapes, noise])
+def test_given_frames_keep_40_db_in_an_mp4(project, tiny, pictures, size, on):
+    """And all of it in PNG; with half the colour resolution it were 30 dB, and 13 of the noise."""
+    folder, given = project(), dict(zip((0, 5, 9), pictures(*size, tiny()), strict=True))
+    options = ["--on", on]
+    for number, picture in given.items():
+        save(folder / f"{number}.png", picture)
+        options += ["--frame", f"{number}={number}.png"]
+    for out, least in (("clip", np.inf), ("clip.mp4", 40)):
+        generate.main([*options, "--out", out])
+        clip = clip_in(folder / out) if out == "clip" else decoded(folder / out)
+        assert len(clip) == 10
+        for number, picture in given.items():
+            exact = np.array_equal(clip[number], picture)
+            assert exact or psnr(clip[number], picture) >= least, (number, out)
 
 
 @pytest.mark.parametrize(("out", "count"), [("clip.mp4", 6), ("new/clip.MP4", 3)])
@@ -156,7 +362,20 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
     ("options", "words"),
     [
         (["--n-frames", "2"], "--n-frames 2: expected at least 3"),
+        (["--frame", "mid.png"], r"--frame mid\.png: expected INDEX=PICTURE"),
+        (["--frame", "3=none.png", "--n-frames", "9"], r"none\.png does not exist"),
+        (["--frame", "0=mid.png", "--n-frames", "9"], "frame 0 is given twice"),
+        (["--on", "0"], "--on 0: expected 1 or more"),
+        (["--steps", "0"], "--steps 0: expected 1 or more"),
         (["--temperature", "-1"], "--temperature -1: expected 0 or more"),
+        (["--temperature", "inf"], "--temperature inf: expected 0 or more"),
+        (["--top-k", "-1"], "--top-k -1: expected 0 or more"),
+        (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
+        (["--top-p", "nan"], "--top-p nan: expected more than 0"),
+        (["--guidance", "-1"], "--guidance -1: expected 0 or more"),
+        (["--seed", str(2**70)], "--seed .*: expected less than 2"),
+        (["--samples", "0"], "--samples 0: expected 1 or more"),
+        (["--samples", "2"], "--samples 2: expected 1 at temperature 0.*; add --temperature 1"),
         (["--fps", "0"], "--fps 0: expected more than 0"),
         (["--fps", "nan"], "--fps nan: expected more than 0"),
         (["--size", "huge"], "--size huge: expected model, input, or HxW"),

@@ -1,0 +1,135 @@
+"""Which frames of a clip are given, and what lies between: segments and their timing.
+
+Given frames cut a clip into segments. Each is a clip of its own, with its own count of remaining
+frames. "On ones, twos, threes" is the animators' word for how many frames a drawing is held. Frame
+numbers are 0-based.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+N_FRAMES = 20  # of a clip of which only both ends are given
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The frames first, first + 1, ..., last of a clip, of which the first and the last are given.
+
+    It is drawn as a clip of `n_drawings`, both given ones included. Its last drawing is on show at
+    the frame `last` only, each one before it for `on` frames, or for what is left until there.
+    """
+
+    first: int
+    last: int
+    on: int = 1
+
+    @property
+    def n_drawings(self) -> int:
+        return -(-(self.last - self.first) // self.on) + 1
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it has any drawing beside the given ones."""
+        return self.n_drawings >= 3
+
+    @property
+    def shown(self) -> list[int]:
+        """The drawing, from 0, on show at each of its frames but the last."""
+        return [i // self.on for i in range(self.last - self.first)]
+
+
+def segments(given: Iterable[int], on: int = 1) -> list[Segment]:
+    """The segments between given frames, in order; neighbours make one of two frames."""
+    return [Segment(*ends, on) for ends in pairwise(sorted(given))]
+
+
+def steps(parts: Iterable[Segment]) -> int:
+    """Drawings that are made one after the other: those of all segments advance together."""
+    return max(part.n_drawings for part in parts) - 2
+
+
+def given_frames(
+    first: Path | None, last: Path | None, more: Iterable[str], n_frames: int | None
+) -> dict[int, Path]:
+    """The pictures of the options --first, --last, --frame and --n-frames by frame, in order.
+
+    The largest frame is the clip's last. UserError, naming the option, where frame 0 or the last
+    one lacks, one is given twice or lies outside, or nothing is left to draw.
+    """
+    options = [(f"--frame {option}", *_parsed(option)) for option in more]
+    if first:
+        options.insert(0, (f"--first {first}", 0, first))
+    if not (options or last):
+        raise UserError("no frame is given; expected --first and --last, or --frame 0=PICTURE ...")
+    length = _length(n_frames, last, [frame for _, frame, _ in options], bool(more))
+    if last:
+        options.append((f"--last {last}", length - 1, last))
+    _check_inside(options, length)
+    _check_ends({frame for _, frame, _ in options}, length)
+    return {frame: path for _, frame, path in sorted(options, key=lambda option: option[1])}
+
+
+def _parsed(option: str) -> tuple[int, Path]:
+    """`9=mid.png` to frame and file."""
+    match = re.fullmatch(r"([0-9]{1,9})=(.+)", option, re.DOTALL)
+    if not match:
+        raise UserError(
+            f"--frame {option}: expected INDEX=PICTURE such as 9=mid.png; the first frame is 0"
+        )
+    return int(match[1]), Path(match[2])
+
+
+def _length(n_frames: int | None, last: Path | None, given: list[int], numbered: bool) -> int:
+    """Frames of the clip: as said, or up to the largest index."""
+    if n_frames is None and numbered and last:
+        raise UserError(
+            f"--last {last}: its frame is not known beside --frame; add --n-frames, or give it as "
+            f"--frame INDEX={last}"
+        )
+    if n_frames is None:
+        n_frames = max(given) + 1 if numbered else N_FRAMES
+    elif n_frames < 3:
+        raise UserError(
+            f"--n-frames {n_frames}: expected at least 3, both given frames and one between"
+        )
+    return n_frames
+
+
+def _check_inside(options: list[tuple[str, int, Path]], length: int) -> None:
+    """Each frame of `(option, frame, file)` lies in the clip, and is given once."""
+    owners: dict[int, str] = {}
+    for option, frame, _ in options:
+        if frame >= length:
+            raise UserError(
+                f"{option}: expected an index from 0 to {length - 1}, as --n-frames is {length}; "
+                "change one of them"
+            )
+        if frame in owners:
+            raise UserError(
+                f"frame {frame} is given twice, by {owners[frame]} and by {option}; leave one out"
+            )
+        owners[frame] = option
+
+
+def _check_ends(given: set[int], length: int) -> None:
+    """Both ends of the clip are given, and not all that lies between."""
+    last = length - 1
+    if 0 not in given:
+        raise UserError("frame 0 is not given; add --first PICTURE or --frame 0=PICTURE")
+    if not last:
+        raise UserError("frame 0 is the only one given; add the last one, --frame INDEX=PICTURE")
+    if last not in given:
+        raise UserError(
+            f"frame {last}, the last one of --n-frames {length}, is not given; add --last PICTURE "
+            f"or --frame {last}=PICTURE"
+        )
+    if len(given) == length:
+        raise UserError(
+            f"all {length} frames are given and none is left to draw; leave one out, or give them "
+            "larger indices"
+        )
