@@ -171,6 +171,11 @@ def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]
             "transformer.remaining_frames_method = concat: expected train.layout = windowed, where "
             "a sequence has one number of remaining frames"
         )
+    if gpt.moved_keys and train.batch_method == "truncation":
+        found.append(
+            "train.batch_method = truncation: expected padding with transformer.moved_keys = true, "
+            "which were moved between the ends of whole clips"
+        )
     if gpt.pretrained and gpt.transformer_type == "plain":
         found.append(
             f"transformer.pretrained = {gpt.pretrained}: expected transformer.transformer_type to "

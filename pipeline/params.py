@@ -8,7 +8,8 @@ property, never a second parameter.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -22,6 +23,15 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+
+
+def _count_or_all(value: object) -> int | str:
+    if value == "all" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("count_or_all", "integer from 1 on, or all")
+
+
+CountOrAll = Annotated[int | str, PlainValidator(_count_or_all)]
 
 
 class Section(BaseModel):
@@ -289,13 +299,14 @@ class Transformer(Section):
     attn_pdrop: Probability
     merge: Literal[1, 2, 4]
     copying: bool
+    moved_keys: bool
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
 
 class Train(Section):
     layout: Literal["clip", "windowed"]
     mode: Literal["seed", "maskgit", "autoregressive", "all"]
-    n_frames_before: Count | Literal["all"]
+    n_frames_before: CountOrAll
     batch_method: Literal["padding", "truncation"]
     batch_size: Count
     accumulation_size: Count
@@ -306,6 +317,7 @@ class Train(Section):
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
     corruption: Annotated[float, Field(ge=0.0, lt=1.0)]
     key_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    vector_loss_weight: Weight
     perceptual_loss_weight: Weight
     perceptual_loss: Literal["vgg16", "vgg19", "style"]
     perceptual_frames: Annotated[int, Field(ge=0)]

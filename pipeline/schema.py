@@ -69,6 +69,7 @@ TOKENS = pa.schema(
         ("clip_id", pa.string()),
         ("n_frames", pa.int32()),
         ("tokens", pa.list_(pa.uint16())),  # n_frames * tokens a frame, row by row
+        ("moved", pa.list_(pa.uint16())),  # the same of both ends, moved along their optical flow
     ]
 )
 

@@ -74,6 +74,7 @@ TINY = {
         "n_embd": 16,
         "merge": 1,
         "copying": False,
+        "moved_keys": False,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
         "attn_pdrop": 0.0,
@@ -94,6 +95,7 @@ TINY = {
         "batch_method": "padding",
         "corruption": 0.0,
         "key_dropout": 0.0,
+        "vector_loss_weight": 0.0,
         "perceptual_loss_weight": 0.0,
     },
     "evaluate": {
@@ -212,7 +214,12 @@ def write_tokens() -> Callable:
     def write(folder: Path, clips: dict[str, list]) -> Path:
         for split, its_clips in clips.items():
             rows = [
-                {"clip_id": f"{split}-{k:02d}", "n_frames": len(clip), "tokens": clip.flatten()}
+                {
+                    "clip_id": f"{split}-{k:02d}",
+                    "n_frames": len(clip),
+                    "tokens": clip.flatten(),
+                    "moved": clip[::-1].flatten(),  # anything that a test can tell from the clip
+                }
                 for k, clip in enumerate(np.asarray(c, np.uint16) for c in its_clips)
             ]
             schema.write_table(rows, schema.TOKENS, folder / f"{split}.parquet")

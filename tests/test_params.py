@@ -105,6 +105,8 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"train.n_epochs": "3"}, "train.n_epochs = '3': expected integer"),
         ({"train.n_epochs": True}, "train.n_epochs = True: expected integer"),
         ({"train.lr_max": float("nan")}, "train.lr_max = nan: expected"),
+        ({"train.n_frames_before": 0}, "train.n_frames_before = 0: expected integer from 1 on, or"),
+        ({"train.n_frames_before": "8"}, "train.n_frames_before = '8': expected integer from 1 on"),
         ({"base.device": "gpu"}, "base.device = 'gpu': "),
         ({"ingest.fit": "stretch"}, "ingest.fit = 'stretch': expected 'squeeze', 'crop' or 'pad'"),
         ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
@@ -125,6 +127,42 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
     ("changes", "mistake"),
     [
         ({"clip_chunk.min_frames": 26}, "clip_chunk.min_frames = 26: expected at most"),
+        (
+            {"train.layout": "windowed", "train.mode": "maskgit"},
+            "train.mode = maskgit: expected seed with train.layout = windowed",
+        ),
+        (
+            {"train.layout": "windowed", "train.key_dropout": 0.1},
+            "train.key_dropout = 0.1: expected 0 with train.layout = windowed",
+        ),
+        (
+            {"transformer.remaining_frames_method": "concat", "transformer.merge": 1},
+            "remaining_frames_method = concat: expected train.layout = windowed",
+        ),
+        (
+            {"transformer.remaining_frames_method": "token_type_ids"},
+            "transformer.merge = 2: expected 1 with transformer.remaining_frames_method",
+        ),
+        (
+            {
+                "transformer.remaining_frames_method": "token_type_ids",
+                "transformer.merge": 1,
+                "vqgan.vqvae.num_embeddings": 20,
+            },
+            "vqgan.vqvae.num_embeddings = 20: expected at least",
+        ),
+        (
+            {"transformer.transformer_type": "plain", "transformer.pretrained": "gpt2"},
+            "transformer.pretrained = gpt2: expected transformer.transformer_type to be one of",
+        ),
+        (
+            {"train.batch_method": "truncation"},
+            "train.batch_method = truncation: expected padding with transformer.moved_keys",
+        ),
+        (
+            {"train.perceptual_loss_weight": 1.0, "train.perceptual_loss": "vgg19"},
+            "train.perceptual_loss = vgg19 with vgg19: expected vqgan.loss.vgg19_file",
+        ),
         ({"clip_chunk.train_share": 0.9}, "clip_chunk.train_share + val_share = 1: expected less"),
         ({"ingest.height": 60}, "ingest.height = 60: expected a multiple of 8"),
         ({"ingest.width": 130}, "ingest.width = 130: expected a multiple of 8"),

@@ -35,6 +35,7 @@ class GptConfig:
     attn_pdrop: float
     remaining_frames_method: str  # own_embeddings | concat | token_type_ids | none
     copying: bool
+    moved_keys: bool  # whether it is told both given frames as moved to the predicted one's time
     merge: int  # tokens a side of the square that shares a position
     key_dropout: bool  # whether the last frame was hidden now and then, as guidance needs
     num_embeddings: int  # V
@@ -58,6 +59,7 @@ class GptConfig:
             attn_pdrop=gpt.attn_pdrop,
             remaining_frames_method=gpt.remaining_frames_method,
             copying=gpt.copying,
+            moved_keys=gpt.moved_keys,
             merge=gpt.merge,
             key_dropout=train.key_dropout > 0,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
@@ -81,8 +83,8 @@ class GptConfig:
 
     @property
     def sources(self) -> int:
-        """Frames whose codes may be copied: before, last, and in the clip layout the first."""
-        return 3 if self.whole else 2
+        """Frames whose codes may be copied: before, last, (clip layout) first, moved ones."""
+        return (3 if self.whole else 2) + self.moved_keys
 
     @property
     def places(self) -> tuple[int, int]:

@@ -18,28 +18,39 @@ A position need not stand for one token: with `merge` = 2 a square of 2x2 tokens
 each with a quarter of its width, and is drawn at once. Sequences get 4 times shorter. 1 is GPT-2 as
 the thesis used it.
 
-Nine codes in ten of a cartoon stay where they are from one frame to the next. With `copying` a
-small head adds to the logits of the codes that stand at the same place in the frame before, in
-the last frame and (layout `clip`) in the first one: a pointer head as in See et al., Get To The
-Point (2017, arXiv:1704.04368), with a gate a source. It starts from what needs no learning, in the
-layout `clip` from holding the nearer given frame with a soft change in the middle, in the layout
-`windowed` from holding the frame before; training goes on from there to what moves.
+With `moved_keys` the model is told, for each frame, the codes of both given frames as they look
+when they are moved along their optical flow to its time. Where the flow is right the motion is
+known, and the model learns where it is not. What is there already may be copied (`head`).
 """
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.gpt2.config import GptConfig
+from pipeline.gpt2.head import Head, Sources
 from pipeline.gpt2.sequence import remaining
 from pipeline.gpt2.trunk import make_trunk
 
 HOLD_AT_START = 0.9  # chance of the code that is already there, before training
 CHANGE_AT_START = 3.0  # logits by which the nearer given frame is preferred at the clip's ends
-LAST = 1  # place of the last frame among the sources of copied codes
+KEYS_BELOW_MOVED = 3.0  # logits by which a given frame at rest is behind the moved ones at first
+LAST, MOVED = (
+    1,
+    -1,
+)  # place of the last frame, and of the moved ones, among the sources of copied codes
 DEVIATION = 0.02  # of embeddings before training, GPT-2's
+
+
+class Given(NamedTuple):
+    """What is known of B clips beside the frames so far."""
+
+    last: torch.Tensor  # codes B N
+    n_frames: torch.Tensor  # B: their lengths
+    hide: torch.Tensor | None = None  # bool B: clips that are not told their last frame
+    moved: torch.Tensor | None = None  # codes B T N: both ends, moved to each frame's time
 
 
 class FrameGpt(nn.Module):
@@ -57,13 +68,10 @@ class FrameGpt(nn.Module):
         if len(config.modes) > 1:
             self.blank = nn.Parameter(DEVIATION * torch.randn(share))  # a token not drawn yet
             self.drawing = nn.Linear(config.n_embd, config.n_embd)
+        if config.moved_keys:
+            self.moving = nn.Linear(config.n_embd, config.n_embd)
         if config.key_dropout:
             self.hidden_key = nn.Parameter(DEVIATION * torch.randn(config.n_embd))
-        if config.copying:
-            self.gates = nn.Linear(config.n_embd, config.sources * config.merge**2)
-            nn.init.zeros_(self.gates.weight)
-            nn.init.zeros_(self.gates.bias)
-            self.prior = nn.Parameter(_prior(config))
         counts = config.max_frames if config.remaining_frames_method == "own_embeddings" else 0
         # An own table: these counts never share rows with codes. Row 0 marks the last frame.
         self.remaining = _embedding(counts, config.n_embd) if counts else None
@@ -71,7 +79,7 @@ class FrameGpt(nn.Module):
         self.elapsed = _embedding(counts, config.n_embd) if counts and config.whole else None
         order = _squares(config).flatten()
         self.register_buffer("order", order, persistent=False)  # N: tokens, square after square
-        self.register_buffer("back", order.argsort(), persistent=False)
+        self.head = Head(config, order.argsort())
 
     @torch.no_grad()
     def start(self, codebook: torch.Tensor) -> None:
@@ -101,63 +109,6 @@ class FrameGpt(nn.Module):
         x = torch.where(blank, self.blank, x[..., self.order, :])
         return self.drawing(x.flatten(2).unflatten(2, (self.config.positions_per_frame, -1)))
 
-    def logits(
-        self,
-        positions: torch.Tensor,
-        sources: list[torch.Tensor],
-        progress: torch.Tensor,
-        hide: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Positions `B T P E` to logits `B T N V`.
-
-        sources: codes `B T N` that may be copied; progress: where in its clip the predicted frame
-        stands, `B T` in (0, 1); hide: as in `forward`.
-        """
-        logits = self._apart(positions) @ self.table.T
-        if not self.config.copying:
-            return logits
-        gates = self._apart(self.gates(positions))  # B T N S
-        return self._with_copies(logits, gates, torch.stack(sources, -1), progress, hide)
-
-    def square_logits(
-        self,
-        hidden: torch.Tensor,
-        sources: list[torch.Tensor],
-        progress: torch.Tensor,
-        hide: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The same of one position `B 1 E` and its square alone: `B mm V`; sources `B 1 mm`."""
-        squares = self.config.merge**2
-        logits = hidden.unflatten(2, (squares, -1)) @ self.table.T  # B 1 mm V
-        if self.config.copying:
-            gates = self.gates(hidden).unflatten(2, (squares, -1))  # B 1 mm S
-            stacked = torch.stack(sources, -1)
-            logits = self._with_copies(logits, gates, stacked, progress, hide)
-        return logits[:, 0]
-
-    def _with_copies(
-        self,
-        logits: torch.Tensor,
-        gates: torch.Tensor,
-        sources: torch.Tensor,
-        progress: torch.Tensor,
-        hide: torch.Tensor | None,
-    ) -> torch.Tensor:
-        bias, slope = self.prior
-        gates = gates + (bias + slope * (2 * progress - 1)[..., None])[:, :, None]  # B T 1 S
-        if hide is not None:  # a frame that is not known cannot be copied
-            known = torch.ones(len(hide), self.config.sources, device=hide.device)
-            known[:, LAST] = ~hide
-            gates = gates * known[:, None, None]
-        return logits.scatter_add(3, sources, gates.to(logits.dtype))
-
-    def _apart(self, positions: torch.Tensor) -> torch.Tensor:
-        """What positions hold for their tokens, `B T P (mm F)`, to the tokens: `B T N F`."""
-        if self.config.merge == 1:
-            return positions
-        x = positions.unflatten(3, (self.config.merge**2, -1)).flatten(2, 3)  # B T N F
-        return x[:, :, self.back]
-
     def forward(
         self,
         frames: torch.Tensor,
@@ -165,19 +116,20 @@ class FrameGpt(nn.Module):
         n_frames: torch.Tensor,
         start: int = 0,
         hide: torch.Tensor | None = None,
+        moved: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits of the frames after each of `frames` in one pass: `B T N V`.
 
-        frames: codes `B T N` of the frames start, start+1, ...; last: `B N`; n_frames: `B`, the
-        clips' lengths; hide: bool `B`, clips that are not told their last frame. In the layout
-        `windowed` all T frames are the window, and only the logits after its last frame are
+        frames: codes `B T N` of the frames start, start+1, ...; the rest as in `Given`. In the
+        layout `windowed` all T frames are the window, and only the logits after its last frame are
         given: `B 1 N V`. UserError where the window is longer than the position table.
         """
         self._check(frames)
-        inputs = self._embed(frames, last, n_frames, start, hide)
+        given = Given(last, n_frames, hide, moved)
+        inputs = self._embed(frames, given, start)
         hidden = self.gpt(inputs, self._position_ids(inputs))
         hidden = hidden[:, -frames[0].numel() // self.config.merge**2 :]  # B TP E
-        return self._next(hidden, frames, last, n_frames, start, hide)
+        return self._next(hidden, frames, given, start)
 
     def complete(
         self,
@@ -187,6 +139,7 @@ class FrameGpt(nn.Module):
         drawn: torch.Tensor,
         causal: bool,
         hide: torch.Tensor | None = None,
+        moved: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clip layout: logits of one pass, and of frames drawn in part, both `B T N V`.
 
@@ -194,17 +147,14 @@ class FrameGpt(nn.Module):
         the frames after each. causal: each position is told those before it, and no later one.
         """
         self._check(frames)
-        inputs = self._embed(frames, last, n_frames, 0, hide)
-        i = 1 + torch.arange(frames.shape[1], device=frames.device)
-        drawing = self.embed_codes(frames) + self._previous(self.embed_drawing(drawn), causal)
-        drawing = self.mark(drawing, remaining(n_frames[:, None], i[None]), n_frames)
-        drawing = self.place(drawing).flatten(1, 2)  # B TP E
-        inputs = torch.cat([inputs, drawing], 1)  # B (1+2T)P E
+        given = Given(last, n_frames, hide, moved)
+        drawing = self.read(frames, 0, given) + self._previous(self.embed_drawing(drawn), causal)
+        drawing = drawing.flatten(1, 2)  # B TP E
+        inputs = torch.cat([self._embed(frames, given, 0), drawing], 1)  # B (1+2T)P E
         hidden = self.gpt(inputs, self._position_ids(inputs), drawn=frames.shape[1], causal=causal)
         size = drawing.shape[1]
         _, whole, parts = hidden.split([hidden.shape[1] - 2 * size, size, size], 1)
-        clips = (frames, last, n_frames, 0, hide)
-        return self._next(whole, *clips), self._next(parts, *clips)
+        return self._next(whole, frames, given, 0), self._next(parts, frames, given, 0)
 
     def _previous(self, drawing: torch.Tensor, causal: bool) -> torch.Tensor:
         """Each position of `B T P E` is given the one before it, the first one none."""
@@ -218,23 +168,30 @@ class FrameGpt(nn.Module):
         return self.drawing(self.blank.repeat(self.config.merge**2))
 
     def _next(
-        self,
-        hidden: torch.Tensor,
-        frames: torch.Tensor,
-        last: torch.Tensor,
-        n_frames: torch.Tensor,
-        start: int,
-        hide: torch.Tensor | None,
+        self, hidden: torch.Tensor, frames: torch.Tensor, given: "Given", start: int
     ) -> torch.Tensor:
         """Hidden states `B TP E` of the positions of T frames to logits of those after them."""
         hidden = hidden.unflatten(1, (-1, self.config.positions_per_frame))
-        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)  # predicted frames
-        progress = i[None] / (n_frames[:, None] - 1)  # B T
         if not self.config.whole:
-            sources = [frames[:, -1:], last[:, None]]
-            return self.logits(hidden[:, -1:], sources, progress[:, -1:], hide)
-        ends = [end[:, None].expand_as(frames) for end in (last, frames[:, 0])]
-        return self.logits(hidden, [frames, *ends], progress, hide)
+            start += frames.shape[1] - 1
+            frames, hidden = frames[:, -1:], hidden[:, -1:]
+        first = frames[:, :1] if self.config.whole else None
+        return self.head(hidden, self.table, self.sources(frames, first, start, given))
+
+    def sources(
+        self, frames: torch.Tensor, first: torch.Tensor | None, start: int, given: "Given"
+    ) -> Sources:
+        """What the frames after `frames` may copy.
+
+        frames: `B T N`, those from number `start` on; first: the clip's first, `B 1 N`.
+        """
+        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)  # predicted frames
+        progress = i[None] / (given.n_frames[:, None] - 1)
+        ends = [given.last[:, None], *([] if first is None else [first])]
+        found = [frames, *(end.expand_as(frames) for end in ends)]
+        if self.config.moved_keys:
+            found.append(given.moved[:, start + 1 : start + 1 + frames.shape[1]])
+        return Sources(found, progress, given.hide)
 
     def _check(self, frames: torch.Tensor) -> None:
         assert frames.dim() == 3 and frames.shape[2] == self.config.tokens_per_frame, frames.shape
@@ -244,24 +201,30 @@ class FrameGpt(nn.Module):
                 f"{self.config.window} (train.n_frames_before); train it with a larger window"
             )
 
-    def _embed(
-        self,
-        frames: torch.Tensor,
-        last: torch.Tensor,
-        n_frames: torch.Tensor,
-        start: int,
-        hide: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _embed(self, frames: torch.Tensor, given: "Given", start: int) -> torch.Tensor:
         """`B (1+T)P E`, or one position more in front with the method `concat`."""
-        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
-        left = remaining(n_frames[:, None], i[None])  # B T
-        key = self.embed_key(last, n_frames, hide)
-        embedded = self.place(self.mark(self.embed_codes(frames), left, n_frames))
-        embedded = torch.cat([key, embedded], 1).flatten(1, 2)  # B (1+T)P E
+        key = self.embed_key(given.last, given.n_frames, given.hide)
+        embedded = torch.cat([key, self.read(frames, start, given)], 1).flatten(1, 2)  # B (1+T)P E
         if self.config.remaining_frames_method == "concat":
-            counter = self.table[self._spread(left[:, -1:], n_frames).round().long()]  # B 1 E
+            left = remaining(given.n_frames[:, None], start + frames.shape[1])  # B 1
+            counter = self.table[self._spread(left, given.n_frames).round().long()]  # B 1 E
             embedded = torch.cat([counter, embedded], 1)
         return embedded
+
+    def read(self, frames: torch.Tensor, start: int, given: "Given") -> torch.Tensor:
+        """Codes `B T N` of the frames from number `start` on as blocks `B T P E`.
+
+        Each is told which frame is predicted from it, and what the moved ends look like there.
+        """
+        i = start + 1 + torch.arange(frames.shape[1], device=frames.device)
+        embedded = self.embed_codes(frames)
+        if self.config.moved_keys:
+            moved = self.moving(self.embed_codes(given.moved[:, start + 1 : start + 1 + len(i)]))
+            if given.hide is not None:
+                moved = moved * ~given.hide[:, None, None, None]
+            embedded = embedded + moved
+        left = remaining(given.n_frames[:, None], i[None])  # B T
+        return self.place(self.mark(embedded, left, given.n_frames))
 
     def embed_key(
         self, last: torch.Tensor, n_frames: torch.Tensor, hide: torch.Tensor | None
@@ -330,12 +293,3 @@ def _squares(config: GptConfig) -> torch.Tensor:
     (rows, columns), merge = config.grid, config.merge
     tokens = torch.arange(rows * columns).view(rows // merge, merge, columns // merge, merge)
     return tokens.transpose(1, 2).reshape(-1, merge**2)
-
-
-def _prior(config: GptConfig) -> torch.Tensor:
-    """Gates of the sources before training, bias and slope over the clip: `2 S`."""
-    hold = math.log(HOLD_AT_START / (1 - HOLD_AT_START) * (config.num_embeddings - 1))
-    if not config.whole:  # frame before, last
-        return torch.tensor([[hold, 0.0], [0.0, 0.0]])
-    # frame before, last, first
-    return torch.tensor([[0.0, hold, hold], [0.0, CHANGE_AT_START, -CHANGE_AT_START]])

@@ -17,7 +17,7 @@ import torch
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.gpt2.config import GptConfig
-from pipeline.gpt2.model import FrameGpt
+from pipeline.gpt2.model import FrameGpt, Given
 from pipeline.gpt2.rollout import Rollout
 
 
@@ -53,21 +53,23 @@ def draw(
     n_frames: torch.Tensor,
     decoding: Decoding = LIKELIEST,
     generator: torch.Generator | None = None,
+    moved: torch.Tensor | None = None,
 ) -> Iterator[Drawn]:
     """Yields the frames 1, 2, ..., max(n_frames) - 2 of clips with the given ends.
 
     first, last: codes `B N`; n_frames: `B`, each at least 3. Frames past the end of a shorter clip
-    of the batch are meaningless. generator: on the CPU, for a temperature above 0. UserError where
-    the model was not trained for what `decoding` asks.
+    of the batch are meaningless. generator: on the CPU, for a temperature above 0. moved: codes
+    `B T N`, as in `model.Given`. UserError where the model was not trained for what `decoding`
+    asks.
     """
     assert int(n_frames.min()) >= 3, n_frames
     mode = resolved(decoding, model.config)
     picker = Picker(decoding, generator)
     steps = int(n_frames.max()) - 2
     if not model.config.whole:
-        yield from _windowed(model, first, last, n_frames, steps, picker)
+        yield from _windowed(model, first, Given(last, n_frames, None, moved), steps, picker)
         return
-    clips = _Clips(model, last, n_frames, decoding.guidance)
+    clips = _Clips(model, Given(last, n_frames, None, moved), decoding.guidance)
     codes = first
     for _ in range(steps):
         logits = clips.feed(codes)
@@ -138,15 +140,15 @@ def filtered(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 class _Clips:
     """A rollout; with guidance a second one beside it that is not told the last frame."""
 
-    def __init__(
-        self, model: FrameGpt, last: torch.Tensor, n_frames: torch.Tensor, guidance: float
-    ) -> None:
+    def __init__(self, model: FrameGpt, given: Given, guidance: float) -> None:
         self.config, self.guidance = model.config, guidance
         self.twice = guidance != 1
-        hide = None
         if self.twice:
+            last, n_frames, _, moved = given
             hide = torch.arange(2, device=last.device).repeat_interleave(len(last)).bool()
-        self.rollout = Rollout(model, self._both(last), self._both(n_frames), hide)
+            moved = None if moved is None else self._both(moved)
+            given = Given(self._both(last), self._both(n_frames), hide, moved)
+        self.rollout = Rollout(model, given)
 
     def feed(self, frame: torch.Tensor) -> torch.Tensor:
         return self._guided(self.rollout.feed(self._both(frame)))
@@ -193,14 +195,13 @@ def _in_order(clips: _Clips, like: torch.Tensor, picker: Picker) -> Drawn:
         logits = clips.position(place, drawn)  # B mm V
         drawn[:, tokens] = picker.pick(logits)
         parts.append(logits)
-    return Drawn(drawn, torch.cat(parts, 1)[:, clips.rollout.model.back])
+    return Drawn(drawn, torch.cat(parts, 1)[:, clips.rollout.model.head.back])
 
 
 def _windowed(
     model: FrameGpt,
     first: torch.Tensor,
-    last: torch.Tensor,
-    n_frames: torch.Tensor,
+    given: Given,
     steps: int,
     picker: Picker,
 ) -> Iterator[Drawn]:
@@ -209,7 +210,7 @@ def _windowed(
     for i in range(steps):
         seen = frames[:, -model.config.window :]
         start = i + 1 - seen.shape[1]
-        logits = model(seen, last, n_frames, start)[:, 0]
+        logits = model(seen, given.last, given.n_frames, start, moved=given.moved)[:, 0]
         codes = picker.pick(logits)
         frames = torch.cat([frames, codes[:, None]], 1)
         yield Drawn(codes, logits)

@@ -9,9 +9,11 @@ A model that was trained for minutes doubts too much: `sharpness` above 1 raises
 that power first, and a very large one gives `argmax`.
 
 detail: `keys` shows each token that the model takes over from a given frame, at the same place, as
-that frame's own pixels, weighted with the model's certainty. What stands still so stays as sharp
-as the given frames, and what the model draws anew comes from the tokenizer. `none` shows the
-tokenizer's picture everywhere.
+that frame's own pixels, weighted with the model's certainty, and, where it is told both given
+frames moved along their optical flow (`transformer.moved_keys`), each token that it takes over from
+those as their pixels. What stands still or moves as foreseen so stays as sharp as the given frames,
+and what the model draws anew comes from the tokenizer. `none` shows the tokenizer's picture
+everywhere.
 """
 
 from collections.abc import Callable
@@ -25,11 +27,14 @@ from pipeline import frames
 from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import LIKELIEST, Decoding, Drawn, draw
+from pipeline.motion import Flow, between, find_flow, frames_between
 from pipeline.params import FrameSize
 from pipeline.torch_setup import autocast
 from pipeline.trained.tokenizer import fingerprint, load_tokenizer
 from pipeline.trained.transformer import load_gpt
 from pipeline.vqgan.model import Tokenizer
+
+ENCODED = 64  # moved frames that go through the tokenizer at once
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,26 @@ class Style:
 
 @dataclass(frozen=True)
 class Key:
-    """One given frame of each clip of a batch."""
+    """One picture of each clip of a batch whose tokens may be taken over."""
 
     codes: torch.Tensor  # B N
     shown: torch.Tensor  # float B 3 H W in [-1, 1], at the size of the output
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Both given frames of each clip of a batch, moved to the time of every frame between."""
+
+    codes: torch.Tensor  # B T N, T the longest clip's frames
+    keys: list[Key]  # first and last, at rest
+    flow: Flow  # B 2 H W, at the size of the output
+    n_frames: torch.Tensor  # B
+
+    def at(self, frame: int) -> Key:
+        """Frames past the end of a shorter clip show its last one."""
+        t = (frame / (self.n_frames - 1)).clamp(max=1.0).view(-1, 1, 1, 1)
+        first, last = (key.shown for key in self.keys)
+        return Key(self.codes[:, frame], between(first, last, self.flow, t))
 
 
 class NotFinite(UserError):
@@ -129,10 +150,13 @@ class InBetweener:
         ends = large or (first, last)
         with autocast(self.device, self.precision):
             keys = [self._key(*pair) for pair in zip((first, last), ends, strict=True)]
+            moved = self._moved(first, last, keys, lengths) if self.gpt.config.moved_keys else None
             inner = []
             codes = (keys[0].codes, keys[1].codes)
-            for drawn in draw(self.gpt, *codes, lengths, decoding, generator):
-                picture = self._picture(drawn, keys, style)
+            told = moved and moved.codes
+            for drawn in draw(self.gpt, *codes, lengths, decoding, generator, told):
+                here = [*keys, moved.at(len(inner) + 1)] if moved else keys
+                picture = self._picture(drawn, here, style)
                 if not (drawn.logits.isfinite().all() and picture.isfinite().all()):
                     raise NotFinite(f"frame {len(inner) + 1} is NaN or infinite")
                 inner.append(frames.to_uint8(picture).cpu())
@@ -163,6 +187,22 @@ class InBetweener:
         codes = self.tokenizer.encode(frames.to_float(given.to(self.device)))
         return Key(codes, frames.to_float(shown.to(self.device)))
 
+    def _moved(
+        self, first: torch.Tensor, last: torch.Tensor, keys: list[Key], n_frames: torch.Tensor
+    ) -> Moved:
+        """The flow of each clip of a batch, found at the model's size, and its moved frames."""
+        flows, clips = [], []
+        for one, other, n in zip(first, last, n_frames.tolist(), strict=True):
+            flows.append(find_flow(one.cpu().numpy(), other.cpu().numpy()))
+            inner = frames_between(one, other, n, flows[-1])
+            clips.append(torch.cat([one[None], inner, other[None]]))  # n H W 3
+        pictures = frames.to_float(torch.cat(clips).to(self.device))
+        codes = torch.cat([self.tokenizer.encode(part) for part in pictures.split(ENCODED)])
+        lengths = n_frames.tolist()
+        padded = torch.nn.utils.rnn.pad_sequence(codes.split(lengths), batch_first=True)
+        flow = Flow(*(torch.cat(parts).to(self.device) for parts in zip(*flows, strict=True)))
+        return Moved(padded, keys, flow.resized(keys[0].shown.shape[-2:]), n_frames)
+
     def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
         """float `B 3 H W` in [-1, 1], at the size of the output."""
         chances = F.one_hot(drawn.codes, drawn.logits.shape[-1]).float()  # B N V
@@ -174,14 +214,20 @@ class InBetweener:
         images = _resized(self.tokenizer.decode_vectors(vectors), size)
         if style.detail == "none":
             return images
-        alike = 1.0 + (keys[0].codes == keys[1].codes)  # a code that both ends have: half of each
         mixed, drawn_anew = torch.zeros_like(images), torch.ones_like(images[:, :1])
-        for key in keys:
-            kept = chances.gather(2, key.codes[..., None])[..., 0] / alike  # B N
+        for key, share in zip(keys, _shares(keys), strict=True):
+            kept = chances.gather(2, key.codes[..., None])[..., 0] * share  # B N
             grid = kept.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
             mask = F.interpolate(grid, size, mode="bilinear")  # B 1 H W
             mixed, drawn_anew = mixed + mask * key.shown, drawn_anew - mask
         return mixed + drawn_anew * images
+
+
+def _shares(keys: list[Key]) -> list[torch.Tensor]:
+    """How much of a token's chance each key shows, `B N`: alike codes share it evenly."""
+    codes = torch.stack([key.codes for key in keys])  # K B N
+    alike = (codes[:, None] == codes[None]).sum(1)  # K B N
+    return list(1.0 / alike)
 
 
 def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

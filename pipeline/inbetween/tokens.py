@@ -1,10 +1,15 @@
-"""Clips to codes, once, with the trained tokenizer: what the transformer is trained on."""
+"""Clips to codes, once, with the trained tokenizer: what the transformer is trained on.
+
+Beside the clip's own codes stand those of its two ends, moved along their optical flow to the time
+of each frame (`motion`): all that can be known of the motion without the frames between.
+"""
 
 from pathlib import Path
 
 import torch
 
 from pipeline import frames, progress, schema
+from pipeline.motion import frames_between
 from pipeline.schema import SPLITS, write_table
 from pipeline.shards.loaders import ClipSet
 from pipeline.torch_setup import autocast
@@ -29,14 +34,31 @@ def precompute(
             rows = []
             for number in range(len(clips)):
                 clip = clips[number]
-                codes = encode_clip(tokenizer, clip.frames, batch_size, device, precision)
+                ends_moved = moved(clip.frames)
+                codes, of_moved = (
+                    encode_clip(tokenizer, x, batch_size, device, precision)
+                    for x in (clip.frames, ends_moved)
+                )
                 used[codes.flatten()] = True
-                tokens = codes.flatten().numpy().astype("uint16")
-                rows.append({"clip_id": clip.clip_id, "n_frames": len(codes), "tokens": tokens})
+                rows.append(
+                    {
+                        "clip_id": clip.clip_id,
+                        "n_frames": len(codes),
+                        "tokens": codes.flatten().numpy().astype("uint16"),
+                        "moved": of_moved.flatten().numpy().astype("uint16"),
+                    }
+                )
                 bar.update(len(codes))
             write_table(rows, schema.TOKENS, out / f"{split}.parquet")
             counts[f"clips_{split}"] = len(rows)
     return {"frames": total, **counts, "codebook_usage": float(used.float().mean())}
+
+
+def moved(clip: torch.Tensor) -> torch.Tensor:
+    """A clip uint8 `n H W 3` of which both ends are kept, and moved to the times between."""
+    if len(clip) < 3:
+        return clip
+    return torch.cat([clip[:1], frames_between(clip[0], clip[-1], len(clip)), clip[-1:]])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.motion import warp
 from pipeline.pretrained import weights
 
 CHANNELS = (192, 128, 96, 64)
@@ -132,22 +133,6 @@ def merge(
 ) -> torch.Tensor:
     """`1 C H W` twice, warped by flows `K 4 H W` and mixed, `share` `K 1 H W` of the first."""
     return share * warp(first, flow[:, :2]) + (1 - share) * warp(last, flow[:, 2:])
-
-
-def warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """Picture `1 C H W` looked up where flow `K 2 H W` (x, y in pixels) points to: `K C H W`.
-
-    Bilinear; outside of the picture its border goes on.
-    """
-    k, _, height, width = flow.shape
-    x = torch.arange(width, dtype=flow.dtype, device=flow.device)
-    y = torch.arange(height, dtype=flow.dtype, device=flow.device)
-    # grid_sample's -1 and 1 are the centres of the first and the last pixel
-    x = (flow[:, 0] + x) * (2 / max(1, width - 1)) - 1
-    y = (flow[:, 1] + y[:, None]) * (2 / max(1, height - 1)) - 1
-    grid = torch.stack([x, y], -1)  # K H W 2
-    picture = picture.expand(k, -1, -1, -1)
-    return F.grid_sample(picture, grid, "bilinear", "border", align_corners=True)
 
 
 def _layer(before: int, after: int, stride: int) -> nn.Sequential:

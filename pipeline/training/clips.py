@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline import schema
@@ -28,6 +29,7 @@ class Clips(NamedTuple):
     frames: torch.Tensor  # B T N
     n_frames: torch.Tensor  # B
     last: torch.Tensor  # B N
+    moved: torch.Tensor  # B T N: both ends, moved to each frame's time
 
 
 class TokenSet:
@@ -36,8 +38,7 @@ class TokenSet:
     def __init__(self, folder: Path, split: str, config: GptConfig, method: str) -> None:
         table = schema.read_table(folder / f"{split}.parquet", schema.TOKENS)
         self.clip_ids, self.together = table.clip_id.tolist(), BATCH_METHODS[method]
-        self.clips = [torch.from_numpy(np.asarray(t, np.int64)) for t in table.tokens]
-        self.clips = [clip.view(n, -1) for clip, n in zip(self.clips, table.n_frames, strict=True)]
+        self.clips, self.moved = (_unpacked(c, table.n_frames) for c in (table.tokens, table.moved))
         for clip_id, clip in zip(self.clip_ids, self.clips, strict=True):
             self._check(clip_id, clip, config)
 
@@ -53,7 +54,15 @@ class TokenSet:
         return len(self.clips)
 
     def batch(self, rows: Sequence[int], device: torch.device) -> Clips:
-        return Clips(*(x.to(device) for x in self.together([self.clips[row] for row in rows])))
+        clips, moved = ([found[row] for row in rows] for found in (self.clips, self.moved))
+        parts = (*self.together(clips), self.together(moved)[0])
+        return Clips(*(x.to(device) for x in parts))
+
+
+def _unpacked(column: pd.Series, n_frames: pd.Series) -> list[torch.Tensor]:
+    """Codes `n N` of each clip."""
+    flat = (torch.from_numpy(np.asarray(tokens, np.int64)) for tokens in column)
+    return [clip.view(n, -1) for clip, n in zip(flat, n_frames, strict=True)]
 
 
 def corrupted(clips: Clips, most: float, generator: torch.Generator) -> torch.Tensor:

@@ -44,10 +44,11 @@ class Pass(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A mean over `count` tokens or frames, and how many of their codes were foretold."""
+    """Means over `count` tokens."""
 
-    loss: torch.Tensor
-    right: torch.Tensor
+    loss: torch.Tensor  # cross entropy
+    distance: torch.Tensor  # of the expected codebook vector, see `_measured`
+    right: torch.Tensor  # share of codes foretold
     count: torch.Tensor
 
 
@@ -96,6 +97,7 @@ class TransformerTask(Task):
         for block in self.module.gpt.h:
             # Not the attention: its loops over frames would be compiled for each length of a clip
             compiled(block.mlp, settings.base, sizes_vary=True)
+        self.codebook = tokenizer.codebook.detach().float().to(device)
         self.eye = self._eye(settings, tokenizer)
         self.generator = torch.Generator().manual_seed(settings.base.seed)
         train = self.settings
@@ -122,7 +124,8 @@ class TransformerTask(Task):
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         clips = self.tokens["train"].batch(rows, self.device)
         (longest,) = self.processes.most(clips.frames.shape[1])  # as many passes in all processes
-        clips = clips._replace(frames=_longer(clips.frames, longest))
+        longer = (_longer(x, longest) for x in (clips.frames, clips.moved))
+        clips = clips._replace(**dict(zip(("frames", "moved"), longer, strict=True)))
         inputs = self._read(clips, epoch)
         hide, mode = self._hidden(len(rows)), self._mode()
         passes = self._passes(inputs, clips.frames)
@@ -141,18 +144,16 @@ class TransformerTask(Task):
 
     def _own(self, clips: Clips) -> torch.Tensor:
         """The first frame and what the model draws after it, up to frame n-3: `B T-2 N`."""
-        frames, n_frames, last = clips
-        own = torch.stack([frames[:, 0], *self._drawn(frames[:, 0], last, n_frames)[:-1]], 1)
-        return _longer(own, frames.shape[1] - 2)
+        own = torch.stack([clips.frames[:, 0], *self._drawn(clips)[:-1]], 1)
+        return _longer(own, clips.frames.shape[1] - 2)
 
-    def _drawn(
-        self, first: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor
-    ) -> list[torch.Tensor]:
+    def _drawn(self, clips: Clips) -> list[torch.Tensor]:
         """Frames 1..n-2, `B N` each, drawn by the model as it is, in one pass a frame."""
         training = self.module.training
         self.module.eval()
+        ends = (clips.frames[:, 0], clips.last, clips.n_frames)
         with autocast(self.device, self.precision):
-            drawn = sampling.draw(self.module, first, last, n_frames, IN_ONE_PASS)
+            drawn = sampling.draw(self.module, *ends, IN_ONE_PASS, moved=clips.moved)
             codes = [frame.codes for frame in drawn]
         self.module.train(training)
         return codes
@@ -189,8 +190,11 @@ class TransformerTask(Task):
         found, seen = self._found(one, clips, mode, hide, self.generator)
         shares = {name: f.count / self.processes.mean(f.count) for name, f in found.items()}
         losses = {name: f.loss * shares[name] for name, f in found.items()}
-        total = sum(losses.values()) / len(losses)
-        parts = {"accuracy": found["seed"].right * shares["seed"]}
+        distances = [f.distance * shares[name] for name, f in found.items()]
+        total = sum(losses.values()) + self.settings.vector_loss_weight * sum(distances)
+        total = total / len(losses)
+        once = found["seed"]
+        parts = {"accuracy": once.right * shares["seed"], "distance": distances[0]}
         if mode in losses and mode != "seed":
             parts |= {"seed": losses["seed"], "drawn": losses[mode]}
         if seen is not None:
@@ -212,16 +216,16 @@ class TransformerTask(Task):
         exists = is_target(clips.n_frames[:, None], i[None])[..., None]  # B T' 1
         exists = exists.expand_as(one.targets)
         with autocast(self.device, self.precision):
+            ends, more = (clips.last, clips.n_frames), {"hide": hide, "moved": clips.moved}
             if mode == "seed":
-                logits = self.module(one.inputs, clips.last, clips.n_frames, one.start, hide)
-                found = {"seed": _measured(logits, one.targets, exists)}
+                logits = self.module(one.inputs, *ends, one.start, **more)
+                found = {"seed": self._measured(logits, one.targets, exists)}
             else:
                 drawn, counts = self._begun(one.targets, exists, mode, generator)
-                ends = (clips.last, clips.n_frames)
                 causal = mode == "autoregressive"
-                logits, more = self.module.complete(one.inputs, *ends, drawn, causal, hide)
-                found = {"seed": _measured(logits, one.targets, exists)}
-                found[mode] = _measured(more, one.targets, counts)
+                logits, drawing = self.module.complete(one.inputs, *ends, drawn, causal, **more)
+                found = {"seed": self._measured(logits, one.targets, exists)}
+                found[mode] = self._measured(drawing, one.targets, counts)
             seen = self._seen(logits, one.targets, exists[..., 0], generator)
         return found, seen
 
@@ -234,6 +238,25 @@ class TransformerTask(Task):
         blank = self.module.config.num_embeddings
         drawn = partly_drawn(targets, blank, generator)
         return drawn, exists & (drawn == blank)
+
+    def _measured(self, logits: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> Found:
+        """Logits `B T N V` against codes `B T N`, where `counts`, `B T N`, is true.
+
+        The distance is the mean squared one of the expected codebook vector to the true one, over
+        that of a vector that knows nothing, the codebook's mean: 1 for guessing, 0 for certainty.
+        """
+        count = counts.sum().float()
+        if not count:
+            nothing = logits.sum() * 0.0
+            return Found(nothing, nothing, count, count)
+        logits, targets = logits[counts].float(), targets[counts]  # M V, M
+        with torch.autocast(self.device.type, enabled=False):
+            expected = logits.softmax(-1) @ self.codebook  # M D
+        true = self.codebook[targets]
+        spread = (true - self.codebook.mean(0)).square().sum(-1).mean()
+        distance = (expected - true).square().sum(-1).mean() / spread.clamp_min(1e-9)
+        right = (logits.argmax(-1) == targets).float().mean()
+        return Found(F.cross_entropy(logits, targets), distance, right, count)
 
     def _seen(
         self,
@@ -270,13 +293,17 @@ class TransformerTask(Task):
             found = [self._found(one, clips, mode, None, generator)[0] for one in passes]
             for name in found[0]:
                 means[name] = float(torch.stack([f[name].loss.detach() for f in found]).mean())
-        right = float(torch.stack([f["seed"].right for f in found]).mean())
+        right, distance = (
+            float(torch.stack([getattr(f["seed"], name) for f in found]).mean())
+            for name in ("right", "distance")
+        )
         total = sum(means.values()) / len(means)
-        alone = {"accuracy": right, "rollout_accuracy": self._rollout_accuracy(clips)}
+        alone = {"accuracy": right, "distance": distance}
+        alone["rollout_accuracy"] = self._rollout_accuracy(clips)
         return {"total": total} | alone | (means if len(means) > 1 else {})
 
     def _rollout_accuracy(self, clips: Clips) -> float:
-        drawn = torch.stack(self._drawn(clips.frames[:, 0], clips.last, clips.n_frames), 1)
+        drawn = torch.stack(self._drawn(clips), 1)
         i = 1 + torch.arange(drawn.shape[1], device=self.device)
         exists = is_target(clips.n_frames[:, None], i[None])
         return float((drawn == clips.frames[:, 1:-1])[exists].float().mean())
@@ -285,13 +312,3 @@ class TransformerTask(Task):
 def _longer(frames: torch.Tensor, count: int) -> torch.Tensor:
     """`B T N` filled up with code 0 to `B count N`."""
     return F.pad(frames, (0, 0, 0, count - frames.shape[1]))
-
-
-def _measured(logits: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> Found:
-    """Logits `B T N V` against codes `B T N`, where `counts`, `B T N`, is true."""
-    count = counts.sum().float()
-    if not count:
-        return Found(logits.sum() * 0.0, count, count)
-    logits, targets = logits[counts], targets[counts]  # M V, M
-    right = (logits.argmax(-1) == targets).float().mean()
-    return Found(F.cross_entropy(logits.float(), targets), right, count)

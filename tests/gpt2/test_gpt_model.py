@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from pipeline.errors import UserError
 from pipeline.gpt2.config import GPT2_POSITIONS, GptConfig
-from pipeline.gpt2.model import HOLD_AT_START, FrameGpt
+from pipeline.gpt2.head import HOLD_AT_START, Sources
+from pipeline.gpt2.model import FrameGpt
 
 CODES, N, FRAMES = 16, 8, 6
 
@@ -19,6 +20,7 @@ def make(seed: int = 0, **changes) -> FrameGpt:
         "mode": "seed",
         "plain": False,
         "key_dropout": False,
+        "moved_keys": False,
         "n_frames_before": 2,
         "n_layer": 1,
         "n_head": 2,
@@ -191,7 +193,7 @@ def test_in_order_no_token_sees_itself_or_a_later_one_of_its_frame(merge, plain)
     model = make(mode="autoregressive", merge=merge, plain=plain, n_layer=2)
     frames, last, n = clip()
     drawn = clip(seed=1)[0]
-    place = model.back // merge**2  # of each token, in the order in which they are drawn
+    place = model.head.back // merge**2  # of each token, in the order in which they are drawn
     with torch.no_grad():
         here = model.complete(frames, last, n, drawn, causal=True)[1]
         for token in range(N):
@@ -233,6 +235,38 @@ def test_drawing_leaves_the_one_pass_as_it_is_and_equals_the_plain_gpt(causal, m
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert torch.allclose(found[0][0], once, atol=1e-5)
+
+
+MOVED = {"moved_keys": True, "copying": True}
+
+
+@pytest.mark.parametrize("layout", ["clip", "windowed"])
+@pytest.mark.parametrize("merge", [1, 2])
+def test_moved_frames_are_told_for_their_own_frame_and_copied_first(layout, merge):
+    """Before training the moved frame leads: of 500 codes it has most of the chance."""
+    model = make(layout=layout, merge=merge, num_embeddings=500, **MOVED)
+    frames, last, _ = clip(frames=2)
+    n = torch.tensor([7])
+    moved = torch.randint(100, 200, (1, 7, N))
+    found = model(frames, last, n, moved=moved).softmax(-1)
+    predicted = moved[:, 2:3] if layout == "windowed" else moved[:, 1:3]
+    share = found.gather(3, predicted[..., None])
+    assert (share > (0.3 if layout == "windowed" else 0.6)).all()
+    other = moved.clone()
+    other[:, 2] += 1
+    changed = (model(frames, last, n, moved=other).softmax(-1) - found).abs().amax((0, 2, 3)) > 1e-6
+    assert changed.tolist() == ([True] if layout == "windowed" else [False, True])
+
+
+def test_moved_frames_are_hidden_with_the_last_one():
+    model = make(key_dropout=True, **MOVED)
+    frames, last, n = clip(frames=2)
+    hide = torch.tensor([True])
+    with torch.no_grad():
+        one, two = (
+            model(frames, last, n, hide=hide, moved=torch.full((1, 4, N), code)) for code in (1, 2)
+        )
+    assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("layout", ["clip", "windowed"])
@@ -282,7 +316,7 @@ def test_embedding_and_head_are_inverse_under_an_orthonormal_table(merge):
     codes = torch.randint(0, CODES, (2, 3, N))
     positions = model.embed_codes(codes)
     assert positions.shape == (2, 3, N // merge**2, CODES * merge**2)
-    logits = model.logits(positions, [], torch.zeros(2, 3))
+    logits = model.head(positions, model.table, Sources([], torch.zeros(2, 3), None))
     assert torch.allclose(logits, F.one_hot(codes, CODES).float(), atol=1e-5)
 
 
@@ -349,8 +383,8 @@ def test_gates_add_to_the_codes_of_their_source_at_their_place(merge):
     """
     model = make(merge=merge, copying=True)
     with torch.no_grad():
-        model.gates.bias.view(-1, 3).copy_(torch.tensor([0.5, 0.5, 0.5]).expand(merge**2, 3))
-        model.prior.copy_(torch.tensor([[0.5, 1.5, 3.5], [0.0, 6.0, -6.0]]))
+        model.head.gates.bias.view(-1, 3).copy_(torch.tensor([0.5, 0.5, 0.5]).expand(merge**2, 3))
+        model.head.prior.copy_(torch.tensor([[0.5, 1.5, 3.5], [0.0, 6.0, -6.0]]))
         model.table.zero_()
     frames, last, _ = clip(frames=3)
     last[0, 0] = frames[0, 0, 0]

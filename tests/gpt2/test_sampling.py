@@ -22,8 +22,10 @@ def make(tiny):
         mode: str = "seed",
         key_dropout: float = 0.0,
         kind: str = "custom",
+        moved_keys: bool = False,
     ) -> FrameGpt:
         changes = {
+            "transformer.moved_keys": moved_keys,
             "train.mode": mode,
             "train.key_dropout": key_dropout,
             "transformer.transformer_type": kind,
@@ -61,6 +63,31 @@ def test_drawing_with_a_cache_equals_the_whole_clip_at_once(make, kind, before, 
         logits = gpt(inputs, last, LENGTHS)
     assert torch.allclose(torch.stack([d.logits for d in drawn], 1), logits, atol=1e-4)
     assert torch.equal(torch.stack([d.codes for d in drawn], 1), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("layout", ["clip", "windowed"])
+@pytest.mark.parametrize("mode", ["seed", "maskgit", "autoregressive"])
+def test_moved_frames_are_told_while_drawing_as_in_training(make, layout, mode):
+    if layout == "windowed" and mode != "seed":
+        return
+    gpt = make(layout, mode=mode, moved_keys=True)
+    first, last = ends()
+    moved = torch.randint(0, 16, (3, 9, 32), generator=torch.Generator().manual_seed(5))
+    drawn = list(draw(gpt, first, last, LENGTHS, Decoding(mode, steps=1), moved=moved))
+    codes = torch.stack([d.codes for d in drawn], 1)
+    inputs = torch.cat([first[:, None], codes[:, :-1]], 1)
+    with torch.no_grad():
+        if layout == "windowed":
+            wanted = gpt(inputs[:, 5:7], last, LENGTHS, start=5, moved=moved)[:, 0]
+            assert torch.allclose(drawn[6].logits, wanted, atol=1e-4)
+            return
+        if mode == "seed":
+            logits = gpt(inputs, last, LENGTHS, moved=moved)
+        else:
+            parts = codes if mode == "autoregressive" else torch.full_like(codes, 16)
+            causal = mode == "autoregressive"
+            _, logits = gpt.complete(inputs, last, LENGTHS, parts, causal, moved=moved)
+    assert torch.allclose(torch.stack([d.logits for d in drawn], 1), logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["custom", "plain"])

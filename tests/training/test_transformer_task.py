@@ -27,7 +27,7 @@ def test_loss_by_hand(transformer_task, layout):
     """Mean cross entropy of the inner frames, each foretold from the true ones before it."""
     task = transformer_task({"train.layout": layout})
     task.module.eval()
-    frames, n, last = task.tokens["train"].batch([0], torch.device("cpu"))  # six frames
+    frames, n, last, _ = task.tokens["train"].batch([0], torch.device("cpu"))  # six frames
     by_hand = []
     for i in range(4):
         start = max(0, i - 1) if layout == "windowed" else 0
@@ -53,7 +53,7 @@ def test_padding_counts_in_no_loss(transformer_task, layout):
 
     for tokens in task.tokens.values():
         tokens.together = otherwise
-    frames, _, _ = task.tokens["train"].batch(rows, torch.device("cpu"))
+    frames, _, _, _ = task.tokens["train"].batch(rows, torch.device("cpu"))
     assert (frames[2, 5:] == 13).all()
     assert (total(list(task.losses(rows, 0, 0))), task.validate([[0, 1]])) == before
 
@@ -97,7 +97,7 @@ def test_gathering_equals_a_larger_batch(transformer_task, run, layout, tmp_path
 def test_true_frames_then_its_own(transformer_task, layout):
     task = transformer_task({"train.layout": layout, "train.stop_ground_truth_after_epoch": 2})
     rows = [0, 1]
-    frames, n, last = task.tokens["train"].batch(rows, torch.device("cpu"))
+    frames, n, last, _ = task.tokens["train"].batch(rows, torch.device("cpu"))
     with torch.no_grad():
         task.module.eval()
         drawn = [d.codes for d in draw(task.module, frames[:, 0], last, n)]
@@ -125,9 +125,9 @@ def test_its_own_frames_are_judged_by_the_true_ones(transformer_task, layout, mo
     """What it reads is drawn, what it shall say is not."""
     task = transformer_task({"train.layout": layout, "train.stop_ground_truth_after_epoch": 0})
     task.module.eval()
-    frames, n, last = task.tokens["train"].batch([0], torch.device("cpu"))
+    frames, n, last, _ = task.tokens["train"].batch([0], torch.device("cpu"))
     sevens = [transformer.sampling.Drawn(torch.full((1, 32), 7), None)] * 4
-    monkeypatch.setattr(transformer.sampling, "draw", lambda *_: iter(sevens))
+    monkeypatch.setattr(transformer.sampling, "draw", lambda *_, **__: iter(sevens))
     by_hand = []
     for i in range(4):
         window = torch.full((1, i + 1, 32), 7)
@@ -176,6 +176,23 @@ def test_tokens_of_another_tokenizer_are_refused(transformer_task, tmp_path, wri
             transformer_task(folder=folder)
 
 
+@LAYOUTS
+def test_moved_frames_are_read_for_the_frame_that_is_predicted(transformer_task, layout):
+    """In the tests' tokens they are the clip backwards: frame i of n is told frame n-1-i."""
+    task = transformer_task({"train.layout": layout, "transformer.moved_keys": True})
+    task.module.eval()
+    clips = task.tokens["train"].batch([0], CPU)  # six frames
+    assert torch.equal(clips.moved, clips.frames.flip(1))
+    by_hand = []
+    for i in range(4):
+        start = max(0, i - 1) if layout == "windowed" else 0
+        inputs = clips.frames[:, start : i + 1]
+        backwards = clips.frames.flip(1)
+        logits = task.module(inputs, clips.last, clips.n_frames, start, moved=backwards)[0, -1]
+        by_hand.append(F.cross_entropy(logits, clips.frames[0, i + 1]).item())
+    assert total(list(task.losses([0], 0, 0))) == pytest.approx(sum(by_hand) / 4, rel=1e-5)
+
+
 MODES = ["maskgit", "autoregressive"]
 
 
@@ -184,7 +201,7 @@ def test_the_loss_of_a_mode_by_hand(transformer_task, mode, monkeypatch):
     """Half of it is that of one pass; maskgit counts the open tokens, the other all."""
     task = transformer_task({"train.mode": mode})
     task.module.eval()
-    frames, n, last = task.tokens["train"].batch([0, 2], CPU)  # six frames and five
+    frames, n, last, _ = task.tokens["train"].batch([0, 2], CPU)  # six frames and five
     targets = frames[:, 1:-1]
     drawn, exists = targets, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     counts = exists[..., None].expand_as(targets)
@@ -216,7 +233,7 @@ def test_every_mode_learns_one_batch_by_heart_and_draws_it(
     history = run(task, n_epochs=150, checkpoint_interval=1e9)
     assert history.epochs[-1]["accuracy"] > 0.99 and history.epochs[-1]["rollout_accuracy"] > 0.99
     task.module.eval()
-    frames, n, last = task.tokens["val"].batch([0, 1], CPU)
+    frames, n, last, _ = task.tokens["val"].batch([0, 1], CPU)
     for drawn_in in task.module.config.modes:
         decoding = Decoding(drawn_in, steps=4)
         drawn = torch.stack(
@@ -231,6 +248,30 @@ def test_loss_at_the_start_is_that_of_guessing(transformer_task, mode):
     task = transformer_task({"train.mode": mode, "transformer.n_embd": 32})
     losses = list(task.losses([0, 1, 2], 0, 0))
     assert total(losses) == pytest.approx(math.log(16), abs=0.2)
+
+
+def test_the_distance_of_the_expected_vector_by_hand(transformer_task):
+    """Two codes of equal chance: half of their difference away from either."""
+    task = transformer_task()
+    task.codebook = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 8.0], [4.0, 8.0]])  # mean (2, 4)
+    logits = torch.full((1, 1, 2, 4), -1e4)
+    logits[..., :2] = 0.0  # (2, 0) expected
+    targets = torch.tensor([[[1, 3]]])  # (4, 0) and (4, 8): both 20 from the mean, squared
+    counts = torch.tensor([[[True, True]]])
+    found = task._measured(logits, targets, counts)
+    assert found.distance.item() == pytest.approx((4 + 68) / 2 / 20)
+    right = task._measured(logits, targets, torch.tensor([[[True, False]]]))
+    assert right.distance.item() == pytest.approx(4 / 20) and right.count == 1
+
+
+def test_the_vector_loss_is_added_and_reaches_the_transformer(transformer_task):
+    plain, task = transformer_task(), transformer_task({"train.vector_loss_weight": 3.0})
+    (without,), (loss,) = (list(t.losses([0, 1, 2], 0, 0)) for t in (plain, task))
+    distance = loss.parts["distance"]
+    assert loss.total.item() == pytest.approx((without.total + 3 * distance).item(), rel=1e-5)
+    distance.backward()
+    unreached = [n for n, p in task.module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unreached == []
 
 
 def test_the_perceptual_loss_reaches_every_part_of_the_transformer(transformer_task, monkeypatch):
