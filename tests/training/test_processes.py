@@ -50,9 +50,18 @@ ALIKE |= {
     for kind in ("ema", "vq")
 }
 DROPOUT = {"transformer.resid_pdrop": 0.2}
+CHANCE = {  # all that draws random numbers
+    "train.mode": "all",
+    "train.corruption": 0.5,
+    "train.key_dropout": 0.3,
+    "train.stop_ground_truth_after_epoch": 1,
+    "transformer.moved_keys": True,
+    "transformer.copying": True,
+}
 KILLED = {
     "little_dropout": ("little", {"rows": 13, "dropout": 0.3}, {"batch_size": 3}),
     "clip_dropout": ("transformer", {"changes": DROPOUT}, {"batch_size": 2}),
+    "clip_modes": ("transformer", {"changes": CHANCE}, {"batch_size": 2}),
 }
 
 
