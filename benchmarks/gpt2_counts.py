@@ -2,19 +2,22 @@
 
 Arithmetic (`flops`): matrix products of one clip, forward and backward, a multiplication and an
 addition as two. A linear map with W weights costs 6 W at each position, attention 12 E for each key
-that a query may see in each layer; checkpointing computes the blocks' forward (2 W, 4 E) again.
+that a query may see in each layer; checkpointing computes the blocks' forward (2 W, 4 E) again, but
+for the last map of each. The loss is left out.
 
 Memory (`Memory`, mode `seed`): 16 bytes a parameter in float32 (weight, gradient, both of Adam's
-moments) and 2 for its copy in bf16; what one pass keeps for the way back, tensor by tensor, in bf16
-where autocast has it so; and what the way back needs beside that: two float32 copies of the logits,
-or half a block's tensors (with checkpointing a whole block's), whichever is more. `calibrations`
-compares this with what PyTorch keeps and allocates for a small model on this machine.
+moments) and 2 for its copy in bf16; what the blocks of one pass keep for the way back, tensor by
+tensor, in bf16 where autocast has it so; and the larger of what the loss needs (logits, chances and
+gradients, 16 bytes a logit) and what the way back through a block needs: half of what it keeps, and
+with checkpointing all that again. `calibrations` compares this with what PyTorch keeps and
+allocates for small models on this machine.
 
 A GPU keeps more of GPT-2's GELU than a CPU does: there autocast takes its power in float32 (by
 PyTorch's list of such operations; counted, not measured here).
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -70,13 +73,15 @@ def flops(config: GptConfig, checkpointing: bool = False) -> float:
     gates = config.copying * config.sources * config.merge**2 * width
     drawn, total = drawings(config), 0.0
     for frames in passes(config):
-        blocks = 2 * 12 * width**2 * (1 + frames + drawn) * places
-        blocks = config.n_layer * (blocks + 4 * width * seen(config, frames))
+        square = 2 * width**2 * (1 + frames + drawn) * places  # a map from width to width
+        attention = 4 * width * seen(config, frames)
+        blocks = config.n_layer * (12 * square + attention)
+        again = checkpointing * config.n_layer * (8 * square + attention)
         foretold = (frames if config.whole else 1) + drawn
         rest = 2 * (config.num_embeddings * width + gates) * foretold * places
         rest += 2 * width**2 * (config.moved_keys * frames + drawn) * places
         rest += 2 * width**2 * config.moved_keys * drawn * places  # drawings are told them too
-        total += 3 * (blocks + rest) + checkpointing * blocks
+        total += 3 * (blocks + rest) + again
     return total
 
 
@@ -114,16 +119,20 @@ class Memory:
         targets = TARGETS if self.config.whole else 1
         return targets * self.config.tokens_per_frame * self.config.num_embeddings
 
-    def kept(self, checkpointing: bool) -> float:
-        """For the way back, a clip: blocks, the last norm and its output, softmax."""
+    def blocks(self, checkpointing: bool) -> float:
+        """What blocks, the last norm and its output keep of a clip for the way back."""
         row = self.config.n_embd * self.positions
-        blocks = self.config.n_layer * (4 * row if checkpointing else self.layer)
-        return blocks + (4 + 2 + 2 * self.config.moved_keys) * row + 4 * self.logits
+        kept = self.config.n_layer * (4 * row if checkpointing else self.layer)
+        return kept + (4 + 2 + 2 * self.config.moved_keys) * row
+
+    def kept(self, checkpointing: bool) -> float:
+        """The same with what the loss keeps: chances and their logarithms in float32."""
+        return self.blocks(checkpointing) + 8 * self.logits
 
     def clip(self, checkpointing: bool) -> float:
-        """All that a clip needs at the worst moment."""
+        """All that a clip needs at the worst moment: at the loss, or in the last block after it."""
         again = self.layer * (1.0 if checkpointing else 0.5)
-        return self.kept(checkpointing) + max(8 * self.logits, again)
+        return self.blocks(checkpointing) + max(16 * self.logits, again)
 
     def batch(self, room: float, checkpointing: bool, margin: float = 1.0) -> int:
         """The largest number of clips that fit into so many bytes; 0: none."""
@@ -188,6 +197,7 @@ def calibrations(clips: int = 2) -> list[dict]:
     `kept`: for the way back, with the weights' bf16 copies; `peak`: all that a step allocates,
     which is `mb`.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler says that it starts
     rows = []
     for layout in LAYOUTS:
         for name, checkpointing in (("", False), ("/checkpointing", True)):

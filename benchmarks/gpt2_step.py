@@ -12,7 +12,10 @@ step that warms up, and the best of --rounds counts. Groups:
 
     thesis/before=M, ours/before=M   clip against windowed, M previous frames. Thesis: a position a
                                      token, no copying; ours: merge 2, copying, moved keys
-    modes, trunks                    ours, M = 2, layout clip: against `seed`, against `custom`
+    modes                            ours, M = 2, layout clip: against `seed`. own_frames: `seed`
+                                     that first draws the frames it reads (`train.
+                                     stop_ground_truth_after_epoch`); their drawing is no share
+    trunks                           ours, M = 2, layout clip: `plain` against `custom`
     memory                           the same with four times the batch, against bf16
 
 Share is that of the operations which the step must do (`gpt2_counts.flops`) in what large matrix
@@ -72,7 +75,7 @@ def groups() -> dict[str, list[Row]]:
     found["modes"] = [
         Row(mode, merged(DEFAULT, {"train": {"mode": mode}}))
         for mode in ("seed", "maskgit", "autoregressive")
-    ]
+    ] + [Row("own_frames", merged(DEFAULT, {"train": {"stop_ground_truth_after_epoch": 0}}))]
     found["trunks"] = [
         Row(kind, merged(DEFAULT, {"transformer": {"transformer_type": kind}}))
         for kind in ("custom", "plain")
@@ -185,13 +188,13 @@ FITS = {
 def show(lines: list[dict], columns: dict[str, tuple[str, str]], title: str) -> None:
     """A table in markdown for people, then the lines. A key that a line has not is left blank."""
     table = Table(title=title, box=box.MARKDOWN, title_justify="left")
-    table.add_column("what")
+    table.add_column("what", no_wrap=True)
     for head in columns:
         table.add_column(head, justify="right")
     for one in lines:
         cells = (how.format(one[key]) if key in one else "" for key, how in columns.values())
         table.add_row(one["name"].partition("/")[2], *cells)
-    Console(width=150).print(table)
+    Console(width=160).print(table)
     for one in lines:
         print(json.dumps(one))
 

@@ -43,9 +43,16 @@ def trained(settings: params.Params, project: Path, name: str) -> tuple[InBetwee
     tokenizer, size = load_tokenizer(project / "models/vqgan", device)
     task = TransformerTask(settings, project / "data/tokens", tokenizer, device)
     rules = settings.train
-    plan = Plan(batch_size=rules.batch_size, n_epochs=rules.n_epochs, seed=settings.base.seed)
+    plan = Plan(
+        batch_size=rules.batch_size,
+        n_epochs=rules.n_epochs,
+        seed=settings.base.seed,
+        accumulation_size=rules.accumulation_size,
+    )
+    sections = {"base": settings.base, "transformer": settings.transformer, "train": rules}
+    inputs = [project / "data/tokens/train.parquet", project / "models/vqgan/model.safetensors"]
     started = time.perf_counter()
-    history = train(task, plan, name, Resume(name, {"train": rules}, []), lambda values, step: None)
+    history = train(task, plan, name, Resume(name, sections, inputs), lambda values, step: None)
     found = {
         "seconds": time.perf_counter() - started,
         "peak_mb": peak(),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.params import (
         ClipChunk,
+        Decoding,
         Evaluate,
         Ingest,
         Params,
@@ -69,6 +70,8 @@ def contradictions(params: "Params") -> list[str]:
         key = f"train.perceptual_loss = {train.perceptual_loss}"
         found += _without_vgg19(key, vqgan.loss.vgg19_file)
     found += _evaluation_contradictions(has("evaluate"), ingest)
+    if train and has("evaluate"):
+        found += _decoding_contradictions(has("evaluate").decoding, train)
     if train and train.lr_start > train.lr_max:
         found.append(
             f"train.lr_start = {train.lr_start:g}: expected at most train.lr_max = {train.lr_max:g}"
@@ -165,6 +168,12 @@ def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]
                     f"train.{key} = {value}: expected {wanted} with train.layout = windowed, which "
                     "draws a frame in one pass; set train.layout to clip"
                 )
+    if train.corruption and not train.stop_ground_truth_after_epoch:
+        found.append(
+            f"train.corruption = {train.corruption:g}: expected "
+            "train.stop_ground_truth_after_epoch above 0; before that epoch the frames read are "
+            "true ones with faults, after it the model's own"
+        )
     method = gpt.remaining_frames_method
     if method == "concat" and train.layout == "clip":
         found.append(
@@ -180,6 +189,22 @@ def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]
         found.append(
             f"transformer.pretrained = {gpt.pretrained}: expected transformer.transformer_type to "
             "be one of GPT-2's; plain has no published weights"
+        )
+    return found
+
+
+def _decoding_contradictions(decoding: "Decoding", train: "Train") -> list[str]:
+    """Ways to draw for which the model is not trained: said before the training."""
+    found = []
+    if decoding.mode not in ("auto", "seed", train.mode) and train.mode != "all":
+        found.append(
+            f"evaluate.decoding.mode = {decoding.mode}: expected train.mode to be {decoding.mode} "
+            f"or all, not {train.mode}"
+        )
+    if decoding.guidance != 1 and not train.key_dropout:
+        found.append(
+            f"evaluate.decoding.guidance = {decoding.guidance:g}: expected 1, or train.key_dropout "
+            "above 0"
         )
     return found
 

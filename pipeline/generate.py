@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = output_size(given.size, pictures[0].shape[:2], settings.ingest)
     model = load_models(torch_setup.prepare(settings.base), settings.base.precision)
     segments = timeline.segments(pictures, given.on)
-    style = _style(decoding, settings.evaluate)
+    style = Style.from_params(settings.evaluate, decoding)
     with progress.bar(
         what="drawing", unit="frame", total=timeline.steps(segments) * len(outs)
     ) as bar:
@@ -93,15 +93,11 @@ def _decoding(given: argparse.Namespace, settings: params.Decoding) -> Decoding:
     return Decoding.from_params(settings, **{name: x for name, x in options if x is not None})
 
 
-def _style(decoding: Decoding, looks: params.Evaluate) -> Style:
-    # A mean over all codes would show no trace of the ones that were drawn by chance.
-    decode = "argmax" if decoding.temperature > 0 else looks.decode
-    return Style(decode, looks.sharpness, looks.detail)
-
-
 def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
     """Options that are numbers; NaN is never fine."""
     alone = "1 at temperature 0, where all samples are alike; add --temperature 1"
+    by_chance = "a temperature above 0, where codes are drawn by chance; add --temperature 1"
+    stepped = "the mode maskgit, which alone has steps; add --mode maskgit"
     for option, value, fine, expected in (
         ("on", given.on, given.on >= 1, "1 or more"),
         ("fps", given.fps, 0 < given.fps <= 240, "more than 0 and at most 240"),
@@ -113,6 +109,14 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
         ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
         ("samples", given.samples, given.samples >= 1, "1 or more"),
         ("samples", given.samples, given.samples == 1 or decoding.temperature, alone),
+        ("top-k", given.top_k, not given.top_k or decoding.temperature, by_chance),
+        ("top-p", given.top_p, given.top_p in (None, 1) or decoding.temperature, by_chance),
+        (
+            "steps",
+            given.steps,
+            given.steps is None or decoding.mode in ("auto", "maskgit"),
+            stepped,
+        ),
     ):
         if not fine:
             raise UserError(f"--{option} {value:g}: expected {expected}")

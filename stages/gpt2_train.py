@@ -39,6 +39,7 @@ def main() -> None:
             "clip_chunk": settings.clip_chunk,
             "transformer": settings.transformer,
             "train": rules,
+            "loss": settings.vqgan.loss,
         }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
         resume = Resume("gpt2_train", sections, inputs)

@@ -169,7 +169,8 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
     ("options", "decoding", "decode"),
     [
         ("", Decoding("maskgit", 5, 0.0, 3, 0.9, 1.5), "expected"),
-        ("--mode seed --steps 2", Decoding("seed", 2, 0.0, 3, 0.9, 1.5), "expected"),
+        ("--mode seed", Decoding("seed", 5, 0.0, 3, 0.9, 1.5), "expected"),
+        ("--steps 2", Decoding("maskgit", 2, 0.0, 3, 0.9, 1.5), "expected"),
         ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9, 1.5), "argmax"),
         ("--top-p 1 --guidance 1", Decoding("maskgit", 5, 0.0, 3, 1.0, 1.0), "expected"),
     ],

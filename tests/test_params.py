@@ -156,6 +156,18 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             "transformer.pretrained = gpt2: expected transformer.transformer_type to be one of",
         ),
         (
+            {"train.corruption": 0.5, "train.stop_ground_truth_after_epoch": 0},
+            "train.corruption = 0.5: expected train.stop_ground_truth_after_epoch above 0",
+        ),
+        (
+            {"evaluate.decoding.mode": "maskgit"},
+            "evaluate.decoding.mode = maskgit: expected train.mode to be maskgit or all, not seed",
+        ),
+        (
+            {"evaluate.decoding.guidance": 1.5},
+            "evaluate.decoding.guidance = 1.5: expected 1, or train.key_dropout above 0",
+        ),
+        (
             {"train.batch_method": "truncation"},
             "train.batch_method = truncation: expected padding with transformer.moved_keys",
         ),

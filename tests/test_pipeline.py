@@ -112,7 +112,7 @@ def test_one_parameter_reruns_only_what_is_below(project):
     done = run(project, "dvc", "exp", "run", "-S", "train.n_frames_before=8", "-n", "eight")
     assert stages_run(done) == ["gpt2_train", "evaluate", "report"]
     config = json.loads((project / "models/gpt2/config.json").read_text())
-    assert config["n_frames_before"] == 8
+    assert config["gpt"]["n_frames_before"] == 8
     run(project, "git", "checkout", "-q", ".")
     assert stages_run(run(project, "dvc", "repro")) == []  # everything is in the run-cache
 

@@ -40,17 +40,16 @@ class Candidates:
 
     def __init__(self, model: InBetweener, settings: Evaluate, seed: int) -> None:
         self.model, self.settings = model, settings
-        self.style = Style(settings.decode, settings.sharpness, settings.detail)
         self.decoding = Decoding.from_params(settings.decoding)
+        self.style = Style.from_params(settings, self.decoding)
         self.generator = torch.Generator().manual_seed(seed)
         self.ways = _ways(settings.baselines, settings.weights_folder, model.device)
 
     def draw(self, batch: Sequence[Clip], samples: int | None = None) -> list[Drawn]:
         """`samples`: clips drawn by chance, where it shall be others than the settings say."""
-        by_chance = Style("argmax", detail=self.style.detail)
         warm = replace(self.decoding, temperature=self.decoding.temperature or 1.0)
-        style = self.style if self.decoding.temperature == 0 else by_chance
-        drawn = {MODEL: self.rollout(batch, style, self.decoding)}
+        by_chance = Style.from_params(self.settings, warm)
+        drawn = {MODEL: self.rollout(batch, self.style, self.decoding)}
         if SEED in self.settings.baselines:
             drawn[SEED] = self.rollout(batch, SEED_STYLE, Decoding(mode="seed"))
         samples = [

@@ -34,13 +34,6 @@ from pipeline.gpt2.head import Head, Sources
 from pipeline.gpt2.sequence import remaining
 from pipeline.gpt2.trunk import make_trunk
 
-HOLD_AT_START = 0.9  # chance of the code that is already there, before training
-CHANGE_AT_START = 3.0  # logits by which the nearer given frame is preferred at the clip's ends
-KEYS_BELOW_MOVED = 3.0  # logits by which a given frame at rest is behind the moved ones at first
-LAST, MOVED = (
-    1,
-    -1,
-)  # place of the last frame, and of the moved ones, among the sources of copied codes
 DEVIATION = 0.02  # of embeddings before training, GPT-2's
 
 

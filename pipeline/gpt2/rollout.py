@@ -15,18 +15,17 @@ class Rollout:
     def __init__(self, model: FrameGpt, given: Given) -> None:
         self.model, self.given = model, given
         self.cache = WindowCache(model.config.n_layer, model.config.window)
-        self.first = self.before = given.last[:, None]  # codes B 1 N, until there are others
         self.read = 0  # frames
         key = model.embed_key(given.last, given.n_frames, given.hide)
         self._through(key.flatten(1, 2), "frame")
 
     def feed(self, frame: torch.Tensor) -> torch.Tensor:
         """Reads the next frame, codes `B N`; gives the logits of the one after it, `B N V`."""
-        self.before = frame[:, None]
+        before = frame[:, None]
         if not self.read:
-            self.first = self.before
-        self.base = self.model.read(self.before, self.read, self.given)  # B 1 P E
-        self.sources = self.model.sources(self.before, self.first, self.read, self.given)
+            self.first = before  # B 1 N
+        self.base = self.model.read(before, self.read, self.given)  # B 1 P E
+        self.sources = self.model.sources(before, self.first, self.read, self.given)
         self.read += 1
         return self._logits(self.base, "frame")
 

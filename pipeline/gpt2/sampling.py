@@ -89,12 +89,14 @@ def resolved(decoding: Decoding, config: GptConfig) -> str:
     if mode not in config.modes:
         raise UserError(
             f"mode {mode}: the transformer was trained with train.mode = {config.mode} and draws "
-            f"in {', '.join(config.modes)}; train it with -S train.mode={mode}, or all"
+            f"in {', '.join(config.modes)}; train it with -S train.mode={mode} (or all) and "
+            "train.layout=clip"
         )
     if decoding.guidance != 1 and not config.key_dropout:
         raise UserError(
             f"guidance {decoding.guidance:g}: the transformer always knew the last frame in its "
-            "training; train it with -S train.key_dropout=0.1, or set guidance to 1"
+            "training; train it with -S train.key_dropout=0.1 and train.layout=clip, or set "
+            "guidance to 1"
         )
     return mode
 
@@ -110,8 +112,8 @@ class Picker:
         """Logits `B n V` to codes `B n`."""
         if self.rules.temperature == 0:
             return logits.argmax(-1)
-        logits = logits.float().cpu() / self.rules.temperature
-        chances = filtered(logits, self.rules.top_k, self.rules.top_p).softmax(-1)
+        scaled = logits.float().cpu() / self.rules.temperature  # where the generator is
+        chances = filtered(scaled, self.rules.top_k, self.rules.top_p).softmax(-1)
         codes = torch.multinomial(chances.flatten(0, 1), 1, generator=self.generator)
         return codes.view(chances.shape[:2]).to(logits.device)
 

@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import LIKELIEST, Decoding, Drawn, draw
 from pipeline.motion import Flow, between, find_flow, frames_between
-from pipeline.params import FrameSize
+from pipeline.params import Evaluate, FrameSize
 from pipeline.torch_setup import autocast
 from pipeline.trained.tokenizer import fingerprint, load_tokenizer
 from pipeline.trained.transformer import load_gpt
@@ -44,6 +44,12 @@ class Style:
     decode: str = "expected"  # expected | argmax
     sharpness: float = 1.0  # exponent of the chances before their mean is taken
     detail: str = "keys"  # keys | none
+
+    @classmethod
+    def from_params(cls, looks: Evaluate, decoding: Decoding) -> "Style":
+        """A mean over all codes would show no trace of the ones that were drawn by chance."""
+        decode = "argmax" if decoding.temperature > 0 else looks.decode
+        return cls(decode, looks.sharpness, looks.detail)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.params import Params
+from pipeline.gpt2.config import SIZES
+from pipeline.params import Params, Transformer
 from pipeline.pretrained import inception, weights
 from pipeline.pretrained.weights import Weights
+from pipeline.records import read_json
 
 
 class Wanted(NamedTuple):
@@ -37,7 +39,7 @@ def faults(settings: Params) -> Iterator[str]:
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
     yield from _without_vgg19(settings)
-    yield from _without_gpt2(settings.transformer.pretrained)
+    yield from _without_gpt2(settings.transformer)
     for wish in wanted(settings):
         try:
             weights.verified(wish.weights, wish.folder)
@@ -87,7 +89,8 @@ def _without_vgg19(settings: Params) -> Iterator[str]:
         key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
         asking.append(f"vqgan.loss.{key}")
     if train.perceptual_loss_weight and train.network(loss) == "vgg19":
-        asking.append("train.perceptual_loss")
+        style = train.perceptual_loss == "style"
+        asking.append("vqgan.loss.style_network" if style else "train.perceptual_loss")
     if not asking:
         return
     from pipeline.pretrained import vgg  # imports torch: only where it is needed anyway
@@ -95,14 +98,29 @@ def _without_vgg19(settings: Params) -> Iterator[str]:
     try:
         vgg.verify(Path(loss.vgg19_file))
     except UserError as error:
-        yield f"{' and '.join(asking)} = vgg19: {error}; or set it to vgg16"
+        yield f"{' and '.join(dict.fromkeys(asking))} = vgg19: {error}; or set it to vgg16"
 
 
-def _without_gpt2(source: str) -> Iterator[str]:
-    """A sentence where the folder with pretrained weights is not there. A hub is not asked."""
-    folder = Path(source)
-    if source and (folder.is_absolute() or source.startswith(".")) and not folder.is_dir():
+def _without_gpt2(transformer: Transformer) -> Iterator[str]:
+    """A sentence where pretrained weights are not there or of other sizes. No hub is asked."""
+    source, folder = transformer.pretrained, Path(transformer.pretrained)
+    if not source:
+        return
+    instead = '; name a folder that transformers\' save_pretrained wrote, a name on the hub, or ""'
+    local = (
+        folder.exists() or folder.is_absolute() or source.startswith(".") or source.count("/") > 1
+    )
+    if local and not (folder / "config.json").is_file():
+        yield f"transformer.pretrained = {source}: no config.json there{instead}"
+        return
+    kind = transformer.transformer_type
+    own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
+    ours, theirs = SIZES.get(kind, own), SIZES.get(source)
+    if local:
+        config = read_json(folder / "config.json")
+        theirs = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
+    if theirs and theirs != ours:
         yield (
-            f"transformer.pretrained = {source}: no such folder; name one that transformers' "
-            'save_pretrained wrote, a name on the hub such as gpt2, or "" to start from nothing'
+            f"transformer.pretrained = {source}: it has {theirs} layers, heads and width, and "
+            f"transformer.transformer_type = {kind} has {ours}; choose the published sizes"
         )

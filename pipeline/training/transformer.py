@@ -194,10 +194,12 @@ class TransformerTask(Task):
         total = sum(losses.values()) + self.settings.vector_loss_weight * sum(distances)
         total = total / len(losses)
         once = found["seed"]
-        parts = {"accuracy": once.right * shares["seed"], "distance": distances[0]}
+        parts = {"cross_entropy": losses["seed"], "distance": distances[0]}
+        parts["accuracy"] = once.right * shares["seed"]
         if mode in losses and mode != "seed":
-            parts |= {"seed": losses["seed"], "drawn": losses[mode]}
+            parts["drawn"] = losses[mode]
         if seen is not None:
+            seen = seen * shares["seed"]
             total = total + self.settings.perceptual_loss_weight * seen
             parts["perceptual"] = seen
         return total, parts
@@ -294,7 +296,7 @@ class TransformerTask(Task):
             for name in found[0]:
                 means[name] = float(torch.stack([f[name].loss.detach() for f in found]).mean())
         right, distance = (
-            float(torch.stack([getattr(f["seed"], name) for f in found]).mean())
+            float(torch.stack([getattr(f["seed"], name).detach() for f in found]).mean())
             for name in ("right", "distance")
         )
         total = sum(means.values()) / len(means)

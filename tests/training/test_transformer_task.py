@@ -68,10 +68,21 @@ def test_all_targets_of_a_batch_weigh_the_same(transformer_task):
 
 @LAYOUTS
 def test_the_given_last_frame_is_never_a_target(transformer_task, layout):
-    """The last frame is read, not foretold: no logit of its codes gets a gradient by itself."""
+    """In a padded batch too: targets that count are the inner frames, each once."""
     task = transformer_task({"train.layout": layout})
-    passes = task._passes(*[torch.zeros(1, n, 32, dtype=torch.int64) for n in (1, 3)])
-    assert len(passes) == 1 and passes[0].targets.shape == (1, 1, 32), "n = 3: frame 1 alone"
+    clips = task.tokens["train"].batch([0, 2], CPU)  # six frames and five
+    counted = [[], []]
+    for one in task._passes(clips.frames[:, :-2], clips.frames):
+        found, _ = task._found(one, clips, "seed", None, task.generator)
+        first = one.start + one.inputs.shape[1] - one.targets.shape[1] + 1
+        for k in range(one.targets.shape[1]):
+            for row, n in enumerate((6, 5)):
+                if 1 <= first + k <= n - 2:
+                    counted[row].append(first + k)
+                    assert torch.equal(one.targets[row, k], clips.frames[row, first + k])
+        inside = sum(1 <= first + k <= n - 2 for k in range(one.targets.shape[1]) for n in (6, 5))
+        assert found["seed"].count == 32 * inside
+    assert counted == [[1, 2, 3, 4], [1, 2, 3]]
 
 
 @LAYOUTS
@@ -345,8 +356,11 @@ def test_truncation_cuts_the_batch_to_its_shortest_clip(transformer_task):
     clips = task.tokens["train"].batch([0, 1, 2], CPU)  # 6, 8 and 5 frames
     assert clips.frames.shape[:2] == (3, 5) and clips.n_frames.tolist() == [5, 5, 5]
     assert torch.equal(clips.last, clips.frames[:, 4])
-    alone = [total(list(task.losses([2], 0, 0)))]
-    assert alone[0] > 0 and total(list(task.losses([0, 1, 2], 0, 0))) > 0
+    cut = clips.frames
+    with torch.no_grad():
+        logits = task.module(cut[:, :-2], cut[:, 4], torch.tensor([5, 5, 5]))
+    wanted = F.cross_entropy(logits.flatten(0, 2), cut[:, 1:-1].flatten())
+    assert total(list(task.losses([0, 1, 2], 0, 0))) == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_open_tokens_follow_the_cosine(transformer_task):
