@@ -5,9 +5,9 @@
 Networks of params.yaml's sizes with random weights, which cost as much as trained ones; clips of 20
 frames, of which 18 are drawn. Groups of rows:
 
-    modes    each mode at batch 1, 4 and 16, a process of its own: frames a second in token space
-             (the transformer alone), and with pictures (ends to codes, optical flow, pictures of
-             all frames); megabytes of the cache, and of the process
+    modes    every mode in turns, a process of its own for each batch of 1, 4 and 16: frames a
+             second in token space (the transformer alone), and with pictures (ends to codes,
+             optical flow, pictures of all frames); megabytes of the cache, and of the process
     cache    every mode with the cache against the same drawing without it, in turns: the whole clip
              so far goes through the transformer for each frame, step of maskgit, or position. In
              the last two that pass has a drawing block for every frame so far, though the last
@@ -125,28 +125,31 @@ def cache_mb(model: InBetweener, decoding: Decoding, batch: int, length: int) ->
     return Watched.most / 1e6
 
 
-def mode_row(over: dict, mode: str, batch: int, rounds: int) -> dict[str, float]:
-    """In a process of its own."""
-    model, drawn, works = untrained(over), batch * (FRAMES - 2), {}
-    for work in (in_tokens, in_pictures):
-        work(model, MODES[mode], batch, WARM)
-        works[work] = functools.partial(work, model, MODES[mode], batch, FRAMES)
-    spent = best(works, rounds)
+def of_batch(over: dict, batch: int, rounds: int) -> dict[str, dict[str, float]]:
+    """All modes in turns, in a process of its own: frames a second of both ways, megabytes."""
+    model, works = untrained(over), {}
+    for mode, decoding in MODES.items():
+        for work in (in_tokens, in_pictures):
+            work(model, decoding, batch, WARM)
+            works[mode, work] = functools.partial(work, model, decoding, batch, FRAMES)
+    rates = {key: batch * (FRAMES - 2) / spent for key, spent in best(works, rounds).items()}
+    peak = peak_mb(model.device)
     return {
-        "tokens": drawn / spent[in_tokens],
-        "pictures": drawn / spent[in_pictures],
-        "peak_mb": peak_mb(model.device),
-        "cache_mb": cache_mb(model, MODES[mode], batch, WARM),
+        mode: {
+            "tokens": rates[mode, in_tokens],
+            "pictures": rates[mode, in_pictures],
+            "cache_mb": cache_mb(model, decoding, batch, WARM),
+            "peak_mb": peak,
+        }
+        for mode, decoding in MODES.items()
     }
 
 
 def modes(over: dict, rounds: int) -> list[dict]:
     lines, spawn = [], multiprocessing.get_context("spawn")
     for batch in BATCHES:
-        found = {}
-        for mode in MODES:
-            with spawn.Pool(1, maxtasksperchild=1) as pool:
-                found[mode] = pool.apply(mode_row, (over, mode, batch, rounds))
+        with spawn.Pool(1, maxtasksperchild=1) as pool:
+            found = pool.apply(of_batch, (over, batch, rounds))
         rates = {mode: its.pop("tokens") for mode, its in found.items()}
         for mode, its in found.items():
             against = () if mode == "seed" else (rates[mode] / rates["seed"], "seed")

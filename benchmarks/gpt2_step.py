@@ -1,6 +1,6 @@
 """A training step of the transformer: layouts, modes, ways to save memory; and what fits where.
 
-    python -m benchmarks.gpt2_step [--quick] [--rows thesis modes] [--threads 2] [--device cpu]
+    python -m benchmarks.gpt2_step [--quick] [--rows thesis modes] [--threads 2]
     python -m benchmarks.gpt2_step --memory
 
 Random clips of 20 frames in the size and with the transformer of params.yaml (64x128: 128 tokens a
@@ -8,7 +8,7 @@ frame). A step is forward, backward, clipping and the optimizer's step on a batc
 layout `clip`, one for each of the 18 target frames in the layout `windowed` (thesis), which then
 step together; weights of the blocks, codes and data are alike. Every row is a process of its own,
 which gives its memory (on a GPU, of its tensors); the rows of a group step in turns after a small
-step that warms up, and the best of --rounds counts. Groups:
+step that warms up, --rounds times or more, as --seconds a row allow, and the best counts. Groups:
 
     thesis/before=M, ours/before=M   clip against windowed, M previous frames. Thesis: a position a
                                      token, no copying; ours: merge 2, copying, moved keys
@@ -97,12 +97,9 @@ class Worker:
 
     def __init__(self, row: Row, batch: int) -> None:
         command = [sys.executable, "-m", "benchmarks.gpt2_row"]
-        self.row, self.process = (
-            row,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True),
-        )
-        fields = {"over": row.over, "batch": batch * row.times, "accumulation": row.accumulation}
-        self.ask(fields)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.row, self.process = row, subprocess.Popen(command, text=True, **pipes)
+        self.ask({"over": row.over, "batch": batch * row.times, "accumulation": row.accumulation})
 
     def ask(self, what: object) -> object:
         self.process.stdin.write(json.dumps(what) + "\n")
@@ -120,14 +117,14 @@ class Worker:
         self.process.communicate()  # it ends with its input
 
 
-def measure(rows: list[Row], base: dict, batch: int, rounds: int) -> None:
-    """Steps of all rows, in turns."""
+def measure(rows: list[Row], base: dict, batch: int, rounds: int = 1, seconds: float = 0.0) -> None:
+    """Steps of all rows, in turns: so many rounds, and more while fewer seconds a row are spent."""
     for row in rows:
         row.over = merged(row.over, {"base": base | row.over.get("base", {})})
     workers: list[Worker] = []
     try:
         workers += (Worker(row, batch) for row in rows)
-        for _ in range(rounds):
+        while len(rows[0].seconds) < rounds or sum(rows[0].seconds) < seconds:
             for worker in workers:
                 worker.row.seconds.append(worker.ask("step"))
         for worker in workers:
@@ -207,7 +204,7 @@ def compare(given: argparse.Namespace) -> None:
     }
     base = {"threads": given.threads, "device": given.device}
     for rows in wanted.values():
-        measure(rows, base, given.batch, given.rounds)
+        measure(rows, base, given.batch, given.rounds, given.seconds)
     peaks: dict[str, float] = {}
     for row in (row for rows in wanted.values() for row in rows):
         peaks[row.precision] = max(peaks.get(row.precision, 0.0), row.peak)
@@ -242,6 +239,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--batch", type=int, default=2, help="clips")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--quick", action="store_true", help="one clip, one round")
     parser.add_argument("--rows", nargs="+", help="only groups that begin so")
     parser.add_argument("--threads", type=int, default=2)
@@ -249,7 +247,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="count, do not train")
     given = parser.parse_args()
     if given.quick:
-        given.batch = given.rounds = 1
+        given.batch, given.rounds, given.seconds = 1, 1, 0.0
     count() if given.memory else compare(given)
 
 
