@@ -14,7 +14,7 @@ import torch
 
 from pipeline import tracking
 from pipeline.errors import UserError
-from pipeline.trained.tokenizer import save_tokenizer
+from pipeline.trained.tokenizer import save_tokenizer, sign_tokens
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, _Run
@@ -134,7 +134,12 @@ def test_two_processes_train_as_one_with_twice_the_batch(two, name):
     alone = scenarios.done(job, ALONE)
     first, second = (found[name] for found in two.found)
     assert len(alone["steps"]) >= 2 and len(alone["epochs"]) == 3
-    assert close(first["steps"], alone["steps"]) and close(first["epochs"], alone["epochs"])
+    # the distance of expected vectors is relative to the spread of the codes that a process sees
+    steps = [
+        [{key: x for key, x in row.items() if key != "distance"} for row in found["steps"]]
+        for found in (first, alone)
+    ]
+    assert close(*steps) and close(first["epochs"], alone["epochs"])
     torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
     assert torch.equal(first["weights"], second["weights"]), "the same in both"
     assert first["logged"] == alone["logged"] and not second["logged"], "one speaks for all"
@@ -218,6 +223,7 @@ def stage_folder(folder: Path, settings, tokens: Path) -> Path:
     torch.manual_seed(1)
     size = settings.ingest.height, settings.ingest.width
     save_tokenizer(Tokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
+    sign_tokens(folder / "data/tokens", folder / "models/vqgan")
     return folder
 
 
