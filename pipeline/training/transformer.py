@@ -98,6 +98,7 @@ class TransformerTask(Task):
             # Not the attention: its loops over frames would be compiled for each length of a clip
             compiled(block.mlp, settings.base, sizes_vary=True)
         self.codebook = tokenizer.codebook.detach().float().to(device)
+        self.spread = self.codebook.var(0, correction=0).sum().clamp_min(1e-9)
         self.eye = self._eye(settings, tokenizer)
         self.generator = torch.Generator().manual_seed(settings.base.seed)
         train = self.settings
@@ -245,7 +246,7 @@ class TransformerTask(Task):
         """Logits `B T N V` against codes `B T N`, where `counts`, `B T N`, is true.
 
         The distance is the mean squared one of the expected codebook vector to the true one, over
-        that of a vector that knows nothing, the codebook's mean: 1 for guessing, 0 for certainty.
+        that of the codebook's vectors to their mean: about 1 for guessing, 0 for certainty.
         """
         count = counts.sum().float()
         if not count:
@@ -254,9 +255,7 @@ class TransformerTask(Task):
         logits, targets = logits[counts].float(), targets[counts]  # M V, M
         with torch.autocast(self.device.type, enabled=False):
             expected = logits.softmax(-1) @ self.codebook  # M D
-        true = self.codebook[targets]
-        spread = (true - self.codebook.mean(0)).square().sum(-1).mean()
-        distance = (expected - true).square().sum(-1).mean() / spread.clamp_min(1e-9)
+        distance = (expected - self.codebook[targets]).square().sum(-1).mean() / self.spread
         right = (logits.argmax(-1) == targets).float().mean()
         return Found(F.cross_entropy(logits, targets), distance, right, count)
 
