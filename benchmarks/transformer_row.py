@@ -17,6 +17,7 @@ import pandas as pd
 
 from benchmarks.tokenizer_row import peak
 from pipeline import params, torch_setup
+from pipeline.easing import load_easing
 from pipeline.evaluation.candidates import Candidates
 from pipeline.evaluation.run import evaluate
 from pipeline.inbetween.drawing import InBetweener
@@ -60,7 +61,14 @@ def trained(settings: params.Params, project: Path, name: str) -> tuple[InBetwee
         "steps": history.steps[-1]["step"],
     } | {f"val_{name}": value for name, value in history.epochs[-1].items() if name != "step"}
     module = task.module.eval().requires_grad_(False)
-    return InBetweener(tokenizer, module, size, device, settings.base.precision), found
+    return InBetweener(
+        tokenizer,
+        module,
+        size,
+        device,
+        settings.base.precision,
+        load_easing(project / "data/tokens"),
+    ), found
 
 
 def measured(

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline import frames, params, progress, torch_setup
+from pipeline.easing import LARGEST, Easing
 from pipeline.errors import UserError, run_main
 from pipeline.gpt2.sampling import Decoding
 from pipeline.inbetween import timeline
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = {frame: read_picture(path) for frame, path in paths.items()}
     size = output_size(given.size, pictures[0].shape[:2], settings.ingest)
     model = load_models(torch_setup.prepare(settings.base), settings.base.precision)
+    if given.ease:
+        model.easing = _easing(given.ease, model)
     segments = timeline.segments(pictures, given.on)
     style = Style.from_params(settings.evaluate, decoding)
     with progress.bar(
@@ -83,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, help="at a temperature: only the likeliest k codes; 0: all")
     add("--top-p", type=float, help="only the fewest codes that make up this share; 1: all")
     add("--guidance", type=float, help="above 1: follows the next given frame more; 1: off")
+    add(
+        "--ease", type=float, help="pace: 1: even, up to 16: held until the middle; default: learnt"
+    )
     add("--seed", type=int, default=0, help="of the random choice; sample k has seed + k - 1")
     return parser
 
@@ -97,6 +103,7 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
     """Options that are numbers; NaN is never fine."""
     alone = "1 at temperature 0, where all samples are alike; add --temperature 1"
     by_chance = "a temperature above 0, where codes are drawn by chance; add --temperature 1"
+    paced = f"from 1, an even pace, to {LARGEST:g}, held until the middle"
     stepped = "the mode maskgit, which alone has steps; add --mode maskgit"
     for option, value, fine, expected in (
         ("on", given.on, given.on >= 1, "1 or more"),
@@ -108,6 +115,7 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
         ("guidance", decoding.guidance, 0 <= decoding.guidance < np.inf, "0 or more; 1 is off"),
         ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
         ("samples", given.samples, given.samples >= 1, "1 or more"),
+        ("ease", given.ease, given.ease is None or 1 <= given.ease <= LARGEST, paced),
         ("samples", given.samples, given.samples == 1 or decoding.temperature, alone),
         ("top-k", given.top_k, not given.top_k or decoding.temperature, by_chance),
         ("top-p", given.top_p, given.top_p in (None, 1) or decoding.temperature, by_chance),
@@ -120,6 +128,15 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
     ):
         if not fine:
             raise UserError(f"--{option} {value:g}: expected {expected}")
+
+
+def _easing(exponent: float, model: InBetweener) -> Easing:
+    if not model.gpt.config.moved_keys:
+        raise UserError(
+            f"--ease {exponent:g}: this model moves no given frames, so they have no pace; train "
+            "it with transformer.moved_keys = true, or leave the option out"
+        )
+    return Easing.fixed(exponent)
 
 
 def _numbered(out: Path, samples: int) -> list[Path]:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 
 DIS_ENLARGED = 4
 TRUST_WINDOW = 7  # pixels around a place that decide whether the flow is right there
+TRUST_HALF = 2.0  # times that the flow has to lessen the difference of the ends to be believed
+TRUST_STEEPNESS = 4  # how sharply belief begins there
 
 
 class Flow(NamedTuple):
@@ -53,7 +55,8 @@ def between(first: torch.Tensor, last: torch.Tensor, flow: Flow, t: torch.Tensor
     """Pictures at times t, `K 1 1 1` in (0, 1), by linear motion: float `K 3 H W`.
 
     first, last: float `1 3 H W`, or `K 3 H W` with as many flows. A cross-fade where the flow
-    explains little: without it, 20-frame clips of cartoon and film lose 0.2 dB and 0.01 SSIM.
+    does not explain at least half of what changed: without it, 20-frame clips of cartoon and film
+    lose 0.2 dB and 0.01 SSIM, and a flow that is believed sooner costs 0.005 to 0.013 LPIPS.
     """
     forth, back = flow
     to_first = t * (t * back - (1 - t) * forth)  # K 2 H W
@@ -66,16 +69,29 @@ def between(first: torch.Tensor, last: torch.Tensor, flow: Flow, t: torch.Tensor
 
 
 def frames_between(
-    first: torch.Tensor, last: torch.Tensor, n_frames: int, flow: Flow | None = None
+    first: torch.Tensor,
+    last: torch.Tensor,
+    n_frames: int,
+    flow: Flow | None = None,
+    exponent: float = 1.0,
 ) -> torch.Tensor:
-    """Inner frames of a clip with the ends uint8 `H W 3`: uint8 `n-2 H W 3`, on their device."""
+    """Inner frames of a clip with the ends uint8 `H W 3`: uint8 `n-2 H W 3`, on their device.
+
+    exponent: of the pace, see `way`.
+    """
     assert n_frames >= 3, n_frames
     flow = flow or find_flow(first.cpu().numpy(), last.cpu().numpy())
     flow = Flow(*(x.to(first.device) for x in flow))
     ends = (end.movedim(-1, 0).float().div(255)[None] for end in (first, last))  # 1 3 H W
     times = torch.linspace(0, 1, n_frames, device=first.device)[1:-1].view(-1, 1, 1, 1)
-    moved = between(*ends, flow, times)
+    moved = between(*ends, flow, way(times, exponent))
     return moved.mul(255).round().clamp(0, 255).byte().movedim(1, -1).contiguous()
+
+
+def way(t: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
+    """Share of the way that is done at times t in [0, 1]; exponent 1: an even pace (`easing`)."""
+    gone = t**exponent
+    return gone / (gone + (1 - t) ** exponent)
 
 
 def warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
@@ -112,5 +128,6 @@ def _disagreement(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _trust(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
-    """From 1, where the ends agree once they are moved, to 0, where they agree less than before."""
-    return still / (still + moved).clamp_min(1e-9)
+    """From 1, where moving the ends explains all change, over 0.5, where it explains half, to 0."""
+    ratio = TRUST_HALF * moved / still.clamp_min(1e-9)
+    return 1 / (1 + ratio**TRUST_STEEPNESS)

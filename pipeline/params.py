@@ -286,6 +286,7 @@ class Vqgan(Section):
 
 class TokenPrecompute(Section):
     batch_size: Count
+    easing: bool
 
 
 class Transformer(Section):

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
+from pipeline.easing import load_easing
 from pipeline.trained.tokenizer import fingerprint, load_tokenizer, require_own_tokens
-from pipeline.trained.transformer import save_gpt
+from pipeline.trained.transformer import Trained, save_gpt
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
@@ -45,7 +46,7 @@ def main() -> None:
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)
         if first:
-            save_gpt(task.module, OUT, fingerprint(VQGAN))
+            save_gpt(Trained(task.module, fingerprint(VQGAN), load_easing(TOKENS)), OUT)
             history.save(OUT)
             run.finish(history.summary(task), OUT)
 

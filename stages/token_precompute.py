@@ -14,9 +14,8 @@ def main() -> None:
     with tracking.stage("token_precompute", settings) as run:
         device = torch_setup.prepare(settings.base)
         tokenizer, _ = load_tokenizer(VQGAN, device)
-        batch_size = settings.token_precompute.batch_size
-        precision = settings.base.precision
-        summary = precompute(tokenizer, Path("data/shards"), OUT, batch_size, device, precision)
+        rules, precision = settings.token_precompute, settings.base.precision
+        summary = precompute(tokenizer, Path("data/shards"), OUT, rules, device, precision)
         sign_tokens(OUT, VQGAN)
         run.finish(summary, OUT)
 

@@ -10,13 +10,14 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline import frames, generate
+from pipeline.easing import Easing
 from pipeline.errors import UserError
 from pipeline.gpt2.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener
 from pipeline.sources.cartoon.episode import episode_script
 from pipeline.sources.cartoon.shooting import shoot
 from pipeline.trained.tokenizer import fingerprint, save_tokenizer
-from pipeline.trained.transformer import save_gpt
+from pipeline.trained.transformer import Trained, save_gpt
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def project(tmp_path, monkeypatch, tiny, untrained):
             YAML(typ="safe").dump(settings.model_dump(), file)
         model = untrained(settings)
         save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan")
-        save_gpt(model.gpt, tmp_path / "models/gpt2", fingerprint(tmp_path / "models/vqgan"))
+        about = fingerprint(tmp_path / "models/vqgan"), Easing(1.0)
+        save_gpt(Trained(model.gpt, *about), tmp_path / "models/gpt2")
         for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
             random = np.random.default_rng(seed)
             save(tmp_path / f"{name}.png", random.integers(1, 256, (30, 50, 3), np.uint8))
@@ -199,6 +201,17 @@ def test_what_the_model_was_not_trained_for_is_said(project, options):
     with pytest.raises(UserError, match="train it with -S train"):
         main(*options)
     assert not (folder / "clip").exists()
+
+
+def test_a_pace_of_ones_own(project):
+    """Nearly held, the first inner frame is nearly the first given one."""
+    folder = project(transformer__moved_keys=True, transformer__copying=True)
+    for ease in ("1", "16"):
+        main("--n-frames", "8", "--ease", ease, out=f"at_{ease}")
+    main("--n-frames", "8")
+    learnt, even, held = (clip_in(folder / name) for name in ("clip", "at_1", "at_16"))
+    steps = [psnr(clip[1], clip[0]) for clip in (even, learnt, held)]
+    assert steps[0] + 1 < steps[1] < steps[2] - 1
 
 
 @pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif"])
@@ -374,6 +387,9 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
         (["--top-p", "nan"], "--top-p nan: expected more than 0"),
         (["--guidance", "-1"], "--guidance -1: expected 0 or more"),
+        (["--ease", "0.5"], "--ease 0.5: expected from 1, an even pace, to 16"),
+        (["--ease", "nan"], "--ease nan: expected from 1"),
+        (["--ease", "2"], "--ease 2: this model moves no given frames"),
         (["--seed", str(2**70)], "--seed .*: expected less than 2"),
         (["--samples", "0"], "--samples 0: expected 1 or more"),
         (["--samples", "2"], "--samples 2: expected 1 at temperature 0.*; add --temperature 1"),

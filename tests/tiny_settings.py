@@ -57,7 +57,7 @@ TINY = {
             "ema_decay": 0.0,
         },
     },
-    "token_precompute": {"batch_size": 4},
+    "token_precompute": {"batch_size": 4, "easing": True},
     "transformer": {
         "transformer_type": "custom",
         "n_layer": 2,

@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import frames
+from pipeline.easing import EVEN, Easing
 from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import LIKELIEST, Decoding, Drawn, draw
-from pipeline.motion import Flow, between, find_flow, frames_between
+from pipeline.motion import Flow, between, find_flow, frames_between, way
 from pipeline.params import Evaluate, FrameSize
 from pipeline.torch_setup import autocast
 from pipeline.trained.tokenizer import fingerprint, load_tokenizer
@@ -68,10 +69,11 @@ class Moved:
     keys: list[Key]  # first and last, at rest
     flow: Flow  # B 2 H W, at the size of the output
     n_frames: torch.Tensor  # B
+    pace: torch.Tensor  # B: exponents, see `easing`
 
     def at(self, frame: int) -> Key:
         """Frames past the end of a shorter clip show its last one."""
-        t = (frame / (self.n_frames - 1)).clamp(max=1.0).view(-1, 1, 1, 1)
+        t = way((frame / (self.n_frames - 1)).clamp(max=1.0), self.pace).view(-1, 1, 1, 1)
         first, last = (key.shown for key in self.keys)
         return Key(self.codes[:, frame], between(first, last, self.flow, t))
 
@@ -96,26 +98,28 @@ class InBetweener:
         ingest: FrameSize,
         device: torch.device,
         precision: str,
+        easing: Easing = EVEN,
     ) -> None:
+        """easing: the pace at which given frames are moved (`transformer.moved_keys`)."""
         if gpt.config.num_embeddings != len(tokenizer.codebook):
             raise UserError(
                 f"the transformer knows {gpt.config.num_embeddings} codes and the tokenizer has "
                 f"{len(tokenizer.codebook)}: they were not trained together; run `dvc repro`"
             )
         self.tokenizer, self.gpt, self.ingest = tokenizer, gpt, ingest
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.easing = device, precision, easing
 
     @classmethod
     def load(cls, vqgan: Path, gpt: Path, device: torch.device, precision: str) -> "InBetweener":
         """Both folders as the stages leave them; UserError where they do not belong together."""
         tokenizer, ingest = load_tokenizer(vqgan, device)
-        model, trained_with = load_gpt(gpt, device)
-        if trained_with != fingerprint(vqgan):
+        trained = load_gpt(gpt, device)
+        if trained.tokenizer != fingerprint(vqgan):
             raise UserError(
                 f"{gpt} was trained on the tokens of another tokenizer than {vqgan}: its codes "
                 "mean other pictures; run `dvc repro`, or bring both folders of one run"
             )
-        return cls(tokenizer, model, ingest, device, precision)
+        return cls(tokenizer, trained.gpt, ingest, device, precision, trained.easing)
 
     @torch.no_grad()
     def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,17 +201,19 @@ class InBetweener:
         self, first: torch.Tensor, last: torch.Tensor, keys: list[Key], n_frames: torch.Tensor
     ) -> Moved:
         """The flow of each clip of a batch, found at the model's size, and its moved frames."""
-        flows, clips = [], []
+        flows, clips, paces = [], [], []
         for one, other, n in zip(first, last, n_frames.tolist(), strict=True):
             flows.append(find_flow(one.cpu().numpy(), other.cpu().numpy()))
-            inner = frames_between(one, other, n, flows[-1])
+            paces.append(self.easing.exponent(one, other))
+            inner = frames_between(one, other, n, flows[-1], paces[-1])
             clips.append(torch.cat([one[None], inner, other[None]]))  # n H W 3
         pictures = frames.to_float(torch.cat(clips).to(self.device))
         codes = torch.cat([self.tokenizer.encode(part) for part in pictures.split(ENCODED)])
         lengths = n_frames.tolist()
         padded = torch.nn.utils.rnn.pad_sequence(codes.split(lengths), batch_first=True)
         flow = Flow(*(torch.cat(parts).to(self.device) for parts in zip(*flows, strict=True)))
-        return Moved(padded, keys, flow.resized(keys[0].shown.shape[-2:]), n_frames)
+        flow, pace = flow.resized(keys[0].shown.shape[-2:]), torch.tensor(paces, device=self.device)
+        return Moved(padded, keys, flow, n_frames, pace)
 
     def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
         """float `B 3 H W` in [-1, 1], at the size of the output."""
@@ -221,7 +227,7 @@ class InBetweener:
         if style.detail == "none":
             return images
         mixed, drawn_anew = torch.zeros_like(images), torch.ones_like(images[:, :1])
-        for key, share in zip(keys, _shares(keys), strict=True):
+        for key, share in zip(keys, _shares([key.codes for key in keys]), strict=True):
             kept = chances.gather(2, key.codes[..., None])[..., 0] * share  # B N
             grid = kept.unflatten(1, self.tokenizer.grid)[:, None]  # B 1 h w
             mask = F.interpolate(grid, size, mode="bilinear")  # B 1 H W
@@ -229,11 +235,19 @@ class InBetweener:
         return mixed + drawn_anew * images
 
 
-def _shares(keys: list[Key]) -> list[torch.Tensor]:
-    """How much of a token's chance each key shows, `B N`: alike codes share it evenly."""
-    codes = torch.stack([key.codes for key in keys])  # K B N
-    alike = (codes[:, None] == codes[None]).sum(1)  # K B N
-    return list(1.0 / alike)
+def _shares(codes: list[torch.Tensor]) -> list[torch.Tensor]:
+    """How much of a token's chance each key shows, `B N`, by the codes of the keys, `B N` each.
+
+    Both given frames share alike codes evenly. Where the moved ones have that code too they show
+    all of it: they are right also about changes that are too small for another code.
+    """
+    (first, last), moved = codes[:2], codes[2:]
+    even = 1.0 / (1 + (first == last).int())
+    shares = [even, even]
+    for of_moved in moved:  # one at most
+        shares = [torch.where(key == of_moved, 0.0, even) for key in (first, last)]
+        shares.append(torch.ones_like(even))
+    return shares
 
 
 def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -1,15 +1,19 @@
 """Clips to codes, once, with the trained tokenizer: what the transformer is trained on.
 
 Beside the clip's own codes stand those of its two ends, moved along their optical flow to the time
-of each frame (`motion`): all that can be known of the motion without the frames between.
+of each frame (`motion`), at the pace of the footage (`easing`): all that can be known of the motion
+without the frames between.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from pipeline import frames, progress, schema
+from pipeline.easing import EVEN, MOST_CLIPS, Easing, fit, save_easing
 from pipeline.motion import frames_between
+from pipeline.params import TokenPrecompute
 from pipeline.schema import SPLITS, write_table
 from pipeline.shards.loaders import ClipSet
 from pipeline.torch_setup import autocast
@@ -20,23 +24,28 @@ def precompute(
     tokenizer: Tokenizer,
     shards: Path,
     out: Path,
-    batch_size: int,
+    settings: TokenPrecompute,
     device: torch.device,
     precision: str,
 ) -> dict:
-    """Writes `out/<split>.parquet`, a row a clip; gives counts and the share of codes in use."""
+    """Writes `out/<split>.parquet`, a row a clip, and the pace of the footage.
+
+    Gives counts, the share of codes in use, and what the pace wins.
+    """
     used = torch.zeros(len(tokenizer.codebook), dtype=torch.bool)
     counts = {}
     sets = {split: ClipSet(shards, split) for split in SPLITS}
+    easing, gain = _easing(sets["train"]) if settings.easing else (EVEN, 0.0)
+    save_easing(easing, out)
     total = sum(sum(clips.lengths) for clips in sets.values())
     with progress.bar(what="tokenizing", unit="frame", total=total) as bar:
         for split, clips in sets.items():
             rows = []
             for number in range(len(clips)):
                 clip = clips[number]
-                ends_moved = moved(clip.frames)
+                ends_moved = moved(clip.frames, easing)
                 codes, of_moved = (
-                    encode_clip(tokenizer, x, batch_size, device, precision)
+                    encode_clip(tokenizer, x, settings.batch_size, device, precision)
                     for x in (clip.frames, ends_moved)
                 )
                 used[codes.flatten()] = True
@@ -51,14 +60,24 @@ def precompute(
                 bar.update(len(codes))
             write_table(rows, schema.TOKENS, out / f"{split}.parquet")
             counts[f"clips_{split}"] = len(rows)
-    return {"frames": total, **counts, "codebook_usage": float(used.float().mean())}
+    pace = asdict(easing) | {"train_psnr_gain": gain}
+    usage = float(used.float().mean())
+    return {"frames": total, **counts, "codebook_usage": usage, "easing": pace}
 
 
-def moved(clip: torch.Tensor) -> torch.Tensor:
+def _easing(clips: ClipSet) -> tuple[Easing, float]:
+    """Of some clips, evenly chosen."""
+    places = [k for k, n in enumerate(clips.lengths) if n >= 3]
+    return fit([clips[k].frames for k in places[:: -(-len(places) // MOST_CLIPS) or 1]])
+
+
+def moved(clip: torch.Tensor, easing: Easing) -> torch.Tensor:
     """A clip uint8 `n H W 3` of which both ends are kept, and moved to the times between."""
     if len(clip) < 3:
         return clip
-    return torch.cat([clip[:1], frames_between(clip[0], clip[-1], len(clip)), clip[-1:]])
+    pace = easing.exponent(clip[0], clip[-1])
+    inner = frames_between(clip[0], clip[-1], len(clip), exponent=pace)
+    return torch.cat([clip[:1], inner, clip[-1:]])
 
 
 @torch.no_grad()

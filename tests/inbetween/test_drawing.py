@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from pipeline.easing import Easing
 from pipeline.errors import UserError
 from pipeline.gpt2.sampling import Decoding, Drawn
 from pipeline.inbetween import drawing
 from pipeline.inbetween.drawing import InBetweener, Style
+from pipeline.motion import frames_between
 
 SURE = 1e4  # a logit that leaves no doubt
 STYLES = [
@@ -101,6 +103,7 @@ def test_what_moves_as_foreseen_shows_the_moved_pixels(tiny, untrained, monkeypa
     """A model that is sure of the moved frames' codes draws the moved pictures, at any size."""
     changes = {"transformer.moved_keys": True, "ingest.height": 32, "ingest.width": 64}
     model = untrained(tiny(changes))
+    model.easing = Easing.fixed(2.0)
     ends = [torch.zeros(1, 32, 64, 3, dtype=torch.uint8) for _ in range(2)]
     for end, left in zip(ends, (16, 28), strict=True):
         end[:, 8:24, left : left + 16] = 220
@@ -116,9 +119,18 @@ def test_what_moves_as_foreseen_shows_the_moved_pixels(tiny, untrained, monkeypa
     large = tuple(end.repeat_interleave(scale, 1).repeat_interleave(scale, 2) for end in ends)
     (clip,) = model.draw(*ends, [7], Style(decode="argmax"), large=large)
     assert torch.equal(clip[0], large[0][0]) and torch.equal(clip[-1], large[1][0])
-    for i in range(1, 6):
-        bright = torch.where(clip[i, :, :, 0] > 180)[1].float() / scale
-        assert bright.mean().item() == pytest.approx(16 + 7.5 + 2 * i, abs=1.5)
+    wanted = frames_between(ends[0][0], ends[1][0], 7, exponent=2.0)
+    shrunk = clip[1:-1, ::scale, ::scale].int()
+    assert ((shrunk - wanted.int()).abs() <= (1 if scale == 1 else 40)).float().mean() > 0.98
+
+
+def test_codes_of_the_moved_frames_show_those_and_others_are_shared():
+    first, last, moved = (
+        torch.tensor([codes]) for codes in ([1, 1, 1, 1], [1, 2, 1, 2], [1, 1, 3, 3])
+    )
+    assert [s.tolist() for s in drawing._shares([first, last])] == [[[0.5, 1, 0.5, 1]]] * 2
+    shares = [s.tolist() for s in drawing._shares([first, last, moved])]
+    assert shares == [[[0, 0, 0.5, 1]], [[0, 1, 0.5, 1]], [[1, 1, 1, 1]]]
 
 
 def test_without_detail_a_still_is_its_round_trip(model, ends, certain):

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from pipeline import schema
+from pipeline.easing import EVEN, Easing, load_easing
 from pipeline.frames import to_float
 from pipeline.inbetween.tokens import encode_clip, precompute
 from pipeline.motion import frames_between
+from pipeline.params import TokenPrecompute
 from pipeline.shards.loaders import ClipSet
 
 CPU = torch.device("cpu")
@@ -26,9 +28,16 @@ def test_codes_of_a_clip_do_not_depend_on_the_batch(tokenizer, moving, batch_siz
         assert torch.equal(tokenizer.encode(to_float(frame[None]))[0], its_codes)
 
 
-def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path):
+def between(first, last, n_frames, easing):
+    return frames_between(first, last, n_frames, exponent=easing.exponent(first, last))
+
+
+def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path, monkeypatch):
     write_shards(tmp_path / "shards")
-    summary = precompute(tokenizer, tmp_path / "shards", tmp_path, 4, CPU, "float32")
+    pace = Easing(1.5, 0.2)
+    monkeypatch.setattr("pipeline.inbetween.tokens.fit", lambda clips: (pace, 0.25))
+    rules = TokenPrecompute(batch_size=4, easing=True)
+    summary = precompute(tokenizer, tmp_path / "shards", tmp_path, rules, CPU, "float32")
     used, frames = set(), 0
     for split in schema.SPLITS:
         clips = ClipSet(tmp_path / "shards", split)
@@ -41,10 +50,30 @@ def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path):
             assert found.tokens.dtype == "uint16"
             assert found.tokens.tolist() == codes.flatten().tolist()
             first, last = clip.frames[0], clip.frames[-1]
-            moved = torch.cat([clip.frames[:1], frames_between(first, last, len(clip.frames))])
+            moved = torch.cat([clip.frames[:1], between(first, last, len(clip.frames), pace)])
             moved = encode_clip(tokenizer, torch.cat([moved, last[None]]), 2, CPU, "float32")
             assert found.moved.tolist() == moved.flatten().tolist()
             used |= set(found.tokens.tolist())
             frames += len(codes)
-    assert summary["frames"] == frames
+    assert summary["frames"] == frames and load_easing(tmp_path) == pace
+    assert summary["easing"] == {"pace": 1.5, "by_change": 0.2, "train_psnr_gain": 0.25}
     assert summary["codebook_usage"] == pytest.approx(len(used) / 16)
+
+
+def test_the_pace_is_that_of_the_train_split_or_even(tokenizer, write_shards, tmp_path):
+    write_shards(tmp_path / "shards")
+    seen = []
+
+    def fit(clips):
+        seen.extend(clips)
+        return Easing(2.0), 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.inbetween.tokens.fit", fit)
+        for easing, wanted in ((True, Easing(2.0)), (False, EVEN)):
+            rules = TokenPrecompute(batch_size=4, easing=easing)
+            precompute(tokenizer, tmp_path / "shards", tmp_path, rules, CPU, "float32")
+            assert load_easing(tmp_path) == wanted
+    train = ClipSet(tmp_path / "shards", "train")
+    assert len(seen) == len(train), "once each, and never when it is off"
+    assert all(torch.equal(a, train[k].frames) for k, a in enumerate(seen))

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.easing import EVEN, Easing
 from pipeline.errors import UserError
 from pipeline.inbetween.drawing import InBetweener
 from pipeline.trained.tokenizer import (
@@ -16,7 +17,7 @@ from pipeline.trained.tokenizer import (
     save_tokenizer,
     sign_tokens,
 )
-from pipeline.trained.transformer import load_gpt, save_gpt
+from pipeline.trained.transformer import Trained, load_gpt, save_gpt
 from pipeline.trained.weights import load_weights, save_weights
 
 CPU = torch.device("cpu")
@@ -49,9 +50,9 @@ def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
 def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
     changes = {"train.layout": layout, "transformer.merge": merge, "transformer.copying": True}
     gpt = untrained(tiny(changes)).gpt
-    save_gpt(gpt, tmp_path, "abc")
-    loaded, tokenizer = load_gpt(tmp_path, CPU)
-    assert tokenizer == "abc"
+    save_gpt(Trained(gpt, "abc", Easing(1.3, 0.4)), tmp_path)
+    loaded, *about = load_gpt(tmp_path, CPU)
+    assert about == ["abc", Easing(1.3, 0.4)]
     assert loaded.config == gpt.config and not loaded.training
     frames, n = torch.randint(0, 16, (2, 2, 32)), torch.tensor([6, 7])
     assert torch.equal(loaded(frames, frames[:, 1], n), gpt(frames, frames[:, 1], n))
@@ -59,7 +60,7 @@ def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
 
 def test_same_weights_same_bytes(tiny, untrained, tmp_path):
     for name in "ab":
-        save_gpt(untrained(tiny()).gpt, tmp_path / name, "abc")
+        save_gpt(Trained(untrained(tiny()).gpt, "abc", EVEN), tmp_path / name)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -105,7 +106,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 
 def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
-    save_gpt(untrained(tiny()).gpt, tmp_path, "abc")
+    save_gpt(Trained(untrained(tiny()).gpt, "abc", EVEN), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["gpt"]["n_layer"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -116,7 +117,7 @@ def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
 def test_a_position_table_that_is_too_short_is_named(tiny, untrained, tmp_path):
     """As if the window of a trained model were made longer by hand."""
     changes = {"train.layout": "windowed", "train.n_frames_before": 8}
-    save_gpt(untrained(tiny(changes)).gpt, tmp_path, "abc")
+    save_gpt(Trained(untrained(tiny(changes)).gpt, "abc", EVEN), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["gpt"]["n_frames_before"] = 40
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -135,13 +136,13 @@ def test_tokens_and_transformers_of_another_tokenizer_are_refused(tiny, untraine
     one, other, tokens, gpt = (tmp_path / name for name in ("one", "other", "tokens", "gpt"))
     model = untrained(settings)
     save_tokenizer(model.tokenizer, settings, one)
-    save_gpt(model.gpt, gpt, fingerprint(one))
+    save_gpt(Trained(model.gpt, fingerprint(one), Easing(0.7)), gpt)
     with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
         require_own_tokens(tokens, one)
     tokens.mkdir()
     sign_tokens(tokens, one)
     require_own_tokens(tokens, one)
-    InBetweener.load(one, gpt, CPU, "float32")
+    assert InBetweener.load(one, gpt, CPU, "float32").easing == Easing(0.7)
     with torch.no_grad():
         model.tokenizer.shortcut.decode.bias.add_(0.1)
     save_tokenizer(model.tokenizer, settings, other)
