@@ -59,13 +59,18 @@ def train_row(settings: params.Params, project: Path, out: Path) -> dict:
     return read_json(out / "row.json")
 
 
+def called(variant: str, drawing: str) -> str:
+    """The way that every variant draws in needs no word."""
+    return variant if drawing == "seed" else f"{variant}, {drawing}"
+
+
 def measures(work: Path, rows: dict[str, dict]) -> pd.DataFrame:
     """A row a candidate and group, with its name: the variant's drawings, the baselines once."""
     parts, others = [], pd.DataFrame()
     for name, row in rows.items():
         for drawing, its in row["drawings"].items():
             table = pd.read_csv(work / name / drawing.replace(" ", "-") / "groups.csv")
-            mine = table[table.candidate == "model"].assign(candidate=f"{name}, {drawing}")
+            mine = table[table.candidate == "model"].assign(candidate=called(name, drawing))
             parts.append(mine.assign(seconds=its["seconds_a_clip"]))
             baselines = table[table.candidate != "model"]
             others = max(others, baselines, key=len)
@@ -98,7 +103,7 @@ def drift(work: Path, rows: dict[str, dict], path: Path) -> None:
         for drawing in row["drawings"]:
             table = pd.read_csv(work / name / drawing.replace(" ", "-") / "by_frame.csv")
             its = table[table.candidate == "model"]
-            axes.plot(its.frame, its.psnr, linewidth=1.2, label=f"{name}, {drawing}")
+            axes.plot(its.frame, its.psnr, linewidth=1.2, label=called(name, drawing))
     first = next(iter(rows))
     table = pd.read_csv(work / first / next(iter(rows[first]["drawings"])) / "by_frame.csv")
     for name in ("cross_fade", "round_trip"):
@@ -117,7 +122,7 @@ def strips(work: Path, rows: dict[str, dict], path: Path) -> None:
         for key, frames in np.load(work / name / "shown.npz").items():
             clip_id, _, drawing = key.partition("|")
             if drawing in row["drawings"]:
-                drawing = f"{name}, {drawing}"
+                drawing = called(name, drawing)
             elif drawing not in ("truth", "cross_fade", "rife"):
                 continue
             clips.setdefault(clip_id, {})[drawing.replace("_", " ")] = torch.from_numpy(frames)

@@ -21,6 +21,7 @@ from pipeline.easing import load_easing
 from pipeline.evaluation.candidates import Candidates
 from pipeline.evaluation.run import evaluate
 from pipeline.inbetween.drawing import InBetweener
+from pipeline.inbetween.tokens import precompute
 from pipeline.records import write_json
 from pipeline.shards.loaders import ClipSet
 from pipeline.trained.tokenizer import load_tokenizer
@@ -38,11 +39,16 @@ DRAWINGS = {  # name -> mode, steps
 SHOWN = 2  # clips of the strips
 
 
-def trained(settings: params.Params, project: Path, name: str) -> tuple[InBetweener, dict]:
+def trained(settings: params.Params, project: Path, out: Path) -> tuple[InBetweener, dict]:
     """A transformer on the project's tokens, with its tokenizer; how long that took."""
-    device = torch_setup.prepare(settings.base)
+    device, name = torch_setup.prepare(settings.base), f"bench-{out.name}"
     tokenizer, size = load_tokenizer(project / "models/vqgan", device)
-    task = TransformerTask(settings, project / "data/tokens", tokenizer, device)
+    encoding, precision = settings.token_precompute, settings.base.precision
+    tokens = project / "data/tokens"
+    if encoding.easing != params.read_yaml(project / "params.yaml")["token_precompute"]["easing"]:
+        tokens = out / "tokens"  # at another pace than the project's
+        precompute(tokenizer, project / "data/shards", tokens, encoding, device, precision)
+    task = TransformerTask(settings, tokens, tokenizer, device)
     rules = settings.train
     plan = Plan(
         batch_size=rules.batch_size,
@@ -51,7 +57,7 @@ def trained(settings: params.Params, project: Path, name: str) -> tuple[InBetwee
         accumulation_size=rules.accumulation_size,
     )
     sections = {"base": settings.base, "transformer": settings.transformer, "train": rules}
-    inputs = [project / "data/tokens/train.parquet", project / "models/vqgan/model.safetensors"]
+    inputs = [tokens / "train.parquet", project / "models/vqgan/model.safetensors"]
     started = time.perf_counter()
     history = train(task, plan, name, Resume(name, sections, inputs), lambda values, step: None)
     found = {
@@ -61,14 +67,7 @@ def trained(settings: params.Params, project: Path, name: str) -> tuple[InBetwee
         "steps": history.steps[-1]["step"],
     } | {f"val_{name}": value for name, value in history.epochs[-1].items() if name != "step"}
     module = task.module.eval().requires_grad_(False)
-    return InBetweener(
-        tokenizer,
-        module,
-        size,
-        device,
-        settings.base.precision,
-        load_easing(project / "data/tokens"),
-    ), found
+    return InBetweener(tokenizer, module, size, device, precision, load_easing(tokens)), found
 
 
 def measured(
@@ -108,7 +107,7 @@ def main() -> None:
     given = parser.parse_args()
     content = json.loads(given.settings.read_text())
     settings = params.Params.model_validate(content)
-    model, found = trained(settings, given.project, f"bench-{given.out.name}")
+    model, found = trained(settings, given.project, given.out)
     found["drawings"], pictures = {}, {}
     for name, (mode, steps) in DRAWINGS.items():
         if mode not in model.gpt.config.modes:
