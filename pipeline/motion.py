@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline import frames
+
 DIS_ENLARGED = 4
 TRUST_WINDOW = 7  # pixels around a place that decide whether the flow is right there
 TRUST_HALF = 2.0  # times that the flow has to lessen the difference of the ends to be believed
@@ -82,10 +84,9 @@ def frames_between(
     assert n_frames >= 3, n_frames
     flow = flow or find_flow(first.cpu().numpy(), last.cpu().numpy())
     flow = Flow(*(x.to(first.device) for x in flow))
-    ends = (end.movedim(-1, 0).float().div(255)[None] for end in (first, last))  # 1 3 H W
+    ends = (frames.to_float(end[None]) for end in (first, last))  # 1 3 H W
     times = torch.linspace(0, 1, n_frames, device=first.device)[1:-1].view(-1, 1, 1, 1)
-    moved = between(*ends, flow, way(times, exponent))
-    return moved.mul(255).round().clamp(0, 255).byte().movedim(1, -1).contiguous()
+    return frames.to_uint8(between(*ends, flow, way(times, exponent)))
 
 
 def way(t: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
