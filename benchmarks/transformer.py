@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.lines import line, show
 from pipeline import experiments, params, presets
-from pipeline.errors import run_main
+from pipeline.errors import UserError, run_main
 from pipeline.pictures import save_strips
 from pipeline.records import read_json, write_json
 
@@ -146,6 +146,10 @@ def main() -> None:
 
 def compare(given: argparse.Namespace, work: Path) -> None:
     experiment = experiments.load(given.experiment)
+    unknown = [name for name in given.only or [] if name not in experiment.variants]
+    if unknown:
+        known = ", ".join(experiment.variants)
+        raise UserError(f"--only {' '.join(unknown)}: expected some of {known}")
     content = presets.merged(params.read_yaml(given.project / "params.yaml"), LEAN)
     content = presets.merged(content, {"base": {"threads": given.threads}})
     rows = {}
@@ -157,7 +161,8 @@ def compare(given: argparse.Namespace, work: Path) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     title = given.name or experiment.name
     (given.out / f"{title}.md").write_text(markdown(table) + "\n")
-    write_json(given.out / f"{title}.json", {"rows": rows, "measures": table.to_dict("records")})
+    found = [row.dropna().to_dict() for _, row in table.iterrows()]  # baselines have no seconds
+    write_json(given.out / f"{title}.json", {"rows": rows, "measures": found})
     drift(work, rows, given.out / f"{title}-drift.png")
     strips(work, rows, given.out / f"{title}.png")
     high = table[table.group == "high"].set_index("candidate")
