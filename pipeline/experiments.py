@@ -119,10 +119,12 @@ def curves(experiment: Experiment) -> pd.DataFrame:
 def plot(table: pd.DataFrame, experiment: Experiment, path: Path) -> None:
     """A line a variant, as PNG."""
     import matplotlib
+    from matplotlib.ticker import MaxNLocator
 
     matplotlib.use("Agg")
     axes = table.plot(figsize=(7, 4), linewidth=1.5, grid=True)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(CURVES[experiment.stage][2])
     axes.figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
 
