@@ -11,10 +11,12 @@ are in --work already are not trained again.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +52,27 @@ MORE = {"motion_ratio": "{:.2f}", "control_point_ratio": "{:.2f}"}  # of the thi
 
 
 def train_row(settings: params.Params, project: Path, out: Path) -> dict:
-    if not (out / "row.json").is_file():
+    kept = out / "settings.json"
+    if (out / "row.json").is_file():
+        if params.Params.model_validate(read_json(kept)) != settings:
+            raise UserError(
+                f"{out} was made with other parameters (its settings.json says which); delete it, "
+                "or name another folder with --work"
+            )
+    else:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "settings.json", settings.model_dump())
+        write_json(kept, settings.model_dump())
         paths = [str(out / "settings.json"), str(project), str(out)]
         command = [sys.executable, "-m", "benchmarks.transformer_row", *paths]
         subprocess.run(command, check=True, env=os.environ | {"DVC_ROOT": str(out.parent)})
     return read_json(out / "row.json")
 
 
-def called(variant: str, drawing: str) -> str:
-    """The way that every variant draws in needs no word."""
-    return variant if drawing == "seed" else f"{variant}, {drawing}"
+def called(variant: str, drawing: str, drawings: Collection[str]) -> str:
+    """Of a drawing among all of its variant."""
+    if len(drawings) == 1 or drawing.startswith(variant):
+        return variant if len(drawings) == 1 else drawing
+    return f"{variant}, {drawing}"
 
 
 def measures(work: Path, rows: dict[str, dict]) -> pd.DataFrame:
@@ -70,7 +81,9 @@ def measures(work: Path, rows: dict[str, dict]) -> pd.DataFrame:
     for name, row in rows.items():
         for drawing, its in row["drawings"].items():
             table = pd.read_csv(work / name / drawing.replace(" ", "-") / "groups.csv")
-            mine = table[table.candidate == "model"].assign(candidate=called(name, drawing))
+            mine = table[table.candidate == "model"].assign(
+                candidate=called(name, drawing, row["drawings"])
+            )
             parts.append(mine.assign(seconds=its["seconds_a_clip"]))
             baselines = table[table.candidate != "model"]
             others = max(others, baselines, key=len)
@@ -99,16 +112,18 @@ def drift(work: Path, rows: dict[str, dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
+    colours = itertools.cycle(plt.get_cmap("tab20").colors)
     for name, row in rows.items():
         for drawing in row["drawings"]:
             table = pd.read_csv(work / name / drawing.replace(" ", "-") / "by_frame.csv")
             its = table[table.candidate == "model"]
-            axes.plot(its.frame, its.psnr, linewidth=1.2, label=called(name, drawing))
+            label = called(name, drawing, row["drawings"]).replace("_", " ")
+            axes.plot(its.frame, its.psnr, linewidth=1.2, label=label, color=next(colours))
     first = next(iter(rows))
     table = pd.read_csv(work / first / next(iter(rows[first]["drawings"])) / "by_frame.csv")
-    for name in ("cross_fade", "round_trip"):
+    for name, style in (("cross_fade", "--"), ("round_trip", ":")):
         its = table[table.candidate == name]
-        axes.plot(its.frame, its.psnr, "--", linewidth=1.2, label=name.replace("_", " "))
+        axes.plot(its.frame, its.psnr, "k" + style, linewidth=1.2, label=name.replace("_", " "))
     axes.set(xlabel="frame", ylabel="PSNR of all test clips, dB")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
@@ -116,13 +131,13 @@ def drift(work: Path, rows: dict[str, dict], path: Path) -> None:
 
 
 def strips(work: Path, rows: dict[str, dict], path: Path) -> None:
-    """Some clips: the truth, the strongest baselines, then every variant's drawings."""
+    """Some clips: the truth, the strongest baselines, then the drawings of these rows."""
     clips: dict[str, dict[str, torch.Tensor]] = {}
     for name, row in rows.items():
         for key, frames in np.load(work / name / "shown.npz").items():
             clip_id, _, drawing = key.partition("|")
             if drawing in row["drawings"]:
-                drawing = called(name, drawing)
+                drawing = called(name, drawing, row["drawings"])
             elif drawing not in ("truth", "cross_fade", "rife"):
                 continue
             clips.setdefault(clip_id, {})[drawing.replace("_", " ")] = torch.from_numpy(frames)
@@ -135,6 +150,7 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=Path())
     parser.add_argument("--experiment", default="transformer", help="one of presets/experiments")
     parser.add_argument("--only", nargs="*", help="these variants")
+    parser.add_argument("--strips", nargs="*", help="variants to be seen in them; default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="kept between calls; else a temporary folder")
     parser.add_argument("--out", type=Path, default=Path("docs/results/transformer"))
@@ -144,12 +160,16 @@ def main() -> None:
         compare(given, (given.work or Path(temporary)).absolute())
 
 
+def _check(option: str, names: list[str] | None, known: Iterable[str]) -> None:
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise UserError(f"--{option} {' '.join(unknown)}: expected some of {', '.join(known)}")
+
+
 def compare(given: argparse.Namespace, work: Path) -> None:
     experiment = experiments.load(given.experiment)
-    unknown = [name for name in given.only or [] if name not in experiment.variants]
-    if unknown:
-        known = ", ".join(experiment.variants)
-        raise UserError(f"--only {' '.join(unknown)}: expected some of {known}")
+    _check("only", given.only, experiment.variants)
+    _check("strips", given.strips, given.only or experiment.variants)
     content = presets.merged(params.read_yaml(given.project / "params.yaml"), LEAN)
     content = presets.merged(content, {"base": {"threads": given.threads}})
     rows = {}
@@ -164,7 +184,8 @@ def compare(given: argparse.Namespace, work: Path) -> None:
     found = [row.dropna().to_dict() for _, row in table.iterrows()]  # baselines have no seconds
     write_json(given.out / f"{title}.json", {"rows": rows, "measures": found})
     drift(work, rows, given.out / f"{title}-drift.png")
-    strips(work, rows, given.out / f"{title}.png")
+    in_strips = {name: row for name, row in rows.items() if name in (given.strips or rows)}
+    strips(work, in_strips, given.out / f"{title}.png")
     high = table[table.group == "high"].set_index("candidate")
     told = [
         line(f"transformer/{name}/{key}", row[key], unit)
