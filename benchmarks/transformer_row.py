@@ -48,6 +48,7 @@ def trained(settings: params.Params, project: Path, out: Path) -> tuple[InBetwee
     if encoding.easing != params.read_yaml(project / "params.yaml")["token_precompute"]["easing"]:
         tokens = out / "tokens"  # at another pace than the project's
         precompute(tokenizer, project / "data/shards", tokens, encoding, device, precision)
+    easing = load_easing(tokens)
     task = TransformerTask(settings, tokens, tokenizer, device)
     rules = settings.train
     plan = Plan(
@@ -67,7 +68,7 @@ def trained(settings: params.Params, project: Path, out: Path) -> tuple[InBetwee
         "steps": history.steps[-1]["step"],
     } | {f"val_{name}": value for name, value in history.epochs[-1].items() if name != "step"}
     module = task.module.eval().requires_grad_(False)
-    return InBetweener(tokenizer, module, size, device, precision, load_easing(tokens)), found
+    return InBetweener(tokenizer, module, size, device, precision, easing), found
 
 
 def measured(

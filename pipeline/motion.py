@@ -19,8 +19,8 @@ from pipeline import frames
 
 DIS_ENLARGED = 4
 TRUST_WINDOW = 7  # pixels around a place that decide whether the flow is right there
-TRUST_HALF = 2.0  # times that the flow has to lessen the difference of the ends to be believed
-TRUST_STEEPNESS = 4  # how sharply belief begins there
+BELIEVED_FROM = 0.5  # share of the ends' difference that a flow has to explain to be believed
+BELIEF_STEEPNESS = 4  # how sharply belief begins there
 
 
 class Flow(NamedTuple):
@@ -70,23 +70,24 @@ def between(first: torch.Tensor, last: torch.Tensor, flow: Flow, t: torch.Tensor
     return torch.lerp(faded, moved, trust)
 
 
-def frames_between(
+def moved_clip(
     first: torch.Tensor,
     last: torch.Tensor,
     n_frames: int,
     flow: Flow | None = None,
     exponent: float = 1.0,
 ) -> torch.Tensor:
-    """Inner frames of a clip with the ends uint8 `H W 3`: uint8 `n-2 H W 3`, on their device.
+    """The clip between the ends uint8 `H W 3`, themselves in it: uint8 `n H W 3`, on their device.
 
     exponent: of the pace, see `way`.
     """
     assert n_frames >= 3, n_frames
     flow = flow or find_flow(first.cpu().numpy(), last.cpu().numpy())
     flow = Flow(*(x.to(first.device) for x in flow))
-    ends = (frames.to_float(end[None]) for end in (first, last))  # 1 3 H W
+    ends = [frames.to_float(end[None]) for end in (first, last)]  # 1 3 H W
     times = torch.linspace(0, 1, n_frames, device=first.device)[1:-1].view(-1, 1, 1, 1)
-    return frames.to_uint8(between(*ends, flow, way(times, exponent)))
+    inner = frames.to_uint8(between(*ends, flow, way(times, exponent)))
+    return torch.cat([first[None], inner, last[None]])
 
 
 def way(t: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
@@ -130,5 +131,5 @@ def _disagreement(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _trust(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
     """From 1, where moving the ends explains all change, over 0.5, where it explains half, to 0."""
-    ratio = TRUST_HALF * moved / still.clamp_min(1e-9)
-    return 1 / (1 + ratio**TRUST_STEEPNESS)
+    left = moved / still.clamp_min(1e-9)
+    return 1 / (1 + (left / (1 - BELIEVED_FROM)) ** BELIEF_STEEPNESS)

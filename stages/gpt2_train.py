@@ -25,6 +25,7 @@ def main() -> None:
         processes.joined(settings.base) as together,
     ):
         require_own_tokens(TOKENS, VQGAN)
+        easing = load_easing(TOKENS)
         tokenizer, _ = load_tokenizer(VQGAN, together.device)
         task = TransformerTask(settings, TOKENS, tokenizer, together.device, together)
         rules, engine = settings.train, settings.engine
@@ -46,7 +47,7 @@ def main() -> None:
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)
         if first:
-            save_gpt(Trained(task.module, fingerprint(VQGAN), load_easing(TOKENS)), OUT)
+            save_gpt(Trained(task.module, fingerprint(VQGAN), easing), OUT)
             history.save(OUT)
             run.finish(history.summary(task), OUT)
 

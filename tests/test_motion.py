@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.metrics.flow import optical_flow
-from pipeline.motion import Flow, between, find_flow, frames_between
+from pipeline.motion import Flow, _trust, between, find_flow, moved_clip, way
 
 HEIGHT, WIDTH = 48, 96
 
@@ -25,20 +25,55 @@ def centre(picture: torch.Tensor) -> float:
 
 
 def test_a_square_moves_evenly():
-    clip = frames_between(square_at(20), square_at(32), 13)
-    assert clip.shape == (11, HEIGHT, WIDTH, 3) and clip.dtype == torch.uint8
-    for i, picture in enumerate(clip, 1):
+    clip = moved_clip(square_at(20), square_at(32), 13)
+    assert clip.shape == (13, HEIGHT, WIDTH, 3) and clip.dtype == torch.uint8
+    for i, picture in enumerate(clip):
         assert centre(picture) == pytest.approx(20 + 7.5 + i, abs=1.5)
 
 
 def test_what_stands_still_is_byte_for_byte_the_same():
     still = square_at(40)
-    assert torch.equal(frames_between(still, still, 6), still.expand(4, -1, -1, -1))
+    assert torch.equal(moved_clip(still, still, 6), still.expand(6, -1, -1, -1))
 
 
 def test_the_baseline_is_the_same_motion():
     clip = torch.stack([square_at(left) for left in range(20, 30)])
-    assert torch.equal(optical_flow(clip), frames_between(clip[0], clip[-1], 10))
+    assert torch.equal(optical_flow(clip), moved_clip(clip[0], clip[-1], 10)[1:-1])
+
+
+def test_the_way_by_hand():
+    t = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert torch.allclose(way(t, 1.0), t), "an even pace"
+    assert torch.allclose(way(t, 2.0), torch.tensor([0, 1 / 10, 0.5, 9 / 10, 1]))
+    held = way(t, 16.0)
+    assert held[1] < 1e-6 and held[3] > 1 - 1e-6 and held[2] == 0.5
+
+
+def test_an_eased_square_is_late_first_and_early_then():
+    clip = moved_clip(square_at(20), square_at(32), 13, exponent=3.0)
+    even = moved_clip(square_at(20), square_at(32), 13)
+    columns = torch.tensor([[centre(picture) for picture in found] for found in (clip, even)])
+    assert (columns[0, 1:5] < columns[1, 1:5]).all() and (columns[0, 8:12] > columns[1, 8:12]).all()
+    assert torch.equal(clip[6], even[6]) and torch.equal(clip[[0, -1]], even[[0, -1]])
+
+
+def test_a_flow_is_believed_where_it_explains_half():
+    left, still = torch.tensor([0.0, 0.5, 1.0, 4.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0])
+    found = _trust(left, still)
+    assert found[:3].tolist() == pytest.approx([1, 0.5, 1 / 17]) and found[3] < 0.001
+    assert found[4].isfinite(), "where nothing changes both say the same"
+
+
+def test_a_wrong_flow_gives_a_fade():
+    """Both ends show the same place, a little brighter; the flow says that all of it moved."""
+    first = square_at(40).movedim(-1, 0).float()[None]
+    last, wrong = first + 4, torch.zeros(1, 2, HEIGHT, WIDTH)
+    wrong[:, 0] = 30.0
+    half = torch.full((1, 1, 1, 1), 0.5)
+    still = between(first, last, Flow(torch.zeros_like(wrong), torch.zeros_like(wrong)), half)
+    drawn = between(first, last, Flow(wrong, -wrong), half)
+    assert torch.allclose(still, first + 2)
+    assert (drawn - still).abs().mean() < 0.5, "grey levels"
 
 
 def test_a_batch_is_moved_as_its_pictures_alone():

@@ -9,11 +9,11 @@ A model that was trained for minutes doubts too much: `sharpness` above 1 raises
 that power first, and a very large one gives `argmax`.
 
 detail: `keys` shows each token that the model takes over from a given frame, at the same place, as
-that frame's own pixels, weighted with the model's certainty, and, where it is told both given
-frames moved along their optical flow (`transformer.moved_keys`), each token that it takes over from
-those as their pixels. What stands still or moves as foreseen so stays as sharp as the given frames,
-and what the model draws anew comes from the tokenizer. `none` shows the tokenizer's picture
-everywhere.
+that frame's own pixels, weighted with the model's certainty. Where it is told both given frames
+moved along their optical flow (`transformer.moved_keys`), a token that those have shows their
+pixels, and one that only a frame at rest has, that frame's. What stands still or moves as foreseen
+so stays as sharp as the given frames, and what the model draws anew comes from the tokenizer.
+`none` shows the tokenizer's picture everywhere.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from pipeline.easing import EVEN, Easing
 from pipeline.errors import UserError
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sampling import LIKELIEST, Decoding, Drawn, draw
-from pipeline.motion import Flow, between, find_flow, frames_between, way
+from pipeline.motion import Flow, between, find_flow, moved_clip, way
 from pipeline.params import Evaluate, FrameSize
 from pipeline.torch_setup import autocast
 from pipeline.trained.tokenizer import fingerprint, load_tokenizer
@@ -69,11 +69,11 @@ class Moved:
     keys: list[Key]  # first and last, at rest
     flow: Flow  # B 2 H W, at the size of the output
     n_frames: torch.Tensor  # B
-    pace: torch.Tensor  # B: exponents, see `easing`
+    exponents: torch.Tensor  # B: of the pace, see `easing`
 
     def at(self, frame: int) -> Key:
         """Frames past the end of a shorter clip show its last one."""
-        t = way((frame / (self.n_frames - 1)).clamp(max=1.0), self.pace).view(-1, 1, 1, 1)
+        t = way((frame / (self.n_frames - 1)).clamp(max=1.0), self.exponents).view(-1, 1, 1, 1)
         first, last = (key.shown for key in self.keys)
         return Key(self.codes[:, frame], between(first, last, self.flow, t))
 
@@ -201,19 +201,18 @@ class InBetweener:
         self, first: torch.Tensor, last: torch.Tensor, keys: list[Key], n_frames: torch.Tensor
     ) -> Moved:
         """The flow of each clip of a batch, found at the model's size, and its moved frames."""
-        flows, clips, paces = [], [], []
+        flows, exponents, clips = [], [], []
         for one, other, n in zip(first, last, n_frames.tolist(), strict=True):
             flows.append(find_flow(one.cpu().numpy(), other.cpu().numpy()))
-            paces.append(self.easing.exponent(one, other))
-            inner = frames_between(one, other, n, flows[-1], paces[-1])
-            clips.append(torch.cat([one[None], inner, other[None]]))  # n H W 3
+            exponents.append(self.easing.exponent(one, other))
+            clips.append(moved_clip(one, other, n, flows[-1], exponents[-1]))  # n H W 3
         pictures = frames.to_float(torch.cat(clips).to(self.device))
         codes = torch.cat([self.tokenizer.encode(part) for part in pictures.split(ENCODED)])
         lengths = n_frames.tolist()
         padded = torch.nn.utils.rnn.pad_sequence(codes.split(lengths), batch_first=True)
         flow = Flow(*(torch.cat(parts).to(self.device) for parts in zip(*flows, strict=True)))
-        flow, pace = flow.resized(keys[0].shown.shape[-2:]), torch.tensor(paces, device=self.device)
-        return Moved(padded, keys, flow, n_frames, pace)
+        flow = flow.resized(keys[0].shown.shape[-2:])
+        return Moved(padded, keys, flow, n_frames, torch.tensor(exponents, device=self.device))
 
     def _picture(self, drawn: Drawn, keys: list[Key], style: Style) -> torch.Tensor:
         """float `B 3 H W` in [-1, 1], at the size of the output."""

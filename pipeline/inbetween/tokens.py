@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from pipeline import frames, progress, schema
-from pipeline.easing import EVEN, MOST_CLIPS, Easing, fit, save_easing
-from pipeline.motion import frames_between
+from pipeline.easing import EVEN, Easing, save_easing
+from pipeline.inbetween.pacing import MOST_CLIPS, fit
+from pipeline.motion import moved_clip
 from pipeline.params import TokenPrecompute
 from pipeline.schema import SPLITS, write_table
 from pipeline.shards.loaders import ClipSet
@@ -60,9 +61,9 @@ def precompute(
                 bar.update(len(codes))
             write_table(rows, schema.TOKENS, out / f"{split}.parquet")
             counts[f"clips_{split}"] = len(rows)
-    pace = asdict(easing) | {"train_psnr_gain": gain}
     usage = float(used.float().mean())
-    return {"frames": total, **counts, "codebook_usage": usage, "easing": pace}
+    found = asdict(easing) | {"train_psnr_gain": gain}
+    return {"frames": total, **counts, "codebook_usage": usage, "easing": found}
 
 
 def _easing(clips: ClipSet) -> tuple[Easing, float]:
@@ -75,9 +76,8 @@ def moved(clip: torch.Tensor, easing: Easing) -> torch.Tensor:
     """A clip uint8 `n H W 3` of which both ends are kept, and moved to the times between."""
     if len(clip) < 3:
         return clip
-    pace = easing.exponent(clip[0], clip[-1])
-    inner = frames_between(clip[0], clip[-1], len(clip), exponent=pace)
-    return torch.cat([clip[:1], inner, clip[-1:]])
+    first, last = clip[0], clip[-1]
+    return moved_clip(first, last, len(clip), exponent=easing.exponent(first, last))
 
 
 @torch.no_grad()

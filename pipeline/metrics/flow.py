@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import torch_setup
-from pipeline.motion import frames_between
+from pipeline.motion import moved_clip
 from pipeline.pretrained.rife import Rife, merge
 
 RIFE_ENLARGED = 2
@@ -18,7 +18,7 @@ RIFE_ENLARGED = 2
 
 def optical_flow(clip: torch.Tensor) -> torch.Tensor:
     """In-betweens by linear motion along the DIS flow; see `motion`."""
-    return frames_between(clip[0], clip[-1], len(clip))
+    return moved_clip(clip[0], clip[-1], len(clip))[1:-1]
 
 
 class RifeBaseline:

@@ -98,7 +98,7 @@ class TransformerTask(Task):
             # Not the attention: its loops over frames would be compiled for each length of a clip
             compiled(block.mlp, settings.base, sizes_vary=True)
         self.codebook = tokenizer.codebook.detach().float().to(device)
-        self.spread = self.codebook.var(0, correction=0).sum().clamp_min(1e-9)
+        self.spread = self._spread()
         self.eye = self._eye(settings, tokenizer)
         self.generator = torch.Generator().manual_seed(settings.base.seed)
         train = self.settings
@@ -115,6 +115,14 @@ class TransformerTask(Task):
         chosen = {"perceptual_loss": self.settings.perceptual_loss}
         compare = perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
         return Eye(tokenizer, compare)
+
+    def _spread(self) -> torch.Tensor:
+        """Mean squared distance of the train split's codebook vectors to their mean."""
+        codes = torch.cat([clip.flatten() for clip in self.tokens["train"].clips])
+        share = codes.bincount(minlength=len(self.codebook)).float().to(self.device)[:, None]
+        share = share / share.sum()  # V 1
+        mean = (share * self.codebook).sum(0)
+        return (share * (self.codebook - mean).square()).sum().clamp_min(1e-9)
 
     def size(self, split: str) -> int:
         return len(self.tokens[split])
@@ -246,7 +254,7 @@ class TransformerTask(Task):
         """Logits `B T N V` against codes `B T N`, where `counts`, `B T N`, is true.
 
         The distance is the mean squared one of the expected codebook vector to the true one, over
-        that of the codebook's vectors to their mean: about 1 for guessing, 0 for certainty.
+        that of all true ones to their mean (`_spread`): 1 for guessing, 0 for certainty.
         """
         count = counts.sum().float()
         if not count:

@@ -7,7 +7,7 @@ from pipeline import schema
 from pipeline.easing import EVEN, Easing, load_easing
 from pipeline.frames import to_float
 from pipeline.inbetween.tokens import encode_clip, precompute
-from pipeline.motion import frames_between
+from pipeline.motion import moved_clip
 from pipeline.params import TokenPrecompute
 from pipeline.shards.loaders import ClipSet
 
@@ -28,10 +28,6 @@ def test_codes_of_a_clip_do_not_depend_on_the_batch(tokenizer, moving, batch_siz
         assert torch.equal(tokenizer.encode(to_float(frame[None]))[0], its_codes)
 
 
-def between(first, last, n_frames, easing):
-    return frames_between(first, last, n_frames, exponent=easing.exponent(first, last))
-
-
 def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path, monkeypatch):
     write_shards(tmp_path / "shards")
     pace = Easing(1.5, 0.2)
@@ -50,8 +46,9 @@ def test_tables_hold_every_clip(tokenizer, write_shards, tmp_path, monkeypatch):
             assert found.tokens.dtype == "uint16"
             assert found.tokens.tolist() == codes.flatten().tolist()
             first, last = clip.frames[0], clip.frames[-1]
-            moved = torch.cat([clip.frames[:1], between(first, last, len(clip.frames), pace)])
-            moved = encode_clip(tokenizer, torch.cat([moved, last[None]]), 2, CPU, "float32")
+            exponent = pace.exponent(first, last)
+            moved = moved_clip(first, last, len(clip.frames), exponent=exponent)
+            moved = encode_clip(tokenizer, moved, 2, CPU, "float32")
             assert found.moved.tolist() == moved.flatten().tolist()
             used |= set(found.tokens.tolist())
             frames += len(codes)

@@ -264,8 +264,9 @@ def test_loss_at_the_start_is_that_of_guessing(transformer_task, mode):
 def test_the_distance_of_the_expected_vector_by_hand(transformer_task):
     """Two codes of equal chance: half of their difference away from either."""
     task = transformer_task()
-    to_mean = task.codebook - task.codebook.mean(0)
-    assert task.spread.item() == pytest.approx(to_mean.square().sum(1).mean().item())
+    true = task.codebook[torch.cat([clip.flatten() for clip in task.tokens["train"].clips]).long()]
+    to_mean = (true - true.mean(0)).square().sum(1)
+    assert task.spread.item() == pytest.approx(to_mean.mean().item(), rel=1e-4)
     task.codebook = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 8.0], [4.0, 8.0]])  # mean (2, 4)
     task.spread = torch.tensor(20.0)
     logits = torch.full((1, 1, 2, 4), -1e4)
