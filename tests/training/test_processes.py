@@ -13,6 +13,7 @@ import scenarios
 import torch
 
 from pipeline import tracking
+from pipeline.easing import EVEN, save_easing
 from pipeline.errors import UserError
 from pipeline.trained.tokenizer import save_tokenizer, sign_tokens
 from pipeline.training import processes
@@ -220,6 +221,7 @@ def stage_folder(folder: Path, settings, tokens: Path) -> Path:
     size = settings.ingest.height, settings.ingest.width
     save_tokenizer(Tokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
     sign_tokens(folder / "data/tokens", folder / "models/vqgan")
+    save_easing(EVEN, folder / "data/tokens")
     return folder
 
 
