@@ -12,7 +12,6 @@ import argparse
 import copy
 import io
 import json
-import shlex
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -61,8 +60,19 @@ def merge(name: str, target: Path = params.PARAMS_FILE, folder: Path = PRESETS) 
 
 
 def flags(name: str, folder: Path = PRESETS) -> str:
-    """The preset as `-S key=value` flags, quoted for the shell, on one line."""
-    return shlex.join(as_flags(params.read_yaml(_preset(name, folder))))
+    """The preset as `-S key=value` flags on one line, for `dvc exp run $(...)`.
+
+    The shell splits what a command prints at blanks and takes quotes as they are, so there are
+    none. UserError where a value holds a blank.
+    """
+    words = as_flags(params.read_yaml(_preset(name, folder)))
+    for word in words:
+        if len(word.split()) != 1:
+            raise UserError(
+                f"{name}: {word} has a blank, which flags cannot carry; merge the preset instead: "
+                f"`python -m pipeline.presets {name}`"
+            )
+    return " ".join(words)
 
 
 def as_flags(changes: dict) -> list[str]:

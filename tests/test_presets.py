@@ -1,6 +1,5 @@
 """Presets: merging keeps the manual in params.yaml, and the flags say the same to DVC."""
 
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -44,7 +43,7 @@ def test_a_preset_is_described_valid_and_changes_something(name):
 def test_dvc_reads_the_flags_as_the_merge_writes_them(name, project):
     hydra = pytest.importorskip("dvc.utils.hydra")
     shutil.copy("params.yaml", "flags.yaml")
-    words = shlex.split(presets.flags(name))
+    words = presets.flags(name).split()  # as the shell does within $(...)
     assert set(words[0::2]) == {"-S"}
     hydra.apply_overrides("flags.yaml", words[1::2])
     presets.merge(name)
@@ -108,14 +107,20 @@ def test_an_unknown_preset_names_those_there_are():
         presets.overlay("../params")
 
 
-def test_flags_are_quoted_for_the_shell(project):
+def test_flags_are_words_that_the_shell_splits(project):
     name = _add(
         project,
         "vqgan:\n  autoencoder:\n    channels_multiplier: [1, 2]\ntracking:\n  enabled: false\n",
     )
     assert presets.flags(name) == (
-        "-S 'vqgan.autoencoder.channels_multiplier=[1,2]' -S tracking.enabled=false"
+        "-S vqgan.autoencoder.channels_multiplier=[1,2] -S tracking.enabled=false"
     )
+
+
+def test_a_blank_in_a_value_is_no_flag(project):
+    name = _add(project, "source:\n  path: /my films\n")
+    with pytest.raises(UserError, match=r"source\.path=/my films has a blank.*merge the preset"):
+        presets.flags(name)
 
 
 def test_the_command_lists_presets_and_prints_changes(monkeypatch, capsys):
