@@ -64,7 +64,8 @@ def train_row(settings: params.Params, project: Path, out: Path) -> dict:
         write_json(kept, settings.model_dump())
         paths = [str(out / "settings.json"), str(project), str(out)]
         command = [sys.executable, "-m", "benchmarks.transformer_row", *paths]
-        subprocess.run(command, check=True, env=os.environ | {"DVC_ROOT": str(out.parent)})
+        if subprocess.run(command, env=os.environ | {"DVC_ROOT": str(out.parent)}).returncode:
+            raise UserError(f"the row {out.name} could not be made; the reason stands above")
     return read_json(out / "row.json")
 
 

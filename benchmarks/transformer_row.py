@@ -18,6 +18,7 @@ import pandas as pd
 from benchmarks.tokenizer_row import peak
 from pipeline import params, torch_setup
 from pipeline.easing import load_easing
+from pipeline.errors import run_main
 from pipeline.evaluation.candidates import Candidates
 from pipeline.evaluation.run import evaluate
 from pipeline.inbetween.drawing import InBetweener
@@ -128,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
