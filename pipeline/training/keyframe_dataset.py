@@ -1,0 +1,176 @@
+"""In-between frames with their keyframes, for the training of the tokenizer with context.
+
+A row is an inner frame of a clip. Its keyframes are the clip's ends, or, in training, those of a
+shorter span of the clip around it: any two frames of a scene are keyframes of what lies between.
+What happens to a row is a function of (seed, epoch, row): mirrored, run backwards, moved by some
+pixels, another span. Flow is found once for each span and kept as float16 (65 kB at 64x128).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline import frames, progress
+from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
+from pipeline.shards.loaders import ClipSet
+
+MIN_SPAN = 5  # frames, keyframes included
+MAX_SHIFT = 8  # pixels by which a training frame is moved, at most
+FLOW_CHUNK = 64  # spans between two updates of the progress bar
+
+
+class FrameBatch(NamedTuple):
+    images: torch.Tensor  # B 3 H W, the true frames
+    context: Context
+
+
+class Span(NamedTuple):
+    """Frames first, ..., last of a clip, of which both ends are keyframes."""
+
+    clip: int
+    first: int
+    last: int
+
+
+class KeyframeSet:
+    """The inner frames of one split."""
+
+    def __init__(
+        self,
+        shards: Path,
+        split: str,
+        estimator: FlowEstimator,
+        spans_per_clip: int = 0,
+        short_share: float = 0.5,
+        seed: int = 0,
+        workers: int = 1,
+    ) -> None:
+        """spans_per_clip: shorter spans of each clip beside the whole one, 0 for evaluation.
+
+        short_share: how often a training row takes one of the spans around it at random.
+        """
+        self.clips, self.seed, self.short_share = ClipSet(shards, split), seed, short_share
+        self.easing = Easing()  # set by the training, once it is fitted
+        rng = np.random.default_rng((seed, 7))
+        self.spans: list[Span] = []
+        self.rows: list[tuple[int, int]] = []  # clip, frame
+        self.of_clip: dict[int, list[int]] = {}  # its spans, the whole clip first
+        for clip, n in enumerate(self.clips.lengths):
+            if n < 3:
+                continue
+            spans = [Span(clip, 0, n - 1)]
+            for _ in range(spans_per_clip):
+                size = int(rng.integers(min(n, max(MIN_SPAN, n // 2)), n + 1))
+                start = int(rng.integers(0, n - size + 1))
+                spans.append(Span(clip, start, start + size - 1))
+            self.of_clip[clip] = list(range(len(self.spans), len(self.spans) + len(spans)))
+            self.spans += spans
+            self.rows += [(clip, frame) for frame in range(1, n - 1)]
+        self.flows = self._flows(estimator, workers, split)
+        self.changes = [self._change(span) for span in self.spans]
+
+    def _flows(self, estimator: FlowEstimator, workers: int, split: str) -> torch.Tensor:
+        """float16 `S 4 H W`, of all spans."""
+        height, width, _ = self.clips.shape
+        flows = torch.empty(len(self.spans), 4, height, width, dtype=torch.float16)
+        with progress.bar(what=f"optical flow, {split}", unit="span", total=len(flows)) as bar:
+            for start in range(0, len(self.spans), FLOW_CHUNK):
+                spans = self.spans[start : start + FLOW_CHUNK]
+                views = [self.clips.view(span.clip) for span in spans]
+                pairs = [
+                    (view[span.first].copy(), view[span.last].copy())
+                    for view, span in zip(views, spans, strict=True)
+                ]
+                for k, flow in enumerate(estimator.pairs(pairs, workers), start):
+                    flows[k] = torch.cat(flow, 1)[0]
+                bar.update(len(spans))
+        return flows
+
+    def _change(self, span: Span) -> float:
+        """Mean absolute difference of the keyframes, in grey levels."""
+        view = self.clips.view(span.clip)
+        return float(np.abs(view[span.first].astype(np.int16) - view[span.last]).mean())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        clip, frame = self.rows[row]
+        return f"{self.clips.clip_id(clip)} frame {frame}"
+
+    def whole_clips(self) -> tuple[list[torch.Tensor], list[Flow]]:
+        """All clips uint8 `n H W 3` and the flows between their ends, to fit the easing."""
+        numbers = [spans[0] for spans in self.of_clip.values()]
+        clips = [self.clips[self.spans[k].clip].frames for k in numbers]
+        return clips, [self._flow(k) for k in numbers]
+
+    def batch(
+        self,
+        rows: Sequence[int],
+        device: torch.device,
+        epoch: int | None = None,
+        shift: bool = False,
+    ) -> FrameBatch:
+        """Frames and contexts of `rows`; as they are where `epoch` is None, else augmented.
+
+        shift: moved by some pixels, too.
+        """
+        images, flows, times, exponents = [], [], [], []
+        for row in rows:
+            clip, frame = self.rows[row]
+            rng = None if epoch is None else np.random.default_rng((self.seed, epoch, row))
+            number = self.of_clip[clip][0]
+            if rng is not None and rng.random() < self.short_share:
+                number = self._around(clip, frame, rng)
+            span = self.spans[number]
+            view = self.clips.view(clip)
+            ends = [view[span.first], view[frame], view[span.last]]
+            image = torch.from_numpy(np.stack(ends))  # 3 H W 3
+            flow = self._flow(number)
+            time = (frame - span.first) / (span.last - span.first)
+            if rng is not None:
+                image, flow, time = _augmented(image, flow, time, rng, shift)
+            images.append(image)
+            flows.append(torch.cat(flow, 1))
+            times.append(time)
+            exponents.append(self.easing.exponent_of(self.changes[number]))
+        first, frame, last = frames.to_float(torch.stack(images, 1).to(device))  # 3 B 3 H W
+        flow = torch.cat(flows).to(device)  # B 4 H W
+        time, exponent = (
+            torch.tensor(x, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+            for x in (times, exponents)
+        )
+        context = make_context(first, last, Flow(flow[:, :2], flow[:, 2:]), time, exponent)
+        return FrameBatch(frame, context)
+
+    def _flow(self, number: int) -> Flow:
+        flow = self.flows[number : number + 1].float()
+        return Flow(flow[:, :2], flow[:, 2:])
+
+    def _around(self, clip: int, frame: int, rng: np.random.Generator) -> int:
+        """One of the spans in which `frame` is an inner one; the whole clip is."""
+        spans = [
+            k for k in self.of_clip[clip] if self.spans[k].first < frame < self.spans[k].last
+        ]
+        return spans[int(rng.integers(len(spans)))]
+
+
+def _augmented(
+    images: torch.Tensor, flow: Flow, time: float, rng: np.random.Generator, shift: bool
+) -> tuple[torch.Tensor, Flow, float]:
+    """First keyframe, frame and last keyframe `3 H W 3`, flow between the keyframes, and time."""
+    if rng.random() < 0.5:
+        images, flow, time = images.flip(0), flow.reverse(), 1 - time
+    if rng.random() < 0.5:
+        images, flow = images.flip(2), flow.mirror()
+    if shift:
+        down, right = rng.integers(-MAX_SHIFT, MAX_SHIFT + 1, 2).tolist()
+        # Rows and columns that are looked at, those outside continued by the border's.
+        rows = (torch.arange(images.shape[1]) + down).clamp(0, images.shape[1] - 1)
+        columns = (torch.arange(images.shape[2]) + right).clamp(0, images.shape[2] - 1)
+        images = images[:, rows][:, :, columns]
+        flow = Flow(*(x[:, :, rows][..., columns] for x in flow))
+    return images, flow, time
