@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline import frames, params, progress, torch_setup
-from pipeline.easing import LARGEST, Easing
 from pipeline.errors import UserError, run_main
-from pipeline.gpt2.sampling import Decoding
-from pipeline.inbetween import timeline
-from pipeline.inbetween.drawing import InBetweener, Style
-from pipeline.inbetween.timeline import Segment
+from pipeline.inference import keyframes
+from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import Segment
+from pipeline.models.flow import MAX_EXPONENT, Easing
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.sources.encode import write_video
 
 MODELS = ("models/vqgan", "models/gpt2")
@@ -36,7 +36,7 @@ EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     settings = params.load()
-    paths = timeline.given_frames(given.first, given.last, given.frame, given.n_frames)
+    paths = keyframes.given_frames(given.first, given.last, given.frame, given.n_frames)
     decoding = _decoding(given, settings.evaluate.decoding)
     _check_numbers(given, decoding)
     outs = _numbered(given.out, given.samples)
@@ -47,15 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_models(torch_setup.prepare(settings.base), settings.base.precision)
     if given.ease:
         model.easing = _easing(given.ease, model)
-    segments = timeline.segments(pictures, given.on)
-    style = Style.from_params(settings.evaluate, decoding)
+    segments = keyframes.segments(pictures, given.on)
+    samples = given.best_of or given.samples
     with progress.bar(
-        what="drawing", unit="frame", total=timeline.steps(segments) * len(outs)
+        what="drawing", unit="frame", total=keyframes.frames_to_draw(segments) * samples
     ) as bar:
-        draw = partial(model.draw, style=style, decoding=decoding, advance=bar.update)
-        for seed, out in enumerate(outs, given.seed):
-            by_chance = partial(draw, generator=torch.Generator().manual_seed(seed))
-            clip = inbetween(by_chance, pictures, segments, size, model.ingest)
+        clips = _samples(model, pictures, segments, size, decoding, given.seed, samples, bar.update)
+        if given.best_of:
+            clips = [min(clips, key=keyframes.last_step)]
+        for out, clip in zip(outs, clips, strict=False):
             write_clip(clip, out, given.fps)
     height, width = clip.shape[1:3]
     for out in outs:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--last", type=Path, help="last frame")
     more = {"action": "append", "default": [], "metavar": "INDEX=PICTURE"}
     add("--frame", **more, help="a known frame, the first is 0: 9=mid.png; as often as you like")
-    length = f"all frames; default: {timeline.N_FRAMES}, with --frame its largest index + 1"
+    length = f"all frames; default: {keyframes.N_FRAMES}, with --frame its largest index + 1"
     add("--n-frames", type=int, help=length)
     add("--on", type=int, default=1, help="frames that each drawing is held: on ones, twos, ...")
     add = parser.add_argument_group("output").add_argument
@@ -77,15 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", default="input", help="input (default) | model | HxW, height first")
     add("--fps", type=float, default=24.0, help="frames a second of mp4 and gif")
     add("--samples", type=int, default=1, help="clips: clip_1.mp4, clip_2.mp4, ...")
+    best = "sample so many clips and keep the one that meets the last frame best"
+    add("--best-of", type=int, metavar="SAMPLES", help=best)
     add = parser.add_argument_group(
         "drawing (defaults: evaluate.decoding in params.yaml)"
     ).add_argument
-    add("--mode", choices=("seed", "maskgit", "autoregressive"), help="how a frame is drawn")
+    add("--mode", choices=("parallel", "maskgit"), help="how a frame is drawn")
     add("--steps", type=int, help="of the mode maskgit, a frame")
-    add("--temperature", type=float, help="0: likeliest codes; about 1: varied clips")
+    add("--temperature", type=float, help="0: greedy; about 1: sampled, varied clips")
     add("--top-k", type=int, help="at a temperature: only the likeliest k codes; 0: all")
     add("--top-p", type=float, help="only the fewest codes that make up this share; 1: all")
-    add("--guidance", type=float, help="above 1: follows the next given frame more; 1: off")
     add(
         "--ease", type=float, help="pace: 1: even, up to 16: held until the middle; default: learnt"
     )
@@ -103,7 +104,7 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
     """Options that are numbers; NaN is never fine."""
     alone = "1 at temperature 0, where all samples are alike; add --temperature 1"
     by_chance = "a temperature above 0, where codes are drawn by chance; add --temperature 1"
-    paced = f"from 1, an even pace, to {LARGEST:g}, held until the middle"
+    paced = f"from 1, an even pace, to {MAX_EXPONENT:g}, held until the middle"
     stepped = "the mode maskgit, which alone has steps; add --mode maskgit"
     for option, value, fine, expected in (
         ("on", given.on, given.on >= 1, "1 or more"),
@@ -112,11 +113,13 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
         ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
         ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all codes"),
         ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
-        ("guidance", decoding.guidance, 0 <= decoding.guidance < np.inf, "0 or more; 1 is off"),
         ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
         ("samples", given.samples, given.samples >= 1, "1 or more"),
-        ("ease", given.ease, given.ease is None or 1 <= given.ease <= LARGEST, paced),
+        ("ease", given.ease, given.ease is None or 1 <= given.ease <= MAX_EXPONENT, paced),
         ("samples", given.samples, given.samples == 1 or decoding.temperature, alone),
+        ("best-of", given.best_of, given.best_of is None or given.best_of >= 2, "2 or more"),
+        ("best-of", given.best_of, given.best_of is None or decoding.temperature, by_chance),
+        ("best-of", given.best_of, given.best_of is None or given.samples == 1, "no --samples"),
         ("top-k", given.top_k, not given.top_k or decoding.temperature, by_chance),
         ("top-p", given.top_p, given.top_p in (None, 1) or decoding.temperature, by_chance),
         (
@@ -131,10 +134,10 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
 
 
 def _easing(exponent: float, model: InBetweener) -> Easing:
-    if not model.gpt.config.moved_keys:
+    if not model.has_context:
         raise UserError(
-            f"--ease {exponent:g}: this model moves no given frames, so they have no pace; train "
-            "it with transformer.moved_keys = true, or leave the option out"
+            f"--ease {exponent:g}: this model warps no keyframes, so they have no timing; train it "
+            "with vqgan.context = keyframes, or leave the option out"
         )
     return Easing.fixed(exponent)
 
@@ -204,6 +207,23 @@ def output_size(wish: str, picture: tuple[int, int], ingest: params.FrameSize) -
     else:
         raise UserError(f"--size {wish}: expected model, input, or HxW such as 256x512")
     return max(16, size[0] - size[0] % 2), max(16, size[1] - size[1] % 2)
+
+
+def _samples(
+    model: InBetweener,
+    pictures: dict[int, np.ndarray],
+    segments: list[Segment],
+    size: tuple[int, int],
+    decoding: Decoding,
+    seed: int,
+    samples: int,
+    advance: Callable[[int], object],
+) -> Iterator[np.ndarray]:
+    """Clips uint8 `n H W 3`, the k-th with the seed `seed + k`."""
+    for number in range(samples):
+        generator = torch.Generator().manual_seed(seed + number)
+        draw = partial(model.generate, decoding=decoding, generator=generator, advance=advance)
+        yield inbetween(draw, pictures, segments, size, model.ingest)
 
 
 def inbetween(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline import errors, params, schema, torch_setup, tracking
 from pipeline.evaluation.run import evaluate
-from pipeline.inbetween.drawing import InBetweener
+from pipeline.inference.inbetweener import InBetweener
 
 OUT = Path("evaluation")
 HISTORIES = {

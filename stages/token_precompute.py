@@ -1,10 +1,10 @@
-"""Stage `token_precompute`: every frame of every clip to codebook indices."""
+"""Stage `token_precompute`: every frame of every clip to token ids, with its context features."""
 
 from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
-from pipeline.inbetween.tokens import precompute
-from pipeline.trained.tokenizer import load_tokenizer, sign_tokens
+from pipeline.inference.tokenize import precompute
+from pipeline.models.checkpoints import load_tokenizer, sign_tokens
 
 VQGAN, OUT = Path("models/vqgan"), Path("data/tokens")
 
@@ -13,9 +13,10 @@ def main() -> None:
     settings = params.load()
     with tracking.stage("token_precompute", settings) as run:
         device = torch_setup.prepare(settings.base)
-        tokenizer, _ = load_tokenizer(VQGAN, device)
         rules, precision = settings.token_precompute, settings.base.precision
-        summary = precompute(tokenizer, Path("data/shards"), OUT, rules, device, precision)
+        tokenizer = load_tokenizer(VQGAN, device)
+        shards = Path("data/shards")
+        summary = precompute(tokenizer, shards, OUT, rules.batch_size, device, precision)
         sign_tokens(OUT, VQGAN)
         run.finish(summary, OUT)
 

@@ -1,9 +1,9 @@
-"""What is measured of a test clip: the model's drawing, the baselines', clips drawn by chance.
+"""What is measured of a test clip: the model's drawing, the baselines', several samples.
 
 Every candidate is a whole clip uint8 `n H W 3` whose frames 0 and n-1 are the given ones, so that
-all are scored alike on their inner frames. `round_trip` looks at the true inner frames: it is the
-ceiling of a model that draws with this tokenizer. `seed` is the same weights drawn as the thesis
-did (section 4.3): one pass a frame, the likeliest code, the tokenizer's picture and nothing else.
+all are scored alike on their inner frames. Three of them say what the networks are worth:
+`untrained` is what they start from, `without_codes` is the decoder alone, and `round_trip` the true
+inner frames through the tokenizer, as if the transformer made no error.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +13,14 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.sampling import Decoding
-from pipeline.inbetween.drawing import InBetweener, NotFinite, Style
+from pipeline.inference.inbetweener import InBetweener, NotFinite
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow
-from pipeline.metrics.summary import MODEL, ROUND_TRIP
+from pipeline.metrics.summary import MODEL, ROUND_TRIP, UNTRAINED, WITHOUT_CODES
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.params import Evaluate
 from pipeline.pretrained.rife import Rife
 from pipeline.shards.loaders import Clip
-
-SEED = "seed"
-SEED_STYLE = Style(decode="argmax", detail="none")
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Drawn:
 
     clip: Clip
     candidates: dict[str, torch.Tensor]  # name to uint8 n H W 3
-    samples: list[torch.Tensor]  # uint8 n H W 3, drawn by chance from the same ends
+    samples: list[torch.Tensor]  # uint8 n H W 3, sampled from the same ends
 
 
 class Candidates:
@@ -41,46 +38,39 @@ class Candidates:
     def __init__(self, model: InBetweener, settings: Evaluate, seed: int) -> None:
         self.model, self.settings = model, settings
         self.decoding = Decoding.from_params(settings.decoding)
-        self.style = Style.from_params(settings, self.decoding)
         self.generator = torch.Generator().manual_seed(seed)
         self.ways = _ways(settings.baselines, settings.weights_folder, model.device)
 
     def draw(self, batch: Sequence[Clip], samples: int | None = None) -> list[Drawn]:
-        """`samples`: clips drawn by chance, where it shall be others than the settings say."""
-        warm = replace(self.decoding, temperature=self.decoding.temperature or 1.0)
-        by_chance = Style.from_params(self.settings, warm)
-        drawn = {MODEL: self.rollout(batch, self.style, self.decoding)}
-        if SEED in self.settings.baselines:
-            drawn[SEED] = self.rollout(batch, SEED_STYLE, Decoding(mode="seed"))
-        samples = [
-            self.rollout(batch, by_chance, warm)
-            for _ in range(self.settings.samples if samples is None else samples)
-        ]
+        """`samples`: sampled clips, where it shall be others than the settings say."""
+        first = torch.stack([clip.frames[0] for clip in batch])  # B H W 3
+        last = torch.stack([clip.frames[-1] for clip in batch])
+        ends = (first, last, [len(clip.frames) for clip in batch])
+        sampled = replace(self.decoding, temperature=self.decoding.temperature or 1.0)
+        count = self.settings.samples if samples is None else samples
+        try:
+            drawn = {MODEL: self.model.generate(*ends, self.decoding, self.generator)}
+            if self.model.has_context and UNTRAINED in self.settings.baselines:
+                drawn[UNTRAINED] = self.model.untrained(*ends)
+            if self.model.has_context and WITHOUT_CODES in self.settings.baselines:
+                drawn[WITHOUT_CODES] = self.model.without_codes(*ends)
+            varied = [self.model.generate(*ends, sampled, self.generator) for _ in range(count)]
+        except NotFinite as error:
+            names = ", ".join(clip.clip_id for clip in batch)
+            raise UserError(f"drawing of {names}: {error}") from None
         return [
             Drawn(
                 clip,
                 {name: clips[k] for name, clips in drawn.items()} | self._baselines(clip.frames),
-                [clips[k] for clips in samples],
+                [clips[k] for clips in varied],
             )
             for k, clip in enumerate(batch)
         ]
 
-    def rollout(
-        self, batch: Sequence[Clip], style: Style, decoding: Decoding
-    ) -> list[torch.Tensor]:
-        first = torch.stack([clip.frames[0] for clip in batch])  # B H W 3
-        last = torch.stack([clip.frames[-1] for clip in batch])
-        try:
-            lengths = [len(clip.frames) for clip in batch]
-            return self.model.draw(first, last, lengths, style, decoding, self.generator)
-        except NotFinite as error:
-            names = ", ".join(clip.clip_id for clip in batch)
-            raise UserError(f"drawing of {names}: {error}") from None
-
     def _baselines(self, clip: torch.Tensor) -> dict[str, torch.Tensor]:
         inner = {name: way(clip) for name, way in self.ways.items()}
         if ROUND_TRIP in self.settings.baselines:
-            inner[ROUND_TRIP] = self.model.round_trip(clip[1:-1])[0].cpu()
+            inner[ROUND_TRIP] = self.model.round_trip(clip)[0]
         return {name: torch.cat([clip[:1], x, clip[-1:]]) for name, x in inner.items()}
 
 

@@ -7,11 +7,19 @@ import pandas as pd
 
 from pipeline.evaluation.clipwise import Scores
 from pipeline.evaluation.setwise import RANKS_FROM
-from pipeline.metrics.comparison import RIVALS, beaten
+from pipeline.metrics.comparison import PARTS, RIVALS, beaten
 from pipeline.metrics.summary import GROUPS, MODEL
 
 PLOTTED = ("psnr", "lpips")  # measures of which `dvc plots` shows curves
-CURVES = ("model", "cross_fade", "hold_nearest", "optical_flow", "rife", "round_trip")
+CURVES = (
+    "model",
+    "without_codes",
+    "untrained",
+    "cross_fade",
+    "optical_flow",
+    "rife",
+    "round_trip",
+)
 BESIDE = ("half", "half_deviation", "floor", "floor_deviation", "n")  # of a distance of sets
 
 
@@ -40,7 +48,7 @@ class FrameMeans:
 
 def rivals(pairs: pd.DataFrame) -> dict:
     """What the verdict is made of: mean and interval of the differences, and 1 where beaten."""
-    rows = pairs[(pairs.group == "high") & pairs.baseline.isin(RIVALS)]
+    rows = pairs[(pairs.group == "high") & pairs.baseline.isin((*RIVALS, *PARTS))]
     differences: dict[str, dict] = {}
     for row in rows.itertuples():
         numbers = {"mean": row.mean, "low": row.low, "high": row.high}

@@ -27,7 +27,7 @@ SHOWN_FPS = 24  # speed at which they play, whatever the source's
 # On the page, and so among the parameters of the stage; not the source, which may be a path.
 SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "vqgan")
 SECTIONS += ("transformer", "train", "evaluate")
-PANELS = ("generated", "true", "cross_fade", "optical_flow", "rife")  # clips side by side
+PANELS = ("generated", "true", "untrained", "cross_fade", "rife")  # clips side by side
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write(
             ),
             Picture(
                 "Tokenizer",
-                "Test pictures above, their reconstructions below.",
+                "Frames of test clips above, the same through the tokenizer and back below.",
                 out / "reconstruction.png",
             ),
         ],

@@ -29,14 +29,21 @@ from pipeline.evaluation.clipwise import ClipScorer
 from pipeline.evaluation.notes import Notes
 from pipeline.evaluation.numbers import FrameMeans
 from pipeline.evaluation.seed import SeedRuler, measure_split, plan
-from pipeline.evaluation.setwise import Extractor, ImageTools, VideoSets, measure_tokenizer
-from pipeline.inbetween.drawing import InBetweener
+from pipeline.evaluation.setwise import (
+    RANKS_FROM,
+    VIDEO_MEASURES,
+    Extractor,
+    ImageTools,
+    VideoSets,
+    measure_tokenizer,
+)
+from pipeline.inference.inbetweener import InBetweener
 from pipeline.metrics.comparison import paired, verdict
 from pipeline.metrics.extractors import FeatureStore, VideoFeatures, image_network
 from pipeline.metrics.summary import group_table, motion_groups, summarise
 from pipeline.params import Params
 from pipeline.records import project_root, write_json
-from pipeline.shards.loaders import Clip, ClipSet, ImageSet, batches
+from pipeline.shards.loaders import Clip, ClipSet, batches
 
 DIGITS = 5  # of the tables
 
@@ -65,7 +72,7 @@ class Evaluation:
         self.model, self.shards, self.out = model, shards, out
         self.all, self.settings = settings, settings.evaluate
         self.seed, self.notes, self.by_frame = settings.base.seed, Notes(), FrameMeans()
-        self.clips, self.images = ClipSet(shards, "test"), ImageSet(shards, "test")
+        self.clips = ClipSet(shards, "test")
         self.about = _about(self.clips, clips)
         hold = settings.frame_subsample.hold_threshold
         self.scorer = ClipScorer(self.settings, hold, model.device)
@@ -137,11 +144,15 @@ class Evaluation:
             self.notes.warn(f"clip {clip.clip_id}: {constant} frames of a single colour")
 
     def _measure_tokenizer(self) -> tuple[dict, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
-        size = self.settings.batch_size * 8
-        found, uses = measure_tokenizer(self.model, self.images, size, self.image_tools, self.notes)
-        step = max(1, len(self.images) // people.PAIRS)
-        shown = self.images.batch(range(0, len(self.images), step)[: people.PAIRS])
-        return found, uses, (shown, self._round_trip(shown))
+        found, uses = measure_tokenizer(self.model, self.clips, self.image_tools, self.notes)
+        step = max(1, len(self.clips) // people.PAIRS)
+        true, decoded = [], []
+        for number in range(0, len(self.clips), step)[: people.PAIRS]:
+            clip = self.clips[number].frames
+            middle = (len(clip) - 2) // 2
+            true.append(clip[1 + middle])
+            decoded.append(self.model.round_trip(clip)[0][middle])
+        return found, uses, (torch.stack(true), torch.stack(decoded))
 
     def _video_features(self) -> Extractor | None:
         ruler = self.settings.seed_ruler
@@ -159,7 +170,14 @@ class Evaluation:
         return ImageTools(perceptual, features, self.settings.halvings, self.seed)
 
     def _video_sets(self) -> VideoSets | None:
+        """None where nothing is asked for, or where too few clips are there to rank by them."""
         wanted = tuple(self.settings.video_metrics)
+        least = min(RANKS_FROM[measure] for measure in VIDEO_MEASURES)
+        if wanted and len(self.clips) < least:
+            for measure in VIDEO_MEASURES:
+                reason = f"{len(self.clips)} clips; it ranks from {RANKS_FROM[measure]} on"
+                self.notes.leave_out(measure, reason)
+            return None
         return VideoSets(self.video_features, wanted) if wanted else None
 
     def _seed_ruler(self, split: str, clips: ClipSet) -> SeedRuler | None:
@@ -168,10 +186,7 @@ class Evaluation:
             return None
         video = self.video_features if ruler.video_metrics else None
         chosen = plan(clips, ruler.repetitions, self.seed)
-        return SeedRuler(split, chosen, ruler.repetitions, self._round_trip, video)
-
-    def _round_trip(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model.round_trip(images)[0].cpu()
+        return SeedRuler(split, chosen, ruler.repetitions, self.model.given_frame, video)
 
     def _seed_numbers(self, test: SeedRuler | None) -> dict:
         """`seed_ruler` by split, or nothing where it is switched off or has too few clips."""

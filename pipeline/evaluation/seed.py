@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline import progress
-from pipeline.evaluation.candidates import SEED, Candidates, Drawn, check_length, check_size
+from pipeline.evaluation.candidates import Candidates, Drawn, check_length, check_size
 from pipeline.evaluation.notes import Notes
 from pipeline.evaluation.setwise import TRUTH, VIDEO_MEASURES, Extractor
 from pipeline.metrics.rulers import (
@@ -26,7 +26,7 @@ from pipeline.metrics.rulers import (
 from pipeline.metrics.summary import MODEL
 from pipeline.shards.loaders import ClipSet, batches
 
-OURS = (MODEL, SEED)  # candidates whose FVD and KVD are computed
+OURS = (MODEL,)  # candidates whose FVD and KVD are computed
 Chosen = dict[int, list[int]]  # repetition to the frames of a clip that it looks at
 
 
@@ -37,7 +37,7 @@ class SeedRuler:
     split: str
     chosen: dict[str, Chosen]  # by clip_id
     repetitions: int
-    round_trip: Callable[[torch.Tensor], torch.Tensor]  # uint8 B H W 3 through the tokenizer
+    round_trip: Callable[[torch.Tensor], torch.Tensor]  # a given frame as the tokenizer shows it
     video: Extractor | None  # None: no FVD and KVD
     # by candidate and repetition: sums of each measure and the number of clips; rows of features
     sums: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)

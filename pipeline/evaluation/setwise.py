@@ -15,13 +15,13 @@ import torch
 from pipeline import progress
 from pipeline.errors import UserError
 from pipeline.evaluation.notes import Notes
-from pipeline.inbetween.drawing import InBetweener
+from pipeline.inference.inbetweener import InBetweener
 from pipeline.metrics.distances import frechet, halved, polynomial_mmd
 from pipeline.metrics.extractors import FeatureStore, ImageFeatures, VideoFeatures
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.perceptual import Perceptual
 from pipeline.pretrained.i3d import LEAST_FRAMES
-from pipeline.shards.loaders import ImageSet, batches
+from pipeline.shards.loaders import ClipSet
 
 VIDEO_MEASURES = {"fvd": frechet, "kvd": polynomial_mmd}
 TRUTH = "truth"
@@ -30,6 +30,7 @@ WARN_CLIPS = 256  # FVD of fewer clips carries a warning
 # and two blurs (pictures), measured on cartoons by benchmarks.ruler (docs/results/ruler.md).
 RANKS_FROM = {"fvd": 96, "kvd": 48, "fid": 32}
 FEWEST = 8  # samples, below which no distance is formed
+FRAMES_PER_CLIP = 4  # by which the tokenizer is measured, evenly spread over the inner frames
 
 
 @dataclass(frozen=True)
@@ -106,40 +107,26 @@ class VideoSets:
 
 
 def measure_tokenizer(
-    model: InBetweener,
-    images: ImageSet,
-    batch_size: int,
-    tools: "ImageTools",
-    notes: Notes,
+    model: InBetweener, clips: ClipSet, tools: "ImageTools", notes: Notes
 ) -> tuple[dict, np.ndarray]:
-    """Numbers of the test pictures' reconstructions; and how often each code was used, `V`."""
+    """Numbers of some frames' reconstructions; and how often each code was used, `V`."""
     scores: dict[str, list[float]] = {}
     uses = np.zeros(len(model.tokenizer.codebook), np.int64)
-    with progress.bar(what="tokenizer", unit="picture", total=len(images)) as bar:
-        for rows in batches(len(images), batch_size):
-            truth = images.batch(rows)
-            check_picture_size(truth, model)
-            drawn, codes = model.round_trip(truth)
-            for name, values in tools.scores(drawn.cpu(), truth).items():
+    with progress.bar(what="tokenizer", unit="clip", total=len(clips)) as bar:
+        for number in range(len(clips)):
+            clip = clips[number].frames
+            drawn, ids = model.round_trip(clip)
+            chosen = torch.linspace(0, len(drawn) - 1, min(FRAMES_PER_CLIP, len(drawn))).long()
+            for name, values in tools.scores(drawn[chosen], clip[1:-1][chosen]).items():
                 scores.setdefault(name, []).extend(values.tolist())
-            uses += np.bincount(codes.flatten().cpu().numpy(), minlength=len(uses))
-            bar.update(len(rows))
+            uses += np.bincount(ids.flatten().numpy(), minlength=len(uses))
+            bar.update()
     numbers = {name: float(np.mean(values)) for name, values in scores.items()}
     numbers |= tools.distance(notes)
     share = uses[uses > 0] / uses.sum()
     numbers["codebook_usage"] = float((uses > 0).mean())
     numbers["perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
-    return numbers | {"n": len(images)}, uses
-
-
-def check_picture_size(images: torch.Tensor, model: InBetweener) -> None:
-    size = (model.ingest.height, model.ingest.width)
-    if tuple(images.shape[1:3]) != size:
-        found = "x".join(map(str, images.shape[1:3]))
-        raise UserError(
-            f"test pictures are of {found} pixels, the tokenizer is of {size[0]}x{size[1]}; run "
-            "`dvc repro`, so that pictures and models are made of the same frames"
-        )
+    return numbers | {"n": len(next(iter(scores.values())))}, uses
 
 
 class ImageTools:

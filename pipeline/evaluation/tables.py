@@ -121,7 +121,10 @@ def _tokenizer(found: dict) -> Table:
     numbers = {key: value for key, value in known.items() if key not in beside}
     titles = [TITLES.get(key, key.replace("_", " ")) for key in numbers if key != "n"]
     rows = [["reconstruction", *(numbers[key] for key in numbers if key != "n"), numbers["n"]]]
-    note = "Test pictures through the tokenizer and back: nothing that is drawn can be better."
+    note = (
+        "Frames of the test clips through the tokenizer and back: as if the transformer made no "
+        "error."
+    )
     return Table("Tokenizer", note, ["", *titles, "pictures"], rows)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import UserError
 
 N_FRAMES = 20  # of a clip of which only both ends are given
@@ -48,9 +50,14 @@ def segments(given: Iterable[int], on: int = 1) -> list[Segment]:
     return [Segment(*ends, on) for ends in pairwise(sorted(given))]
 
 
-def steps(parts: Iterable[Segment]) -> int:
-    """Drawings that are made one after the other: those of all segments advance together."""
-    return max(part.n_drawings for part in parts) - 2
+def frames_to_draw(parts: Iterable[Segment]) -> int:
+    """Drawings that are not given, of all segments."""
+    return sum(part.n_drawings - 2 for part in parts if part.drawn)
+
+
+def last_step(clip: np.ndarray) -> float:
+    """How far a clip uint8 `n H W 3` jumps into its last, given frame, in grey levels."""
+    return float(np.abs(clip[-1].astype(np.int16) - clip[-2]).mean())
 
 
 def given_frames(

@@ -12,9 +12,16 @@ from collections.abc import Iterable
 import pandas as pd
 
 from pipeline.metrics.intervals import FEWEST_VIDEOS, Interval, interval
-from pipeline.metrics.summary import HIGHER_IS_BETTER, MODEL, spoken
+from pipeline.metrics.summary import (
+    HIGHER_IS_BETTER,
+    MODEL,
+    UNTRAINED,
+    WITHOUT_CODES,
+    spoken,
+)
 
 RIVALS = ("cross_fade", "optical_flow", "rife")
+PARTS = (UNTRAINED, WITHOUT_CODES)  # of the model itself: what training, and what codes bring
 NEEDED = (("psnr", "ssim"), ("lpips", "line_chamfer"), ("motion_error",))  # better in one of each
 
 
@@ -78,6 +85,7 @@ def verdict(pairs: pd.DataFrame) -> str:
     won = [name for name, missing in lacks.items() if not missing]
     absent = [name for name in RIVALS if name not in lacks]
     rest = f" Not measured: {_listed(absent)}." if absent else ""
+    rest += _worth(pairs)
     if len(won) == len(lacks):
         return f"The model beats {_listed(won)} {where}.{rest}"
     parts = [
@@ -85,6 +93,18 @@ def verdict(pairs: pd.DataFrame) -> str:
     ]
     also = f" It beats {_listed(won)}." if won else ""
     return f"The model does not beat all baselines {where}.{''.join(parts)}{also}{rest}"
+
+
+def _worth(pairs: pd.DataFrame) -> str:
+    """What training and codes bring on the clips with most motion, in words."""
+    high = pairs[pairs.group == "high"]
+    sentences = []
+    for name, what in ((UNTRAINED, "Training"), (WITHOUT_CODES, "Codes and transformer")):
+        rows = high[high.baseline == name].set_index("measure")
+        shown = [_shown(measure, rows.loc[measure]) for measure in ("psnr", "lpips") if measure in rows.index]
+        if shown:
+            sentences.append(f" {what} there: {', '.join(shown)}.")
+    return "".join(sentences)
 
 
 def _lacks(mine: pd.DataFrame) -> list[str]:

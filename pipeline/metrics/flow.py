@@ -3,22 +3,23 @@
 As in `baselines`: they take a true clip uint8 `n H W 3`, look at the first and the last frame only,
 and give the inner frames uint8 `n-2 H W 3`. Both find the flow on enlarged pictures (small ones are
 too coarse for them) and warp the pictures in their own size: shrinking enlarged results instead
-costs 0.8 dB with RIFE. DIS: see `motion`; RIFE: see `pretrained.rife`.
+costs 0.8 dB with RIFE. DIS: see `models.flow`; RIFE: see `pretrained.rife`.
 """
 
 import torch
 import torch.nn.functional as F
 
 from pipeline import torch_setup
-from pipeline.motion import moved_clip
+from pipeline.models.flow import FlowEstimator, interpolate
 from pipeline.pretrained.rife import Rife, merge
 
 RIFE_ENLARGED = 2
 
 
 def optical_flow(clip: torch.Tensor) -> torch.Tensor:
-    """In-betweens by linear motion along the DIS flow; see `motion`."""
-    return moved_clip(clip[0], clip[-1], len(clip))[1:-1]
+    """In-betweens by linear motion along the DIS flow, at an even pace."""
+    flow = FlowEstimator("dis")(clip[0].numpy(), clip[-1].numpy())
+    return interpolate(clip[0], clip[-1], len(clip), flow)[1:-1]
 
 
 class RifeBaseline:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 MODEL, ROUND_TRIP = "model", "round_trip"
+UNTRAINED, WITHOUT_CODES = "untrained", "without_codes"
 SCORES = ("psnr", "ssim", "lpips", "line_chamfer")  # means over inner frames
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "line_chamfer": False}
 HIGHER_IS_BETTER |= {"motion_error": False}

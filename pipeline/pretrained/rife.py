@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.motion import warp
+from pipeline.models.flow import warp
 from pipeline.pretrained import weights
 
 CHANNELS = (192, 128, 96, 64)

@@ -1,0 +1,1 @@
+"""From keyframes to clips: the only place where tokenizer and transformer meet."""

@@ -1,0 +1,307 @@
+"""Draws the frames between two keyframes with both trained networks.
+
+    model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
+    clips = model.generate(first, last, [20])
+
+The transformer works on token ids; pixels are composed once, at the end. With a tokenizer without
+context (the thesis' form) that is its picture, enlarged to the output's size. With keyframes as
+context, masks and flow are predicted at the model's size and enlarged, and mix the given pictures
+at the output's size, so that these keep their resolution.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from pipeline import frames
+from pipeline.errors import UserError
+from pipeline.models.checkpoints import fingerprint, load_gpt, load_tokenizer
+from pipeline.models.flow import (
+    EVEN,
+    Context,
+    Easing,
+    Flow,
+    FlowEstimator,
+    interpolate,
+    make_context,
+)
+from pipeline.models.gpt.model import Conditioning, FrameGpt
+from pipeline.models.gpt.sampling import GREEDY, Decoding, generate, resolve_mode
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
+from pipeline.models.vqgan.model import Tokenizer
+from pipeline.params import FrameSize
+from pipeline.torch_setup import autocast
+
+MAX_PIXELS = 2**19  # of the frames that are composed at once: bounds the memory
+CACHED_FLOWS = 64  # pairs of keyframes whose flow is kept
+
+
+class NotFinite(UserError):
+    """The networks give values that are no numbers."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: the models are damaged or their training diverged; run `dvc repro` with a "
+            "lower vqgan.trainer.gen_lr or train.lr_max"
+        )
+
+
+class InBetweener:
+    """Tokenizer and transformer of one run, ready to draw."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | KeyframeTokenizer,
+        gpt: FrameGpt,
+        ingest: FrameSize,
+        device: torch.device,
+        precision: str,
+        flow_method: str = "dis",
+        easing: Easing = EVEN,
+    ) -> None:
+        """easing: the timing of warped keyframes; a fixed one may be set before drawing."""
+        if gpt.config.num_embeddings != len(tokenizer.codebook):
+            raise UserError(
+                f"the transformer knows {gpt.config.num_embeddings} codes and the tokenizer has "
+                f"{len(tokenizer.codebook)}: they were not trained together; run `dvc repro`"
+            )
+        self.tokenizer, self.gpt, self.ingest = tokenizer, gpt, ingest
+        self.device, self.precision, self.easing = device, precision, easing
+        self.flow_method = flow_method
+        self.estimator: FlowEstimator | None = None  # made when first needed
+        self._flows: OrderedDict[bytes, Flow] = OrderedDict()
+
+    @classmethod
+    def load(cls, vqgan: Path, gpt: Path, device: torch.device, precision: str) -> "InBetweener":
+        """Both folders as the stages leave them; UserError where they do not belong together."""
+        saved = load_tokenizer(vqgan, device)
+        transformer, trained_on = load_gpt(gpt, device)
+        if trained_on != fingerprint(vqgan):
+            raise UserError(
+                f"{gpt} was trained on the tokens of another tokenizer than {vqgan}: its codes "
+                "mean other pictures; run `dvc repro`, or bring both folders of one run"
+            )
+        return cls(
+            saved.tokenizer,
+            transformer,
+            saved.ingest,
+            device,
+            precision,
+            saved.flow_method,
+            saved.easing,
+        )
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the tokenizer sees the warped keyframes (`vqgan.context: keyframes`)."""
+        return isinstance(self.tokenizer, KeyframeTokenizer)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: Sequence[int],
+        decoding: Decoding = GREEDY,
+        generator: torch.Generator | None = None,
+        large: tuple[torch.Tensor, torch.Tensor] | None = None,
+        advance: Callable[[int], object] | None = None,
+    ) -> list[torch.Tensor]:
+        """Clips between keyframes: uint8 `B H W 3` of the model's size, to `n H W 3` each.
+
+        generator: on the CPU, for temperatures above 0. large: the keyframes at the size of the
+        output. `advance` is called with the number of frames that became pictures. Frames 0 and
+        n-1 of each clip are the given pictures themselves. Every n is at least 3. Raises NotFinite
+        where the networks give no numbers, UserError where the keyframes are of another size than
+        the model's, or the model was not trained for what `decoding` asks.
+        """
+        self._check(first, last, n_frames)
+        resolve_mode(decoding.mode, self.gpt.config)
+        ids = self._token_ids(first, last, n_frames, decoding, generator)
+        return self._pictures(first, last, n_frames, ids, large, advance)
+
+    @torch.no_grad()
+    def without_codes(
+        self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """The decoder alone, all codes "as foreseen": what tokens and transformer add to."""
+        assert self.has_context
+        size = (max(n_frames), len(first), self.tokenizer.tokens_per_frame)
+        ids = torch.zeros(size, dtype=torch.int64, device=self.device)
+        return self._pictures(first, last, n_frames, ids, None, None)
+
+    @torch.no_grad()
+    def untrained(
+        self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """What the networks start from: the keyframes warped to the eased time, and mixed."""
+        clips = []
+        for a, b, n in zip(first.cpu(), last.cpu(), n_frames, strict=True):
+            clips.append(interpolate(a, b, n, self.flow(a, b), self.easing.exponent(a, b)))
+        return clips
+
+    @torch.no_grad()
+    def round_trip(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """True clip uint8 `n H W 3`: its inner frames through the tokenizer, uint8 `n-2 H W 3`.
+
+        Also their ids `n-2 N`. What a transformer without error would draw.
+        """
+        inner = frames.to_float(clip[1:-1].to(self.device))
+        with autocast(self.device, self.precision):
+            if self.has_context:
+                numbers = torch.arange(1, len(clip) - 1)
+                context = self.context(clip[0], clip[-1], len(clip), numbers)
+                ids = self.tokenizer.encode(inner, context)
+                decoded = self.tokenizer.decode(ids, context)
+            else:
+                ids = self.tokenizer.encode(inner)
+                decoded = self.tokenizer.decode(ids)
+        if not decoded.isfinite().all():
+            raise NotFinite("the tokenizer's picture is NaN or infinite")
+        return frames.to_uint8(decoded).cpu(), ids.cpu()
+
+    @torch.no_grad()
+    def given_frame(self, frame: torch.Tensor) -> torch.Tensor:
+        """A keyframe uint8 `1 H W 3` as the tokenizer shows it: with context, exactly."""
+        if self.has_context:
+            return frame
+        with autocast(self.device, self.precision):
+            image = frames.to_float(frame.to(self.device))
+            return frames.to_uint8(self.tokenizer.decode(self.tokenizer.encode(image))).cpu()
+
+    def flow(self, first: torch.Tensor, last: torch.Tensor) -> Flow:
+        """Between keyframes uint8 `H W 3` of the model's size, on the CPU."""
+        a, b = first.cpu().numpy(), last.cpu().numpy()
+        key = a.tobytes() + b.tobytes()
+        if key not in self._flows:
+            if self.estimator is None:
+                self.estimator = FlowEstimator(self.flow_method, self.device)
+            self._flows[key] = self.estimator(a, b)
+            if len(self._flows) > CACHED_FLOWS:
+                self._flows.popitem(last=False)
+        return self._flows[key]
+
+    def context(
+        self, first: torch.Tensor, last: torch.Tensor, n_frames: int, numbers: torch.Tensor
+    ) -> Context:
+        """Of the frames `numbers` (K) of a clip between keyframes uint8 `H W 3`."""
+        flow = Flow(*(x.to(self.device) for x in self.flow(first, last)))
+        ends = [frames.to_float(x[None].to(self.device)) for x in (first, last)]
+        time = (numbers / (n_frames - 1)).view(-1, 1, 1, 1).to(self.device)
+        exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)
+        ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
+        return make_context(*ends, flow, time, exponent)
+
+    def _token_ids(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: Sequence[int],
+        decoding: Decoding,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """`T B N` of the inner frames, T = longest - 2."""
+        lengths = torch.tensor(n_frames, device=self.device)
+        with autocast(self.device, self.precision):
+            if self.has_context:
+                # At times 0 and 1 the eased warp is the keyframe itself: all as foreseen.
+                tokens = self.tokenizer.tokens_per_frame
+                first_ids = last_ids = torch.zeros(
+                    len(first), tokens, dtype=torch.int64, device=self.device
+                )
+                features = self._features(first, last, n_frames)
+            else:
+                first_ids, last_ids = (
+                    self.tokenizer.encode(frames.to_float(x.to(self.device))) for x in (first, last)
+                )
+                features = None
+            given = Conditioning(last_ids, lengths, features)
+            return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
+
+    def _features(
+        self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
+    ) -> torch.Tensor:
+        """Context features of all frames, `B T N C`, zeros past the end of a shorter clip."""
+        clips = []
+        chunk = max(1, MAX_PIXELS // first[0, ..., 0].numel())
+        for a, b, n in zip(first, last, n_frames, strict=True):
+            parts = torch.arange(n).split(chunk)
+            clips.append(
+                torch.cat(
+                    [self.tokenizer.context_features(self.context(a, b, n, part)) for part in parts]
+                )
+            )
+        return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+
+    def _pictures(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: Sequence[int],
+        ids: torch.Tensor,
+        large: tuple[torch.Tensor, torch.Tensor] | None,
+        advance: Callable[[int], object] | None,
+    ) -> list[torch.Tensor]:
+        """Ids `T B N` to clips uint8 `n H W 3`, at the output's size."""
+        shown = large or (first, last)
+        chunk = max(1, MAX_PIXELS // shown[0][0, ..., 0].numel())
+        clips = []
+        for k, n in enumerate(n_frames):
+            clip = [shown[0][k : k + 1].cpu()]
+            for numbers in torch.arange(1, n - 1).split(chunk):
+                codes = ids[numbers - 1, k]  # K N
+                with autocast(self.device, self.precision):
+                    if self.has_context:
+                        image = self._compose(codes, numbers, n, first[k], last[k], shown, k)
+                    else:
+                        image = self.tokenizer.decode(codes)
+                        if image.shape[-2:] != shown[0].shape[1:3]:
+                            image = F.interpolate(image, shown[0].shape[1:3], mode="bicubic")
+                if not image.isfinite().all():
+                    raise NotFinite(f"frame {int(numbers[0])} or later is NaN or infinite")
+                clip.append(frames.to_uint8(image).cpu())
+                if advance:
+                    advance(len(numbers))
+            clip.append(shown[1][k : k + 1].cpu())
+            clips.append(torch.cat(clip))
+        return clips
+
+    def _compose(
+        self,
+        codes: torch.Tensor,
+        numbers: torch.Tensor,
+        n: int,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        shown: tuple[torch.Tensor, torch.Tensor],
+        k: int,
+    ) -> torch.Tensor:
+        """Frames `numbers` of clip k with ids `K N`: float `K 3 H W` at the size of `shown`."""
+        context = self.context(first, last, n, numbers)
+        if shown[0].shape[1:3] == first.shape[:2]:
+            return self.tokenizer.decode(codes, context)
+        size = tuple(shown[0].shape[1:3])
+        flow = Flow(*(x.to(self.device) for x in self.flow(first, last).resize(size)))
+        ends = [frames.to_float(x[k : k + 1].to(self.device)) for x in shown]
+        ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
+        exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)
+        enlarged = make_context(*ends, flow, context.time, exponent, context.confidence)
+        return self.tokenizer.decode(codes, context, enlarged)
+
+    def _check(self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]) -> None:
+        assert len(first) == len(last) == len(n_frames), (first.shape, last.shape, n_frames)
+        height, width = self.ingest.height, self.ingest.width
+        for name, frame in (("first", first), ("last", last)):
+            if frame.shape[1:] != (height, width, 3):
+                raise UserError(
+                    f"the {name} frame is {frame.shape[1]}x{frame.shape[2]} pixels, and the models "
+                    f"were trained for {height}x{width}; fit it to that size"
+                )
+        if min(n_frames) < 3:
+            raise UserError(
+                f"a clip of {min(n_frames)} frames: expected at least 3, both given ones and one "
+                "between"
+            )

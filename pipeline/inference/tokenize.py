@@ -1,0 +1,112 @@
+"""Clips to token ids and context features, once, with the trained tokenizer.
+
+What the transformer is trained on. With keyframes as context, clips of the train split come in
+four variants, mirrored and run backwards, each with its features; val clips as they are. Test
+clips are not needed: `evaluate` draws them from their pictures.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import frames, progress, schema
+from pipeline.models.checkpoints import LoadedTokenizer
+from pipeline.models.flow import Flow, FlowEstimator, make_context
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
+from pipeline.schema import write_table
+from pipeline.shards.loaders import ClipSet
+from pipeline.torch_setup import autocast
+
+SPLITS = ("train", "val")
+
+
+def precompute(
+    loaded: LoadedTokenizer,
+    shards: Path,
+    out: Path,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> dict:
+    """Writes `out/<split>.parquet`, a row a clip and variant; gives counts and the codes' use.
+
+    batch_size: frames that go through the networks at once.
+    """
+    tokenizer = loaded.tokenizer
+    has_context = isinstance(tokenizer, KeyframeTokenizer)
+    estimator = FlowEstimator(loaded.flow_method, device) if has_context else None
+    uses = torch.zeros(len(tokenizer.codebook), dtype=torch.int64)
+    counts: dict[str, float] = {"frames": 0}
+    for split in SPLITS:
+        clips = ClipSet(shards, split)
+        augmented = has_context and split == "train"
+        variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
+        rows = []
+        with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
+            for number in range(len(clips)):
+                clip_id, clip = clips[number]
+                flow = None
+                if has_context:
+                    flow = estimator(clip[0].numpy(), clip[-1].numpy())
+                for flipped, reverse in variants or [(False, False)]:
+                    ids, features = _encode(
+                        loaded, clip, flow, flipped, reverse, batch_size, device, precision
+                    )
+                    uses += torch.bincount(ids.flatten(), minlength=len(uses))
+                    counts["frames"] += len(ids)
+                    rows.append(
+                        {
+                            "clip_id": clip_id,
+                            "flipped": flipped,
+                            "reversed": reverse,
+                            "n_frames": len(ids),
+                            "tokens": ids.flatten().numpy().astype("uint16"),
+                            "features": features.numpy().astype(np.float16).tobytes(),
+                        }
+                    )
+                bar.update()
+        write_table(rows, schema.TOKENS, out / f"{split}.parquet")
+        counts[f"clips_{split}"] = len(clips)
+    share = uses.double() / uses.sum().clamp_min(1)
+    return counts | {
+        "codebook_usage": float((uses > 0).float().mean()),
+        "perplexity": float((-torch.special.xlogy(share, share).sum()).exp()),
+        "most_frequent_code": float(share.max()),
+    }
+
+
+@torch.no_grad()
+def _encode(
+    loaded: LoadedTokenizer,
+    clip: torch.Tensor,
+    flow: Flow | None,
+    flipped: bool,
+    reverse: bool,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clip uint8 `n H W 3` to ids int64 `n N` and features float `n N C`, on the CPU."""
+    if flipped:
+        clip, flow = clip.flip(2), flow.mirror()
+    if reverse:
+        clip, flow = clip.flip(0), flow.reverse()
+    tokenizer, n = loaded.tokenizer, len(clip)
+    if flow is not None:
+        exponent = torch.tensor(loaded.easing.exponent(clip[0], clip[-1]), device=device)
+        ends = [frames.to_float(clip[k][None].to(device)) for k in (0, -1)]  # 1 3 H W
+        flow = flow.to(device)
+    ids, features = [], []
+    for numbers in torch.arange(n).split(batch_size):
+        images = frames.to_float(clip[numbers].to(device))
+        with autocast(device, precision):
+            if flow is None:
+                ids.append(tokenizer.encode(images).cpu())
+                continue
+            time = (numbers / max(1, n - 1)).view(-1, 1, 1, 1).to(device)
+            both = [end.expand(len(numbers), -1, -1, -1) for end in ends]
+            context = make_context(*both, flow, time, exponent)
+            ids.append(tokenizer.encode(images, context).cpu())
+            features.append(tokenizer.context_features(context).cpu())
+    return torch.cat(ids), torch.cat(features) if features else torch.empty(0)

@@ -1,0 +1,1 @@
+"""Networks and optical flow: no files but in `checkpoints`."""

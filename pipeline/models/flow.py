@@ -1,0 +1,326 @@
+"""Optical flow between two keyframes, and the keyframes warped along it to any time between.
+
+Nothing here is learnt but two numbers of timing. In: keyframes uint8 `H W 3`, or float `B 3 H W` in
+[-1, 1]. Out: `Flow`, and the `Context` of a frame between them: what tokenizer and transformer know
+of it before it is drawn. Training, evaluation and generation all go through `make_context`.
+
+Sources: DIS, Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (ECCV 2016,
+arXiv:1603.03590); RIFE, Huang et al. (ECCV 2022, arXiv:2011.06294); flow at a time between from the
+flow between both ends, Jiang et al., "Super SloMo" (CVPR 2018, arXiv:1712.00080), section 3.2.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline import frames
+
+# Small pictures are too coarse for either method: flow is found on enlarged ones.
+DIS_SCALE = 4
+RIFE_SCALE = 2
+WINDOW = 7  # pixels a side over which photometric errors are averaged, at the model's size
+CONFIDENCE_THRESHOLD = 0.5  # share of the keyframes' difference that a flow must explain
+CONFIDENCE_STEEPNESS = 4
+AGREEMENT_FLOOR = 1e-3  # squared error on [-1, 1] below which both methods are equally right
+
+
+class Flow(NamedTuple):
+    """Where each pixel of a keyframe goes in the other one: `B 2 H W`, x and y in pixels."""
+
+    forward: torch.Tensor  # from the first to the last keyframe
+    backward: torch.Tensor
+
+    def resize(self, size: tuple[int, int]) -> "Flow":
+        """For the same keyframes at another height and width."""
+        return Flow(resize_flow(self.forward, size), resize_flow(self.backward, size))
+
+    def mirror(self) -> "Flow":
+        """For the keyframes flipped left to right."""
+        sign = torch.tensor([-1.0, 1.0], device=self.forward.device).view(1, 2, 1, 1)
+        return Flow(self.forward.flip(-1) * sign, self.backward.flip(-1) * sign)
+
+    def reverse(self) -> "Flow":
+        """For the clip run backwards."""
+        return Flow(self.backward, self.forward)
+
+    def to(self, device: torch.device) -> "Flow":
+        return Flow(self.forward.to(device), self.backward.to(device))
+
+
+class FlowEstimator:
+    """`dis`, `rife`, or `mixed`: both, weighted by how well each warps one keyframe to the other.
+
+    RIFE's network is asked for the times 0 and 1, where its flows run from keyframe to keyframe.
+    Raises UserError where its weights are missing.
+    """
+
+    def __init__(self, method: str, device: torch.device | str = "cpu") -> None:
+        assert method in ("dis", "rife", "mixed"), method
+        self.method, self.device = method, torch.device(device)
+        self.rife = None
+        if method != "dis":
+            from pipeline.pretrained.rife import Rife  # which imports `warp` from here
+
+            self.rife = Rife.pretrained().to(self.device)
+
+    def __call__(self, first: np.ndarray, last: np.ndarray) -> Flow:
+        """Between two keyframes uint8 `H W 3`: `1 2 H W` each, on the CPU."""
+        if self.method == "dis":
+            return _dis(first, last)
+        rife = self._rife(first, last)
+        if self.method == "rife":
+            return rife
+        dis = _dis(first, last)
+        a, b = (frames.to_float(torch.from_numpy(x)[None]) for x in (first, last))
+        forward = _by_agreement(dis.forward, rife.forward, a, b)
+        return Flow(forward, _by_agreement(dis.backward, rife.backward, b, a))
+
+    def pairs(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], workers: int = 1) -> list[Flow]:
+        """As a call for each pair, in several threads: OpenCV releases Python's lock."""
+        cv2.setNumThreads(1)  # DIS cuts a picture into a stripe a thread, and flow depends on it
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda pair: self(*pair), pairs))
+
+    @torch.inference_mode()
+    def _rife(self, first: np.ndarray, last: np.ndarray) -> Flow:
+        height, width = first.shape[:2]
+        size = (height * RIFE_SCALE, width * RIFE_SCALE)
+        ends = torch.from_numpy(np.stack([first, last])).movedim(-1, 1).float().div(255)
+        ends = F.interpolate(ends.to(self.device), size, mode="bicubic").clamp(0, 1)[:, None]
+        flow, _ = self.rife.flows(ends[0], ends[1], torch.tensor([0.0, 1.0]))  # 2 4 H W
+        flow = (F.avg_pool2d(flow, RIFE_SCALE) / RIFE_SCALE).cpu().clone()
+        return Flow(flow[:1, 2:], flow[1:, :2])
+
+
+def _dis(first: np.ndarray, last: np.ndarray) -> Flow:
+    height, width = first.shape[:2]
+    large = (width * DIS_SCALE, height * DIS_SCALE)
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, last)]
+    grey = [cv2.resize(image, large, interpolation=cv2.INTER_CUBIC) for image in grey]
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # DIS cuts a picture into a stripe a thread, and flow depends on it
+    try:
+        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        forward, backward = search.calc(grey[0], grey[1], None), search.calc(grey[1], grey[0], None)
+    finally:
+        cv2.setNumThreads(threads)
+    small = [
+        cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / DIS_SCALE
+        for flow in (forward, backward)
+    ]
+    return Flow(*(torch.from_numpy(flow).movedim(-1, 0)[None].contiguous() for flow in small))
+
+
+def _by_agreement(
+    one: torch.Tensor, other: torch.Tensor, source: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """Two flows `1 2 H W` from `source` to `target`, weighted by 1 / (photometric error)^2."""
+    errors = [_local_error(source, warp(target, flow)) for flow in (one, other)]
+    weights = [(error + AGREEMENT_FLOOR) ** -2 for error in errors]
+    return (weights[0] * one + weights[1] * other) / (weights[0] + weights[1])
+
+
+def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """`B C H W` (or `1 C H W`) looked up where flow `B 2 H W` points to; borders are continued."""
+    b, _, height, width = flow.shape
+    x = torch.arange(width, dtype=flow.dtype, device=flow.device)
+    y = torch.arange(height, dtype=flow.dtype, device=flow.device)
+    # grid_sample's -1 and 1 are the centres of the first and the last pixel
+    x = (flow[:, 0] + x) * (2 / max(1, width - 1)) - 1
+    y = (flow[:, 1] + y[:, None]) * (2 / max(1, height - 1)) - 1
+    grid = torch.stack([x, y], -1)  # B H W 2
+    return F.grid_sample(
+        image.expand(b, -1, -1, -1), grid, "bilinear", "border", align_corners=True
+    )
+
+
+def resize_flow(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`B 2 H W` for the same pictures at another height and width."""
+    height, width = flow.shape[-2:]
+    if (height, width) == tuple(size):
+        return flow
+    scale = torch.tensor([size[1] / width, size[0] / height], device=flow.device)
+    return F.interpolate(flow, size, mode="bilinear") * scale.view(1, 2, 1, 1)
+
+
+class Context(NamedTuple):
+    """What is known of a frame between two keyframes, before anything is drawn.
+
+    Images are float `B 3 H W` in [-1, 1]. `eased` is where drawing starts from: both keyframes
+    warped to the eased time and mixed, cross-faded where the flow is not to be trusted.
+    """
+
+    first: torch.Tensor
+    last: torch.Tensor
+    warped_first: torch.Tensor
+    warped_last: torch.Tensor
+    eased: torch.Tensor
+    time: torch.Tensor  # B 1 1 1 in [0, 1]: 0 is the first keyframe
+    to_first: torch.Tensor  # B 2 H W: flow from the frame to the first keyframe, and to the last
+    to_last: torch.Tensor
+    confidence: torch.Tensor  # B 1 H W in [0, 1]
+
+    @property
+    def images(self) -> list[torch.Tensor]:
+        """Those that a frame is mixed of, `B 3 H W` each."""
+        return [self.first, self.last, self.warped_first, self.warped_last, self.eased]
+
+
+def make_context(
+    first: torch.Tensor,
+    last: torch.Tensor,
+    flow: Flow,
+    time: torch.Tensor,
+    exponent: torch.Tensor,
+    confidence: torch.Tensor | None = None,
+) -> Context:
+    """Of B frames: keyframes float `B 3 H W`, time and easing exponent `B 1 1 1`.
+
+    confidence: as measured at another size, `B 1 h w`; by default it is measured here. It has to
+    be measured at the model's size alone: its window is in pixels.
+    """
+    eased_time = ease(time, exponent)
+    to_first, to_last = flow_at(flow, time)
+    eased_first, eased_last = flow_at(flow, eased_time)
+    warped_first, warped_last = warp(first, eased_first), warp(last, eased_last)
+    mixed = (1 - eased_time) * warped_first + eased_time * warped_last
+    faded = (1 - eased_time) * first + eased_time * last
+    if confidence is None:
+        confidence = _confidence(warped_first, warped_last, first, last)
+    elif confidence.shape[-2:] != first.shape[-2:]:
+        confidence = F.interpolate(confidence, first.shape[-2:], mode="bilinear")
+    eased = torch.lerp(faded, mixed, confidence)
+    warped_first, warped_last = warp(first, to_first), warp(last, to_last)
+    return Context(
+        first, last, warped_first, warped_last, eased, time, to_first, to_last, confidence
+    )
+
+
+def flow_at(flow: Flow, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flow from the frame at `time` to the first and to the last keyframe, by linear motion."""
+    to_first = time * (time * flow.backward - (1 - time) * flow.forward)
+    to_last = (1 - time) * ((1 - time) * flow.forward - time * flow.backward)
+    return to_first, to_last
+
+
+def interpolate(
+    first: torch.Tensor, last: torch.Tensor, n_frames: int, flow: Flow, exponent: float = 1.0
+) -> torch.Tensor:
+    """The whole clip by optical flow alone: keyframes uint8 `H W 3` to uint8 `n_frames H W 3`."""
+    assert n_frames >= 3, n_frames
+    times = torch.linspace(0, 1, n_frames)[1:-1].view(-1, 1, 1, 1)
+    ends = [frames.to_float(end[None]).expand(n_frames - 2, -1, -1, -1) for end in (first, last)]
+    context = make_context(*ends, flow, times, torch.tensor(exponent))
+    return torch.cat([first[None], frames.to_uint8(context.eased), last[None]])
+
+
+def _local_error(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference around each pixel: `B 3 H W` twice to `B 1 H W`."""
+    error = (a - b).square().mean(1, keepdim=True)
+    return F.avg_pool2d(error, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+
+
+def _confidence(
+    warped_first: torch.Tensor, warped_last: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+) -> torch.Tensor:
+    """From 1, where warping explains all of the keyframes' difference, over 0.5 (half) to 0."""
+    unexplained = _local_error(warped_first, warped_last) / _local_error(first, last).clamp_min(
+        1e-9
+    )
+    return 1 / (1 + (unexplained / (1 - CONFIDENCE_THRESHOLD)) ** CONFIDENCE_STEEPNESS)
+
+
+# Time remapping. At time t of a clip the share t^k / (t^k + (1-t)^k) of the way is done: k = 1 is
+# even, a larger k stays near both keyframes and changes in the middle ("slow in and slow out",
+# Thomas and Johnston, The Illusion of Life, 1981).
+
+MAX_EXPONENT = 16.0  # more looks the same: held until the middle
+TYPICAL_CHANGE = 10.0  # grey levels
+FITTED_EXPONENTS = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0, MAX_EXPONENT)
+FIT_CLIPS, FIT_FRAMES = 64, 6  # of the train split that are looked at; two numbers need no more
+MIN_FIT_CLIPS = 8  # with fewer, timing stays even
+MIN_GAIN = 0.01  # dB: for less, too
+ERROR_FLOOR = 1.0  # squared grey levels, 48 dB: what is still must not outweigh what moves
+
+
+class Easing(NamedTuple):
+    """The exponent k is exp(pace - by_change * log((change + 0.5) / 10)), within [1, 16].
+
+    change: mean absolute difference of the keyframes, in grey levels.
+    """
+
+    pace: float = 0.0
+    by_change: float = 0.0
+
+    @classmethod
+    def fixed(cls, exponent: float) -> "Easing":
+        """The same for all clips."""
+        return cls(math.log(exponent))
+
+    def exponent(self, first: torch.Tensor, last: torch.Tensor) -> float:
+        """For the clip between these keyframes, uint8 `H W 3`."""
+        return self.exponent_of(float((first.float() - last.float()).abs().mean()))
+
+    def exponent_of(self, change: float) -> float:
+        relative = math.log((change + 0.5) / TYPICAL_CHANGE)
+        return min(max(math.exp(self.pace - self.by_change * relative), 1.0), MAX_EXPONENT)
+
+
+EVEN = Easing()
+
+
+def ease(time: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
+    """Share of the way that is done at times in [0, 1]."""
+    gone = time**exponent
+    return gone / (gone + (1 - time) ** exponent)
+
+
+def fit_easing(
+    clips: Sequence[torch.Tensor], flows: Sequence[Flow]
+) -> tuple[Easing, float]:
+    """The easing by which warped keyframes come nearest to clips uint8 `n H W 3`, by mean PSNR.
+
+    Also gives what it wins over even timing, in dB of these frames, each capped at 48 dB.
+    """
+    if len(clips) < MIN_FIT_CLIPS:
+        return EVEN, 0.0
+    step = -(-len(clips) // FIT_CLIPS)
+    clips, flows = clips[::step], flows[::step]
+    changes, psnr = [], []
+    for clip, flow in zip(clips, flows, strict=True):
+        changes.append(float((clip[0].float() - clip[-1].float()).abs().mean()))
+        psnr.append(_psnr_by_exponent(clip, flow))
+
+    def mean_psnr(easing: Easing) -> float:
+        logs = [math.log(easing.exponent_of(change)) for change in changes]
+        known = np.log(FITTED_EXPONENTS)
+        return float(
+            np.mean([np.interp(x, known, row) for x, row in zip(logs, psnr, strict=True)])
+        )
+
+    grid = [Easing(a / 10, b / 10) for a, b in product(range(41), range(31))]  # EVEN comes first
+    best = max(grid, key=mean_psnr)
+    gain = mean_psnr(best) - mean_psnr(EVEN)
+    return (best, gain) if gain >= MIN_GAIN else (EVEN, 0.0)
+
+
+def _psnr_by_exponent(clip: torch.Tensor, flow: Flow) -> list[float]:
+    """Mean PSNR of some inner frames at each of FITTED_EXPONENTS."""
+    n = len(clip)
+    chosen = torch.linspace(1, n - 2, min(FIT_FRAMES, n - 2)).round().long()
+    ends = [frames.to_float(clip[k][None]).expand(len(chosen), -1, -1, -1) for k in (0, -1)]
+    time = (chosen / (n - 1)).view(-1, 1, 1, 1)
+    psnr = []
+    for exponent in FITTED_EXPONENTS:
+        warped = make_context(*ends, flow, time, torch.tensor(exponent)).eased
+        error = (frames.to_uint8(warped).float() - clip[chosen].float()).square()
+        error = error.flatten(1).mean(1).clamp_min(ERROR_FLOOR)
+        psnr.append(float((10 * torch.log10(255**2 / error)).mean()))
+    return psnr
