@@ -39,7 +39,7 @@ from pipeline.gpt2.config import GptConfig
 from pipeline.gpt2.model import FrameGpt, Given
 from pipeline.gpt2.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener, Style
-from pipeline.vqgan.model import Tokenizer
+from pipeline.models.vqgan.model import Tokenizer
 
 MODES = {
     "seed": Decoding("seed"),

@@ -18,9 +18,9 @@ import torch
 from benchmarks.lines import line, show
 from pipeline import params, torch_setup
 from pipeline.errors import run_main
+from pipeline.models.vqgan.quantizers.making import KINDS, make_quantizer
+from pipeline.models.vqgan.quantizers.search import nearest
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.making import KINDS, make_quantizer
-from pipeline.vqgan.quantizers.search import nearest
 
 SIZES = ((8192, 50257, 128), (8192, 1024, 32), (8192, 2048, 8))  # N V D
 LEVELS, DIMS = [8, 8, 8, 4], {"vq_l2": 8, "fsq": 4}  # 2,048 codes; the others have 32 dimensions

@@ -26,11 +26,11 @@ from benchmarks import one_step
 from benchmarks.lines import line, show
 from pipeline import params, presets, torch_setup
 from pipeline.errors import run_main
+from pipeline.models.vqgan.discriminator import Discriminator
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.pretrained.lpips import Lpips
 from pipeline.training.adversarial import discriminator_loss, generator_loss
 from pipeline.training.tokenizer import TokenizerTask
-from pipeline.vqgan.discriminator import Discriminator
-from pipeline.vqgan.model import Tokenizer
 
 FORMS = ("mae", "full")
 PRECISIONS = ("float32", "bf16")

@@ -123,7 +123,7 @@ def untrained(moving) -> Callable:
     from pipeline.gpt2.config import GptConfig
     from pipeline.gpt2.model import FrameGpt
     from pipeline.inbetween.drawing import InBetweener
-    from pipeline.vqgan.model import Tokenizer
+    from pipeline.models.vqgan.model import Tokenizer
 
     def make(settings: params.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)

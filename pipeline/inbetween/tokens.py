@@ -13,12 +13,12 @@ import torch
 from pipeline import frames, progress, schema
 from pipeline.easing import EVEN, Easing, save_easing
 from pipeline.inbetween.pacing import MOST_CLIPS, fit
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.motion import moved_clip
 from pipeline.params import TokenPrecompute
 from pipeline.schema import SPLITS, write_table
 from pipeline.shards.loaders import ClipSet
 from pipeline.torch_setup import autocast
-from pipeline.vqgan.model import Tokenizer
 
 
 def precompute(

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.models.vqgan.discriminator import Discriminator
 from pipeline.params import AdversarialLoss
 from pipeline.params import Discriminator as Sizes
-from pipeline.vqgan.discriminator import Discriminator
 
 LOGIT_DECAY = 0.99  # of LeCam's averages of the logits
 ACCURACY_DECAY = 0.98  # of D's accuracy, by which the back-off decides: about 50 steps

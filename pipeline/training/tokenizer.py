@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 from pipeline import frames, params, torch_setup
+from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.quantizers.interface import Quantized
 from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
@@ -28,8 +30,6 @@ from pipeline.training.averaging import Averaged
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
-from pipeline.vqgan.model import Tokenizer
-from pipeline.vqgan.quantizers.interface import Quantized
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
 

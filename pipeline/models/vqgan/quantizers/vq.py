@@ -7,9 +7,9 @@ layer that it used (Keras), as in van den Oord's.
 import torch
 from torch import nn
 
+from pipeline.models.vqgan.quantizers.clusters import k_means
+from pipeline.models.vqgan.quantizers.interface import NearestCode
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.clusters import k_means
-from pipeline.vqgan.quantizers.interface import NearestCode
 
 WITHIN = 0.05
 

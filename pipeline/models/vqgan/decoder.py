@@ -3,8 +3,15 @@
 import torch
 from torch import nn
 
+from pipeline.models.vqgan.blocks import (
+    AttentionBlock,
+    Layers,
+    ResidualBlock,
+    middle,
+    norm,
+    upsampling,
+)
 from pipeline.params import Autoencoder
-from pipeline.vqgan.blocks import AttentionBlock, Layers, ResidualBlock, middle, norm, upsampling
 
 
 class Decoder(nn.Module):

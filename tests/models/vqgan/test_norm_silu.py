@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.vqgan.norm_silu import SMALL, NormSilu
+from pipeline.models.vqgan.norm_silu import SMALL, NormSilu
 
 GROUPS, CHANNELS = 2, 6
 

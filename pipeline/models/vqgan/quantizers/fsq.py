@@ -11,9 +11,9 @@ vectors come out in the scale of the features, as they do from the other quantiz
 
 import torch
 
+from pipeline.models.vqgan.quantizers.gradients import straight_through
+from pipeline.models.vqgan.quantizers.interface import Quantized, Quantizer
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.gradients import straight_through
-from pipeline.vqgan.quantizers.interface import Quantized, Quantizer
 
 # Deviations that become 1 before the bound. Of 5 or 8 levels, normal features then use the worth of
 # 85 % (perplexity), with 0.11 and 0.15 of their variance lost; with 1.25 deviations 93 % and 0.13,

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.models.vqgan.quantizers.interface import NearestCode
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.interface import NearestCode
 
 
 class MappedCodebook(NearestCode):

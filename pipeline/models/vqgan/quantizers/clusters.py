@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers.search import nearest
 
 
 def assigned(flat: torch.Tensor, codes: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:

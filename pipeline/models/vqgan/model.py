@@ -6,11 +6,11 @@ Images are float `B 3 H W` in [-1, 1]; codes are int64 `B N`, N = (H/s)(W/s), ro
 import torch
 from torch import nn
 
+from pipeline.models.vqgan.decoder import Decoder
+from pipeline.models.vqgan.encoder import Encoder
+from pipeline.models.vqgan.quantizers.interface import Quantized
+from pipeline.models.vqgan.quantizers.making import make_quantizer
 from pipeline.params import Vqgan as Settings
-from pipeline.vqgan.decoder import Decoder
-from pipeline.vqgan.encoder import Encoder
-from pipeline.vqgan.quantizers.interface import Quantized
-from pipeline.vqgan.quantizers.making import make_quantizer
 
 
 class Tokenizer(nn.Module):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.vqgan.norm_silu import NormSilu
 from pipeline.params import Autoencoder
-from pipeline.vqgan.norm_silu import NormSilu
 
 
 def norm(channels: int, groups: int, kind: type[nn.GroupNorm] = NormSilu) -> nn.GroupNorm:

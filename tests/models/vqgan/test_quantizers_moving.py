@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.vqgan.quantizers.moving import DECAY, FRESH_COUNT, SMALL
-from pipeline.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers.moving import DECAY, FRESH_COUNT, SMALL
+from pipeline.models.vqgan.quantizers.search import nearest
 
 MOVING = ("ema", "vq_l2")
 

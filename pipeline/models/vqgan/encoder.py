@@ -3,8 +3,15 @@
 import torch
 from torch import nn
 
+from pipeline.models.vqgan.blocks import (
+    AttentionBlock,
+    Layers,
+    ResidualBlock,
+    downsampling,
+    middle,
+    norm,
+)
 from pipeline.params import Autoencoder
-from pipeline.vqgan.blocks import AttentionBlock, Layers, ResidualBlock, downsampling, middle, norm
 
 
 class Encoder(nn.Module):

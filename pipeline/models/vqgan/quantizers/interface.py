@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.models.vqgan.quantizers.gradients import rotated, straight_through
+from pipeline.models.vqgan.quantizers.search import nearest
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.gradients import rotated, straight_through
-from pipeline.vqgan.quantizers.search import nearest
 
 
 class Quantized(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.models.vqgan.quantizers.clusters import assigned, k_means, redraw
+from pipeline.models.vqgan.quantizers.interface import NearestCode
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.clusters import assigned, k_means, redraw
-from pipeline.vqgan.quantizers.interface import NearestCode
 
 DECAY = 0.98  # of the moving averages; about 50 batches
 FRESH_COUNT = 0.5  # vectors a batch that a restarted code is credited with

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.vqgan.quantizers.gradients import rotated, straight_through
+from pipeline.models.vqgan.quantizers.gradients import rotated, straight_through
 
 
 def random(seed: int, *sizes: int) -> torch.Tensor:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.vqgan.blocks import AttentionBlock, ResidualBlock
-from pipeline.vqgan.decoder import Decoder
-from pipeline.vqgan.encoder import Encoder
-from pipeline.vqgan.model import Shortcut, Tokenizer
+from pipeline.models.vqgan.blocks import AttentionBlock, ResidualBlock
+from pipeline.models.vqgan.decoder import Decoder
+from pipeline.models.vqgan.encoder import Encoder
+from pipeline.models.vqgan.model import Shortcut, Tokenizer
 
 SIZES = "vqgan.autoencoder."
 

@@ -1,11 +1,11 @@
 """The quantizer that `vqgan.vqvae.quantizer` names."""
 
+from pipeline.models.vqgan.quantizers.fsq import FiniteScalars
+from pipeline.models.vqgan.quantizers.interface import Quantizer
+from pipeline.models.vqgan.quantizers.moving import MovingCodebook, SphericalCodebook
+from pipeline.models.vqgan.quantizers.simvq import MappedCodebook
+from pipeline.models.vqgan.quantizers.vq import GradientCodebook
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.fsq import FiniteScalars
-from pipeline.vqgan.quantizers.interface import Quantizer
-from pipeline.vqgan.quantizers.moving import MovingCodebook, SphericalCodebook
-from pipeline.vqgan.quantizers.simvq import MappedCodebook
-from pipeline.vqgan.quantizers.vq import GradientCodebook
 
 KINDS: dict[str, type[Quantizer]] = {
     "ema": MovingCodebook,

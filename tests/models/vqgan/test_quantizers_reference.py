@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.vqgan.quantizers.gradients import rotated
-from pipeline.vqgan.quantizers.moving import DECAY
+from pipeline.models.vqgan.quantizers.gradients import rotated
+from pipeline.models.vqgan.quantizers.moving import DECAY
 
 reference = pytest.importorskip(
     "vector_quantize_pytorch", reason="vector-quantize-pytorch is not installed"

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from pipeline.models.vqgan.quantizers.interface import Quantizer
+from pipeline.models.vqgan.quantizers.making import make_quantizer
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.interface import Quantizer
-from pipeline.vqgan.quantizers.making import make_quantizer
 
 
 @pytest.fixture(scope="session")
