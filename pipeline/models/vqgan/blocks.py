@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.vqgan.norm_silu import NormSilu
 from pipeline.params import Autoencoder
 
 
-def norm(channels: int, groups: int, kind: type[nn.GroupNorm] = NormSilu) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """Group norm, whose statistics do not depend on the batch, with up to `groups` groups."""
-    return kind(math.gcd(groups, channels), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -26,17 +25,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, sizes: Autoencoder) -> None:
         super().__init__()
-        self.norm1 = norm(channels_in, sizes.norm_groups)
+        self.norm1 = group_norm(channels_in, sizes.norm_groups)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = norm(channels_out, sizes.norm_groups)
+        self.norm2 = group_norm(channels_out, sizes.norm_groups)
         self.dropout = nn.Dropout(sizes.dropout)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(self.norm1(x))
-        h = self.conv2(self.dropout(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
 
 
@@ -45,7 +44,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, sizes: Autoencoder) -> None:
         super().__init__()
-        self.norm = norm(channels, sizes.norm_groups, nn.GroupNorm)
+        self.norm = group_norm(channels, sizes.norm_groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 

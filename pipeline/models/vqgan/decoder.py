@@ -1,14 +1,15 @@
 """Decoder: feature map `B z H/s W/s` to image `B 3 H W`, the encoder's mirror image."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pipeline.models.vqgan.blocks import (
     AttentionBlock,
     Layers,
     ResidualBlock,
+    group_norm,
     middle,
-    norm,
     upsampling,
 )
 from pipeline.params import Autoencoder
@@ -33,7 +34,7 @@ class Decoder(nn.Module):
             if level:
                 layers.append(upsampling(before, sizes.upsampling))
         self.layers = Layers(*layers)
-        self.norm = norm(before, sizes.norm_groups)
+        self.norm = group_norm(before, sizes.norm_groups)
         self.out = nn.Conv2d(before, 3 * sizes.patch_size**2, 3, padding=1)
         self.pixels = nn.PixelShuffle(sizes.patch_size)
         self.tanh = sizes.output == "tanh"
@@ -44,5 +45,5 @@ class Decoder(nn.Module):
         return self.out.weight
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        images = self.pixels(self.out(self.norm(self.layers(features))))
+        images = self.pixels(self.out(F.silu(self.norm(self.layers(features)))))
         return images.tanh() if self.tanh else images

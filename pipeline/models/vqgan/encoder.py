@@ -1,6 +1,7 @@
 """Encoder: image `B 3 H W` to feature map `B z H/s W/s`, s = patch_size * 2^(levels - 1)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pipeline.models.vqgan.blocks import (
@@ -8,8 +9,8 @@ from pipeline.models.vqgan.blocks import (
     Layers,
     ResidualBlock,
     downsampling,
+    group_norm,
     middle,
-    norm,
 )
 from pipeline.params import Autoencoder
 
@@ -38,8 +39,8 @@ class Encoder(nn.Module):
                 if resolutions[level] in sizes.attention_resolution:
                     layers.append(AttentionBlock(width, sizes))
         self.layers = Layers(*layers, *middle(before, sizes))
-        self.norm = norm(before, sizes.norm_groups)
+        self.norm = group_norm(before, sizes.norm_groups)
         self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.out(self.norm(self.layers(images)))
+        return self.out(F.silu(self.norm(self.layers(images))))
