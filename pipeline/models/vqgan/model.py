@@ -6,8 +6,7 @@ Images are float `B 3 H W` in [-1, 1]; codes are int64 `B N`, N = (H/s)(W/s), ro
 import torch
 from torch import nn
 
-from pipeline.models.vqgan.decoder import Decoder
-from pipeline.models.vqgan.encoder import Encoder
+from pipeline.models.vqgan.autoencoder import Decoder, Encoder
 from pipeline.models.vqgan.quantizers.interface import Quantized
 from pipeline.models.vqgan.quantizers.making import make_quantizer
 from pipeline.params import Vqgan as Settings

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.vqgan.blocks import AttentionBlock, ResidualBlock
-from pipeline.models.vqgan.decoder import Decoder
-from pipeline.models.vqgan.encoder import Encoder
+from pipeline.models.vqgan.autoencoder import AttentionBlock, Decoder, Encoder, ResidualBlock
 from pipeline.models.vqgan.model import Shortcut, Tokenizer
 
 SIZES = "vqgan.autoencoder."

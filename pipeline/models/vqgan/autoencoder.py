@@ -1,8 +1,9 @@
-"""Building blocks of encoder and decoder: residual, attention, down- and up-sampling.
+"""Encoder and decoder of the tokenizer, and the blocks that they are made of.
 
-Source: Esser et al., Taming Transformers (2021, arXiv:2012.09841), as in the thesis, section 3.2.
-All take and give `B C H W`. One departure: attention divides by the root of the channels, as its
-source does; the thesis' layer does not.
+Encoder: image `B 3 H W` to feature map `B z H/s W/s`, s = patch_size * 2^(levels - 1). Decoder: the
+way back. Source: Esser et al., Taming Transformers (2021, arXiv:2012.09841), as in the thesis,
+section 3.2. All blocks take and give `B C H W`. One departure: attention divides by the root of the
+channels, as its source does; the thesis' layer does not.
 """
 
 import math
@@ -98,3 +99,68 @@ class Layers(nn.Sequential):
             else:
                 x = layer(x)
         return x
+
+
+class Encoder(nn.Module):
+    """Channels at level i are `channels * channels_multiplier[i]`, after cutting into patches.
+
+    `side` is the longer one of the image, in pixels: it decides at which levels attention is used.
+    """
+
+    def __init__(self, sizes: Autoencoder, side: int) -> None:
+        super().__init__()
+        before = sizes.channels
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(sizes.patch_size),
+            nn.Conv2d(3 * sizes.patch_size**2, before, 3, padding=1),
+        ]
+        resolutions = sizes.resolutions(side)
+        for level, multiplier in enumerate(sizes.channels_multiplier):
+            if level:
+                layers.append(downsampling(before, sizes.downsampling))
+            width = sizes.channels * multiplier
+            for _ in range(sizes.num_res_blocks):
+                layers.append(ResidualBlock(before, width, sizes))
+                before = width
+                if resolutions[level] in sizes.attention_resolution:
+                    layers.append(AttentionBlock(width, sizes))
+        self.layers = Layers(*layers, *middle(before, sizes))
+        self.norm = group_norm(before, sizes.norm_groups)
+        self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(F.silu(self.norm(self.layers(images))))
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror image, from the smallest level to the largest; output not clamped."""
+
+    def __init__(self, sizes: Autoencoder, side: int) -> None:
+        super().__init__()
+        before = sizes.channels * sizes.channels_multiplier[-1]
+        layers: list[nn.Module] = [nn.Conv2d(sizes.z_channels, before, 3, padding=1)]
+        layers += middle(before, sizes)
+        resolutions, blocks = sizes.resolutions(side), sizes.num_res_blocks
+        for level, multiplier in reversed(list(enumerate(sizes.channels_multiplier))):
+            width = sizes.channels * multiplier
+            for _ in range(blocks if sizes.symmetric else blocks + 1):
+                layers.append(ResidualBlock(before, width, sizes))
+                before = width
+                if resolutions[level] in sizes.attention_resolution:
+                    layers.append(AttentionBlock(width, sizes))
+            if level:
+                layers.append(upsampling(before, sizes.upsampling))
+        self.layers = Layers(*layers)
+        self.norm = group_norm(before, sizes.norm_groups)
+        self.out = nn.Conv2d(before, 3 * sizes.patch_size**2, 3, padding=1)
+        self.pixels = nn.PixelShuffle(sizes.patch_size)
+        self.tanh = sizes.output == "tanh"
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where the adaptive weight compares gradients (thesis, eq. 7)."""
+        return self.out.weight
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        images = self.pixels(self.out(F.silu(self.norm(self.layers(features)))))
+        return images.tanh() if self.tanh else images
