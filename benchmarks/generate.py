@@ -70,7 +70,7 @@ def untrained(over: dict) -> InBetweener:
         if settings.vqgan.autoencoder.shortcut:
             tokenizer.shortcut.start(images)
         vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
-        tokenizer.quantizer.start(vectors, torch.Generator().manual_seed(0))
+        tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
     gpt = FrameGpt(GptConfig.from_params(settings)).eval().requires_grad_(False)
     gpt.start(tokenizer.codebook.cpu())
     precision = settings.base.precision

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         Transformer,
         Vqgan,
         VqganLoss,
-        Vqvae,
     )
 
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
@@ -48,7 +47,6 @@ def contradictions(params: "Params") -> list[str]:
         whole = ingest.height % stride == ingest.width % stride == 0
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
-        found += _quantizer_contradictions(vqgan.vqvae)
         found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
     if gpt and gpt.transformer_type in ("custom", "plain"):
         least = math.lcm(gpt.n_head, gpt.merge**2)
@@ -102,27 +100,6 @@ def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
         found.append(
             f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
             f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
-        )
-    return found
-
-
-def _quantizer_contradictions(vqvae: "Vqvae") -> list[str]:
-    """A grid of another size than the codebook."""
-    if vqvae.quantizer != "fsq":
-        return []
-    found, levels = [], vqvae.fsq_levels
-    wanted = {"num_embeddings": math.prod(levels), "embedding_dim": len(levels)}
-    for key, value in wanted.items():
-        if getattr(vqvae, key) != value:
-            what = "their product" if key == "num_embeddings" else "their number"
-            found.append(
-                f"vqgan.vqvae.{key} = {getattr(vqvae, key)}: expected {value}, {what} "
-                f"(vqgan.vqvae.fsq_levels = {levels})"
-            )
-    if vqvae.rotation_trick:
-        found.append(
-            "vqgan.vqvae.rotation_trick = True: expected false with quantizer = fsq, which rounds "
-            "each dimension alone"
         )
     return found
 

@@ -172,12 +172,10 @@ class ShardPack(Section):
 
 
 class Vqvae(Section):
-    quantizer: Literal["ema", "vq", "vq_l2", "simvq", "fsq"]
-    rotation_trick: bool
+    quantizer: Literal["ema", "vq"]
     beta: Weight
     num_embeddings: Annotated[int, Field(ge=2, le=65536)]  # tokens are stored as uint16
     embedding_dim: Count
-    fsq_levels: Annotated[list[Annotated[int, Field(ge=2, le=256)]], Field(min_length=1)]
 
 
 class Autoencoder(Section):

@@ -7,11 +7,9 @@ TINY = {
     "vqgan": {
         "vqvae": {
             "quantizer": "ema",
-            "rotation_trick": False,
             "beta": 0.25,
             "num_embeddings": 16,
             "embedding_dim": 6,
-            "fsq_levels": [4, 4],
         },
         "autoencoder": {
             "z_channels": 8,

@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline import frames, params, torch_setup
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.models.vqgan.quantizers.interface import Quantized
+from pipeline.models.vqgan.quantizers import Quantized
 from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
@@ -91,13 +91,13 @@ class TokenizerTask(Task):
             # `vq` alone begins as in the thesis, with a small random codebook
             features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
-            self.tokenizer.quantizer.start(vectors, self.generator)
+            self.tokenizer.quantizer.init_from_data(vectors, self.generator)
         if self.averaged is not None:
             self.averaged.start(self.tokenizer)
 
     def _players(self) -> dict[str, Player]:
         trainer = self.settings.trainer
-        ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        ours = list(self.tokenizer.parameters())
         betas = (trainer.gen_beta_1, trainer.gen_beta_2)
         adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
         rate = None

@@ -1,8 +1,11 @@
 """Training of the tokenizer: parts of the loss, two players that stay apart, and that it learns."""
 
+import math
+
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.training.adversarial import generator_loss
 from pipeline.training.appearance import line_loss
 from pipeline.training.tokenizer import perplexity
@@ -173,6 +176,25 @@ def test_one_batch_overfits(tokenizer_task, run):
 
 def test_pictures_are_called_by_video_and_frame(tokenizer_task):
     assert tokenizer_task().names([0, 1]) == ["train-00 frame 0", "train-00 frame 2"]
+
+
+def test_the_state_before_a_failed_step_holds_the_codebook_from_before_it(
+    tokenizer_task, run, resume
+):
+    task, codebooks = tokenizer_task(), []
+    losses = task.losses
+
+    def failing(rows, epoch, step):
+        codebooks.append(task.tokenizer.codebook.clone())
+        for loss in losses(rows, epoch, step):
+            yield loss._replace(total=loss.total * (math.nan if step == 2 else 1.0))
+
+    task.losses = failing
+    with pytest.raises(UserError, match="not finite at step 2"):
+        run(task, checkpoint_interval=1e9)
+    state = torch.load(resume().path.with_suffix(".failed.pt"))
+    saved = state["module"]["tokenizer.quantizer.codebook"]
+    assert torch.equal(saved, codebooks[-1]) and not torch.equal(saved, task.tokenizer.codebook)
 
 
 def test_perplexity_by_hand():

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers import nearest
 
 MEASURE = """
 import torch
 from benchmarks.quantizer import plain, extra_peak
-from pipeline.models.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers import nearest
 torch.set_num_threads(1)
 vectors, codebook = torch.randn(8192, 128), torch.randn(50257, 128)
 print(extra_peak(lambda: nearest(vectors, codebook), vectors.device))
