@@ -46,7 +46,6 @@ def settings_of(size: str, form: str, precision: str, threads: int, device: str)
         "discriminator": {
             "factor": 1.0 if full else 0.0,
             "iter_start": 0,
-            "discriminator_start": 0,
             "weighting": "adaptive",
         },
     }
@@ -96,7 +95,7 @@ class Plain:
                 fooled = generator_loss(self.discriminator(drawn, images), "hinge")
                 (ours,) = torch.autograd.grad(total, last, retain_graph=True)
                 (theirs,) = torch.autograd.grad(fooled, last, retain_graph=True)
-                total = total + 0.8 * ours.norm() / (theirs.norm() + 1e-4) * fooled
+                total = total + 0.8 * ours.norm() / (theirs.norm() + 1e-6) * fooled
         (total + codes).backward()
         self.adam.step()
         self.adam.zero_grad()

@@ -105,8 +105,8 @@ def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
 
 
 def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
-    """A network without its file, or without pictures; a discriminator that begins too late."""
-    found, rules = [], loss.discriminator
+    """A network without its file, or without pictures."""
+    found = []
     if loss.network == "vgg19":
         key = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
         found += _without_vgg19(key, loss.vgg19_file)
@@ -114,11 +114,6 @@ def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
         found.append(
             f"vqgan.loss.perceptual_images = {loss.perceptual_images}: expected at most "
             f"vqgan.trainer.batch_size = {batch_size}; 0 takes the whole batch"
-        )
-    if rules.factor > 0 and rules.discriminator_start > rules.iter_start:
-        found.append(
-            f"vqgan.loss.discriminator.discriminator_start = {rules.discriminator_start}: expected "
-            f"at most iter_start = {rules.iter_start}"
         )
     return found
 

@@ -225,14 +225,8 @@ class AdversarialLoss(Section):
     loss: Literal["hinge", "cross_entropy"]
     factor: Weight
     iter_start: Annotated[int, Field(ge=0)]
-    discriminator_start: Annotated[int, Field(ge=0)]
-    ramp_steps: Annotated[int, Field(ge=0)]
     weighting: Literal["adaptive", "fixed"]
     weight: Weight
-    lecam_weight: Weight
-    feature_matching: Weight
-    back_off_psnr: Weight
-    back_off_accuracy: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class VqvaeLoss(Section):
