@@ -241,7 +241,7 @@ class VqganLoss(Section):
     perceptual_images: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
-    line_weight: Weight
+    edge_weight: Weight
 
     @property
     def network(self) -> Literal["vgg16", "vgg19", "none"]:

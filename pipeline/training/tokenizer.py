@@ -1,7 +1,7 @@
 """Training of the tokenizer: VQ-GAN's losses on the image shards (thesis, section 3.2).
 
-Total of the generator: mean absolute error + perceptual_weight * perceptual loss + line_weight *
-line loss + codebook_weight * (codebook + commitment loss) + weight * adversarial loss, the last
+Total of the generator: mean absolute error + perceptual_weight * perceptual loss + edge_weight *
+edge loss + codebook_weight * (codebook + commitment loss) + weight * adversarial loss, the last
 from step `iter_start` on (adversarial.py).
 
 What compares pictures is differentiated down to the picture first, each loss for itself; the
@@ -24,7 +24,7 @@ from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
-from pipeline.training.appearance import line_loss, perceptual_loss
+from pipeline.training.appearance import edge_loss, perceptual_loss
 from pipeline.training.averaging import Averaged
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.processes import ALONE, Processes
@@ -170,9 +170,9 @@ class TokenizerTask(Task):
             seen = slice(losses.perceptual_images or None)
             parts["perceptual"] = self.perceptual(drawn[seen], images[seen])
             value = value + losses.vqvae.perceptual_weight * parts["perceptual"]
-        if losses.line_weight:
-            parts["line"] = line_loss(drawn, images)
-            value = value + losses.line_weight * parts["line"]
+        if losses.edge_weight:
+            parts["edge"] = edge_loss(drawn, images).mean()
+            value = value + losses.edge_weight * parts["edge"]
         gradient = torch.zeros_like(drawn)
         if drawn.requires_grad:
             (gradient,) = torch.autograd.grad(value, drawn)

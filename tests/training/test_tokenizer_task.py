@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.training.adversarial import generator_loss
-from pipeline.training.appearance import line_loss
+from pipeline.training.appearance import edge_loss
 from pipeline.training.tokenizer import perplexity
 
 ADVERSARIAL = {"vqgan.loss.discriminator.factor": 1.0, "vqgan.loss.discriminator.iter_start": 5}
@@ -40,13 +40,13 @@ def test_augmentation_changes_what_is_trained_on_and_not_what_is_measured(tokeni
     assert tokenizer_task(changes).validate(rows) == tokenizer_task().validate(rows)
 
 
-def test_perceptual_and_line_loss_are_weighed(tokenizer_task):
-    task = tokenizer_task({"vqgan.loss.line_weight": 0.5})
+def test_perceptual_and_edge_loss_are_weighed(tokenizer_task):
+    task = tokenizer_task({"vqgan.loss.edge_weight": 0.5})
     task.perceptual = lambda drawn, images: (drawn - images).square().mean()
     (loss,) = task.losses([0, 1], 0, 0)
     parts = loss.parts
-    wanted = parts["mae"] + parts["commitment"] + 0.1 * parts["perceptual"] + 0.5 * parts["line"]
-    assert parts["perceptual"] > 0 and parts["line"] > 0
+    wanted = parts["mae"] + parts["commitment"] + 0.1 * parts["perceptual"] + 0.5 * parts["edge"]
+    assert parts["perceptual"] > 0 and parts["edge"] > 0
     assert loss.total.item() == pytest.approx(wanted.item())
 
 
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_plain_sum(tokenizer_task):
     """Losses are differentiated down to the picture one by one; their sum gives the same."""
     changes = ADVERSARIAL | {
         "vqgan.vqvae.quantizer": "vq",
-        "vqgan.loss.line_weight": 0.5,
+        "vqgan.loss.edge_weight": 0.5,
         "vqgan.loss.discriminator.weighting": "fixed",
         "vqgan.loss.discriminator.weight": 0.7,
     }
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_plain_sum(tokenizer_task):
     images = wanted.batch("train", [0, 1])
     quantized = wanted.tokenizer.quantize(images, wanted.generator)
     drawn = wanted.tokenizer.decode_features(quantized.vectors)
-    total = (drawn - images).abs().mean() + 0.5 * line_loss(drawn, images)
+    total = (drawn - images).abs().mean() + 0.5 * edge_loss(drawn, images).mean()
     total = total + quantized.commitment_loss + quantized.codebook_loss
     (total + 0.7 * generator_loss(wanted.gan.discriminator(drawn, images), "hinge")).backward()
     ours, theirs = gradients(found.tokenizer), gradients(wanted.tokenizer)
