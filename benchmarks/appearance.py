@@ -28,7 +28,8 @@ def losses(device: torch.device) -> dict:
         return perceptual_loss(settings.model_copy(update=changes), device)
 
     vgg19 = Perceptual(VggFeatures(VGG19).to(device), feature_distance)
-    return {"vgg16": asked("vgg16"), "vgg19": vgg19, "style": asked("style"), "edge": edge_loss}
+    lpips = {"vgg16": asked("vgg16"), "alexnet": asked("alexnet")}
+    return lpips | {"vgg19": vgg19, "style": asked("style"), "edge": edge_loss}
 
 
 def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:

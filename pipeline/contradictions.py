@@ -78,7 +78,7 @@ def contradictions(params: "Params") -> list[str]:
 
 
 def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
-    """Frames that tokens do not cover, attention where no feature map is, too little for VGG."""
+    """Frames that tokens do not cover, attention where no feature map is, frames too small."""
     found, sizes = [], vqgan.autoencoder
     for side in ("height", "width"):
         value = getattr(ingest, side)
@@ -96,10 +96,11 @@ def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
                 "the longer sides of the feature maps that the encoder passes through"
             )
     smallest = min(ingest.height, ingest.width)
-    if vqgan.loss.network != "none" and smallest < VGG_SIDE:
+    least = ALEXNET_SIDE if vqgan.loss.network == "alexnet" else VGG_SIDE
+    if vqgan.loss.network != "none" and smallest < least:
         found.append(
             f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
-            f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
+            f"{smallest} pixels, expected at least {least}; set it to none"
         )
     return found
 
@@ -110,9 +111,9 @@ def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
     if loss.network == "vgg19":
         key = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
         found += _without_vgg19(key, loss.vgg19_file)
-    if loss.perceptual_images > batch_size:
+    if loss.perceptual_subset > batch_size:
         found.append(
-            f"vqgan.loss.perceptual_images = {loss.perceptual_images}: expected at most "
+            f"vqgan.loss.perceptual_subset = {loss.perceptual_subset}: expected at most "
             f"vqgan.trainer.batch_size = {batch_size}; 0 takes the whole batch"
         )
     return found

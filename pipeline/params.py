@@ -237,14 +237,14 @@ class VqvaeLoss(Section):
 class VqganLoss(Section):
     discriminator: AdversarialLoss
     vqvae: VqvaeLoss
-    perceptual_loss: Literal["vgg16", "vgg19", "style", "none"]
-    perceptual_images: Annotated[int, Field(ge=0)]
+    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "none"]
+    perceptual_subset: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
     edge_weight: Weight
 
     @property
-    def network(self) -> Literal["vgg16", "vgg19", "none"]:
+    def network(self) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
         """Whose features the perceptual loss compares."""
         return self.style_network if self.perceptual_loss == "style" else self.perceptual_loss
 
@@ -316,7 +316,7 @@ class Train(Section):
     perceptual_frames: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
-    def network(self, loss: VqganLoss) -> Literal["vgg16", "vgg19", "none"]:
+    def network(self, loss: VqganLoss) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
         """Whose features the perceptual loss compares; `style` looks where the tokenizer's does."""
         return loss.model_copy(update={"perceptual_loss": self.perceptual_loss}).network
 

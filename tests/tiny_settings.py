@@ -38,7 +38,7 @@ TINY = {
             },
             "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
             "perceptual_loss": "none",
-            "perceptual_images": 0,
+            "perceptual_subset": 0,
         },
         "trainer": {
             "batch_size": 4,

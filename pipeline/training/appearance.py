@@ -3,7 +3,7 @@
 All take float `B 3 H W` in [-1, 1] and give 0 for equal pictures, in float32 under autocast
 too: the perceptual losses a scalar, the edge loss `B`. `vqgan.loss.perceptual_loss` chooses:
 
-- `vgg16`: LPIPS (Zhang et al., 2018, arXiv:1801.03924).
+- `vgg16`, `alexnet`: LPIPS with that network (Zhang et al., 2018, arXiv:1801.03924).
 - `vgg19`, the thesis': sum over five layers of w * mean |F(drawn) - F(images)|, with the weights w
   of Chen and Koltun, 2017 (arXiv:1707.09405).
 - `style`: sum of w * mean (G(drawn) - G(images))^2, where G = F F^T / (H W) says which features
@@ -58,8 +58,9 @@ def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | N
     """What `perceptual_loss` asks for; UserError where its weights are missing."""
     if settings.network == "none":
         return None
-    if settings.perceptual_loss == "vgg16":
-        lpips = Lpips.pretrained().to(device, memory_format=torch.channels_last)
+    if settings.perceptual_loss in ("vgg16", "alexnet"):
+        lpips = Lpips.pretrained(settings.perceptual_loss)
+        lpips = lpips.to(device, memory_format=torch.channels_last)
         return Perceptual(lpips.features, lpips.distance)
     vgg19 = settings.network == "vgg19"
     network = VggFeatures.vgg19(Path(settings.vgg19_file)) if vgg19 else VggFeatures.vgg16()

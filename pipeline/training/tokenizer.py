@@ -167,7 +167,7 @@ class TokenizerTask(Task):
         losses, parts = self.settings.loss, {"mae": (drawn - images).abs().mean()}
         value = parts["mae"]
         if self.perceptual is not None:
-            seen = slice(losses.perceptual_images or None)
+            seen = slice(losses.perceptual_subset or None)
             parts["perceptual"] = self.perceptual(drawn[seen], images[seen])
             value = value + losses.vqvae.perceptual_weight * parts["perceptual"]
         if losses.edge_weight:

@@ -51,7 +51,7 @@ def test_perceptual_and_edge_loss_are_weighed(tokenizer_task):
 
 
 def test_the_perceptual_loss_looks_at_the_first_pictures_of_a_batch(tokenizer_task):
-    task, seen = tokenizer_task({"vqgan.loss.perceptual_images": 2}), []
+    task, seen = tokenizer_task({"vqgan.loss.perceptual_subset": 2}), []
 
     def perceptual(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         seen.append(images)
