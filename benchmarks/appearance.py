@@ -1,4 +1,4 @@
-"""What the perceptual losses and the line loss cost a training step.
+"""What the perceptual losses and the edge loss cost a training step.
 
     python -m benchmarks.appearance [--threads 2] [--rounds 3]
 
@@ -15,7 +15,7 @@ from benchmarks.lines import line, show
 from pipeline import params, torch_setup
 from pipeline.errors import run_main
 from pipeline.pretrained.vgg import VGG19, VggFeatures
-from pipeline.training.appearance import Perceptual, feature_distance, line_loss, perceptual_loss
+from pipeline.training.appearance import Perceptual, edge_loss, feature_distance, perceptual_loss
 
 SHAPE = (16, 3, 64, 128)  # B 3 H W
 
@@ -28,7 +28,8 @@ def losses(device: torch.device) -> dict:
         return perceptual_loss(settings.model_copy(update=changes), device)
 
     vgg19 = Perceptual(VggFeatures(VGG19).to(device), feature_distance)
-    return {"vgg16": asked("vgg16"), "vgg19": vgg19, "style": asked("style"), "line": line_loss}
+    lpips = {"vgg16": asked("vgg16"), "alexnet": asked("alexnet")}
+    return lpips | {"vgg19": vgg19, "style": asked("style"), "edge": edge_loss}
 
 
 def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
@@ -41,7 +42,7 @@ def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
     for _ in range(rounds + 1):
         started = time.perf_counter()
         with torch_setup.autocast(device, precision):
-            value = loss(drawn, images)
+            value = loss(drawn, images).mean()
         float(torch.autograd.grad(value, drawn)[0].sum())  # waits for a GPU
         spent.append(time.perf_counter() - started)
     return min(spent[1:])

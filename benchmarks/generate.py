@@ -39,7 +39,7 @@ from pipeline.gpt2.config import GptConfig
 from pipeline.gpt2.model import FrameGpt, Given
 from pipeline.gpt2.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener, Style
-from pipeline.vqgan.model import Tokenizer
+from pipeline.models.vqgan.model import Tokenizer
 
 MODES = {
     "seed": Decoding("seed"),
@@ -70,7 +70,7 @@ def untrained(over: dict) -> InBetweener:
         if settings.vqgan.autoencoder.shortcut:
             tokenizer.shortcut.start(images)
         vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
-        tokenizer.quantizer.start(vectors, torch.Generator().manual_seed(0))
+        tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
     gpt = FrameGpt(GptConfig.from_params(settings)).eval().requires_grad_(False)
     gpt.start(tokenizer.codebook.cpu())
     precision = settings.base.precision

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from pipeline import params, presets, schema, torch_setup
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.training.transformer import TransformerTask
-from pipeline.vqgan.model import Tokenizer
 
 FRAMES = 20  # of every clip
 DEVIATION = 0.02

@@ -18,12 +18,11 @@ import torch
 from benchmarks.lines import line, show
 from pipeline import params, torch_setup
 from pipeline.errors import run_main
+from pipeline.models.vqgan.quantizers import QUANTIZERS, nearest
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.making import KINDS, make_quantizer
-from pipeline.vqgan.quantizers.search import nearest
 
 SIZES = ((8192, 50257, 128), (8192, 1024, 32), (8192, 2048, 8))  # N V D
-LEVELS, DIMS = [8, 8, 8, 4], {"vq_l2": 8, "fsq": 4}  # 2,048 codes; the others have 32 dimensions
+CODES, DIM = 2048, 32  # of the training step
 
 
 def plain(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -97,14 +96,12 @@ def search(base: params.Base, rounds: int) -> list[dict]:
     return lines
 
 
-def training_step(kind: str, rotation: bool, device: torch.device) -> Callable[[], None]:
-    dim = DIMS.get(kind, 32)
-    fields = {"quantizer": kind, "rotation_trick": rotation, "beta": 0.25, "fsq_levels": LEVELS}
-    settings = Vqvae(num_embeddings=2048, embedding_dim=dim, **fields)
+def training_step(kind: str, device: torch.device) -> Callable[[], None]:
+    settings = Vqvae(quantizer=kind, beta=0.25, num_embeddings=CODES, embedding_dim=DIM)
     generator = torch.Generator().manual_seed(0)
-    quantizer = make_quantizer(settings).to(device)
-    features = torch.randn(16, dim, 8, 16, generator=generator).to(device)
-    quantizer.start(features.movedim(1, -1).flatten(0, 2), generator)
+    quantizer = QUANTIZERS[kind](settings).to(device)
+    features = torch.randn(16, DIM, 8, 16, generator=generator).to(device)
+    quantizer.init_from_data(features.movedim(1, -1).flatten(0, 2), generator)
     features.requires_grad_()
 
     def work() -> None:
@@ -117,11 +114,8 @@ def training_step(kind: str, rotation: bool, device: torch.device) -> Callable[[
 
 
 def training(base: params.Base, rounds: int) -> list[dict]:
-    device, works = torch_setup.prepare(base), {}
-    for kind in KINDS:
-        for rotation in (False, True) if kind != "fsq" else (False,):
-            name = f"quantizer/step/{kind}" + ("/rotation" if rotation else "")
-            works[name] = training_step(kind, rotation, device)
+    device = torch_setup.prepare(base)
+    works = {f"quantizer/step/{kind}": training_step(kind, device) for kind in QUANTIZERS}
     times = milliseconds(works, device, 4 * rounds)
     return [line(name, value, "ms") for name, value in times.items()]
 

@@ -22,12 +22,12 @@ from pipeline import params, torch_setup
 from pipeline.frames import to_float, to_uint8
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.perceptual import Perceptual
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.records import write_json
 from pipeline.shards.loaders import ImageSet
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
 from pipeline.training.tokenizer import TokenizerTask, perplexity
-from pipeline.vqgan.model import Tokenizer
 
 BATCH = 16
 SHOWN = 6  # test pictures in the figure

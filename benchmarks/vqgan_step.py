@@ -26,11 +26,11 @@ from benchmarks import one_step
 from benchmarks.lines import line, show
 from pipeline import params, presets, torch_setup
 from pipeline.errors import run_main
+from pipeline.models.vqgan.discriminator import Discriminator
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.pretrained.lpips import Lpips
 from pipeline.training.adversarial import discriminator_loss, generator_loss
 from pipeline.training.tokenizer import TokenizerTask
-from pipeline.vqgan.discriminator import Discriminator
-from pipeline.vqgan.model import Tokenizer
 
 FORMS = ("mae", "full")
 PRECISIONS = ("float32", "bf16")
@@ -46,7 +46,6 @@ def settings_of(size: str, form: str, precision: str, threads: int, device: str)
         "discriminator": {
             "factor": 1.0 if full else 0.0,
             "iter_start": 0,
-            "discriminator_start": 0,
             "weighting": "adaptive",
         },
     }
@@ -96,7 +95,7 @@ class Plain:
                 fooled = generator_loss(self.discriminator(drawn, images), "hinge")
                 (ours,) = torch.autograd.grad(total, last, retain_graph=True)
                 (theirs,) = torch.autograd.grad(fooled, last, retain_graph=True)
-                total = total + 0.8 * ours.norm() / (theirs.norm() + 1e-4) * fooled
+                total = total + 0.8 * ours.norm() / (theirs.norm() + 1e-6) * fooled
         (total + codes).backward()
         self.adam.step()
         self.adam.zero_grad()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         Transformer,
         Vqgan,
         VqganLoss,
-        Vqvae,
     )
 
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
@@ -48,7 +47,6 @@ def contradictions(params: "Params") -> list[str]:
         whole = ingest.height % stride == ingest.width % stride == 0
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
-        found += _quantizer_contradictions(vqgan.vqvae)
         found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
     if gpt and gpt.transformer_type in ("custom", "plain"):
         least = math.lcm(gpt.n_head, gpt.merge**2)
@@ -80,7 +78,7 @@ def contradictions(params: "Params") -> list[str]:
 
 
 def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
-    """Frames that tokens do not cover, attention where no feature map is, too little for VGG."""
+    """Frames that tokens do not cover, attention where no feature map is, frames too small."""
     found, sizes = [], vqgan.autoencoder
     for side in ("height", "width"):
         value = getattr(ingest, side)
@@ -98,50 +96,25 @@ def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
                 "the longer sides of the feature maps that the encoder passes through"
             )
     smallest = min(ingest.height, ingest.width)
-    if vqgan.loss.network != "none" and smallest < VGG_SIDE:
+    least = ALEXNET_SIDE if vqgan.loss.network == "alexnet" else VGG_SIDE
+    if vqgan.loss.network != "none" and smallest < least:
         found.append(
             f"vqgan.loss.perceptual_loss = {vqgan.loss.perceptual_loss}: frames have a side of "
-            f"{smallest} pixels, expected at least {VGG_SIDE}; set it to none"
-        )
-    return found
-
-
-def _quantizer_contradictions(vqvae: "Vqvae") -> list[str]:
-    """A grid of another size than the codebook."""
-    if vqvae.quantizer != "fsq":
-        return []
-    found, levels = [], vqvae.fsq_levels
-    wanted = {"num_embeddings": math.prod(levels), "embedding_dim": len(levels)}
-    for key, value in wanted.items():
-        if getattr(vqvae, key) != value:
-            what = "their product" if key == "num_embeddings" else "their number"
-            found.append(
-                f"vqgan.vqvae.{key} = {getattr(vqvae, key)}: expected {value}, {what} "
-                f"(vqgan.vqvae.fsq_levels = {levels})"
-            )
-    if vqvae.rotation_trick:
-        found.append(
-            "vqgan.vqvae.rotation_trick = True: expected false with quantizer = fsq, which rounds "
-            "each dimension alone"
+            f"{smallest} pixels, expected at least {least}; set it to none"
         )
     return found
 
 
 def _loss_contradictions(loss: "VqganLoss", batch_size: int) -> list[str]:
-    """A network without its file, or without pictures; a discriminator that begins too late."""
-    found, rules = [], loss.discriminator
+    """A network without its file, or without pictures."""
+    found = []
     if loss.network == "vgg19":
         key = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
         found += _without_vgg19(key, loss.vgg19_file)
-    if loss.perceptual_images > batch_size:
+    if loss.perceptual_subset > batch_size:
         found.append(
-            f"vqgan.loss.perceptual_images = {loss.perceptual_images}: expected at most "
+            f"vqgan.loss.perceptual_subset = {loss.perceptual_subset}: expected at most "
             f"vqgan.trainer.batch_size = {batch_size}; 0 takes the whole batch"
-        )
-    if rules.factor > 0 and rules.discriminator_start > rules.iter_start:
-        found.append(
-            f"vqgan.loss.discriminator.discriminator_start = {rules.discriminator_start}: expected "
-            f"at most iter_start = {rules.iter_start}"
         )
     return found
 

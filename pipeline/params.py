@@ -172,12 +172,10 @@ class ShardPack(Section):
 
 
 class Vqvae(Section):
-    quantizer: Literal["ema", "vq", "vq_l2", "simvq", "fsq"]
-    rotation_trick: bool
+    quantizer: Literal["ema", "vq"]
     beta: Weight
     num_embeddings: Annotated[int, Field(ge=2, le=65536)]  # tokens are stored as uint16
     embedding_dim: Count
-    fsq_levels: Annotated[list[Annotated[int, Field(ge=2, le=256)]], Field(min_length=1)]
 
 
 class Autoencoder(Section):
@@ -227,14 +225,8 @@ class AdversarialLoss(Section):
     loss: Literal["hinge", "cross_entropy"]
     factor: Weight
     iter_start: Annotated[int, Field(ge=0)]
-    discriminator_start: Annotated[int, Field(ge=0)]
-    ramp_steps: Annotated[int, Field(ge=0)]
     weighting: Literal["adaptive", "fixed"]
     weight: Weight
-    lecam_weight: Weight
-    feature_matching: Weight
-    back_off_psnr: Weight
-    back_off_accuracy: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class VqvaeLoss(Section):
@@ -245,14 +237,14 @@ class VqvaeLoss(Section):
 class VqganLoss(Section):
     discriminator: AdversarialLoss
     vqvae: VqvaeLoss
-    perceptual_loss: Literal["vgg16", "vgg19", "style", "none"]
-    perceptual_images: Annotated[int, Field(ge=0)]
+    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "none"]
+    perceptual_subset: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
-    line_weight: Weight
+    edge_weight: Weight
 
     @property
-    def network(self) -> Literal["vgg16", "vgg19", "none"]:
+    def network(self) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
         """Whose features the perceptual loss compares."""
         return self.style_network if self.perceptual_loss == "style" else self.perceptual_loss
 
@@ -324,7 +316,7 @@ class Train(Section):
     perceptual_frames: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
-    def network(self, loss: VqganLoss) -> Literal["vgg16", "vgg19", "none"]:
+    def network(self, loss: VqganLoss) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
         """Whose features the perceptual loss compares; `style` looks where the tokenizer's does."""
         return loss.model_copy(update={"perceptual_loss": self.perceptual_loss}).network
 

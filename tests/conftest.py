@@ -123,7 +123,7 @@ def untrained(moving) -> Callable:
     from pipeline.gpt2.config import GptConfig
     from pipeline.gpt2.model import FrameGpt
     from pipeline.inbetween.drawing import InBetweener
-    from pipeline.vqgan.model import Tokenizer
+    from pipeline.models.vqgan.model import Tokenizer
 
     def make(settings: params.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)
@@ -133,7 +133,7 @@ def untrained(moving) -> Callable:
         with torch.no_grad():
             tokenizer.shortcut.start(images)
             vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
-            tokenizer.quantizer.start(vectors, torch.Generator().manual_seed(0))
+            tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
         gpt = FrameGpt(GptConfig.from_params(settings)).eval()
         gpt.start(tokenizer.codebook)
         precision = settings.base.precision

@@ -204,6 +204,18 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
         ),
         ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
         ({"ingest.height": 16}, "alexnet: frames have a side of 16 pixels, expected at least 31"),
+        (
+            {
+                "ingest.height": 16,
+                "vqgan.loss.perceptual_loss": "alexnet",
+                "evaluate.lpips_network": "none",
+            },
+            "vqgan.loss.perceptual_loss = alexnet: frames have a side of 16 pixels, expected at",
+        ),
+        (
+            {"vqgan.loss.perceptual_subset": 100},
+            "vqgan.loss.perceptual_subset = 100: expected at most vqgan.trainer.batch_size",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(content, changes, mistake):

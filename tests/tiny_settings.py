@@ -7,11 +7,9 @@ TINY = {
     "vqgan": {
         "vqvae": {
             "quantizer": "ema",
-            "rotation_trick": False,
             "beta": 0.25,
             "num_embeddings": 16,
             "embedding_dim": 6,
-            "fsq_levels": [4, 4],
         },
         "autoencoder": {
             "z_channels": 8,
@@ -35,18 +33,12 @@ TINY = {
                 "loss": "hinge",
                 "factor": 0.0,
                 "iter_start": 0,
-                "discriminator_start": 0,
-                "ramp_steps": 0,
                 "weighting": "adaptive",
                 "weight": 0.1,
-                "lecam_weight": 0.0,
-                "feature_matching": 0.0,
-                "back_off_psnr": 0.0,
-                "back_off_accuracy": 0.0,
             },
             "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
             "perceptual_loss": "none",
-            "perceptual_images": 0,
+            "perceptual_subset": 0,
         },
         "trainer": {
             "batch_size": 4,

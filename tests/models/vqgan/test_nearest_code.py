@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers import nearest
 
 MEASURE = """
 import torch
 from benchmarks.quantizer import plain, extra_peak
-from pipeline.vqgan.quantizers.search import nearest
+from pipeline.models.vqgan.quantizers import nearest
 torch.set_num_threads(1)
 vectors, codebook = torch.randn(8192, 128), torch.randn(50257, 128)
 print(extra_peak(lambda: nearest(vectors, codebook), vectors.device))
@@ -61,7 +61,7 @@ def test_blocks_do_not_change_a_distance():
 def test_memory_stays_small_with_all_codes_of_the_thesis():
     """50,257 codes of 128 dimensions, 8,192 vectors: all distances would be 1.6 GB."""
     command = [sys.executable, "-c", MEASURE]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     megabytes, equal = told.split()
     assert equal == "True" and 0 < float(megabytes) < 200

@@ -6,11 +6,9 @@ Images are float `B 3 H W` in [-1, 1]; codes are int64 `B N`, N = (H/s)(W/s), ro
 import torch
 from torch import nn
 
+from pipeline.models.vqgan.autoencoder import Decoder, Encoder
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
 from pipeline.params import Vqgan as Settings
-from pipeline.vqgan.decoder import Decoder
-from pipeline.vqgan.encoder import Encoder
-from pipeline.vqgan.quantizers.interface import Quantized
-from pipeline.vqgan.quantizers.making import make_quantizer
 
 
 class Tokenizer(nn.Module):
@@ -22,7 +20,7 @@ class Tokenizer(nn.Module):
         self.grid = (height // sizes.stride, width // sizes.stride)  # h w
         self.encoder = Encoder(sizes, max(height, width))
         self.before = nn.Conv2d(sizes.z_channels, dim, 1)
-        self.quantizer = make_quantizer(settings.vqvae)
+        self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.after = nn.Conv2d(dim, sizes.z_channels, 1)
         self.decoder = Decoder(sizes, max(height, width))
         self.shortcut = Shortcut(sizes.stride, dim) if sizes.shortcut else None

@@ -47,22 +47,12 @@ class Discriminator(nn.Module):
 
     def forward(self, images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         """`truth` are the pictures that `images` are, or are reconstructions of."""
-        return self.judge(images, truth)[0]
-
-    def judge(
-        self, images: torch.Tensor, truth: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The logits, and what each convolution before them saw: `B C h w`, the largest first."""
         if self.paired:
             images = torch.cat([truth, images], 1)  # B 6 H W
         if self.scale > 1:
             images = F.interpolate(images, scale_factor=self.scale, mode="nearest")
-        features, seen = images, []
-        for layer in self.layers:
-            features = layer(features)
-            if isinstance(layer, nn.LeakyReLU):
-                seen.append(features)
-        return self.out(features.mean((2, 3)) if self.single else features), seen
+        features = self.layers(images)  # B C h w
+        return self.out(features.mean((2, 3)) if self.single else features)
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantizer
 from pipeline.params import Vqvae
-from pipeline.vqgan.quantizers.interface import Quantizer
-from pipeline.vqgan.quantizers.making import make_quantizer
 
 
 @pytest.fixture(scope="session")
@@ -17,16 +16,12 @@ def seeded() -> Callable[[int], torch.Generator]:
 
 @pytest.fixture(scope="session")
 def quantizer() -> Callable[..., Quantizer]:
-    """`quantizer("vq", num_embeddings=2, embedding_dim=1)`; for fsq `fsq_levels` decides."""
+    """`quantizer("vq", num_embeddings=2, embedding_dim=1)`."""
 
     def make(kind: str = "ema", seed: int = 0, **changes) -> Quantizer:
-        fields = {"rotation_trick": False, "beta": 0.25, "fsq_levels": [4, 2, 3]}
-        fields |= {"num_embeddings": 24, "embedding_dim": 3} | changes
-        if kind == "fsq":
-            levels = torch.tensor(fields["fsq_levels"])
-            fields |= {"num_embeddings": int(levels.prod()), "embedding_dim": len(levels)}
+        fields = {"beta": 0.25, "num_embeddings": 24, "embedding_dim": 3} | changes
         torch.manual_seed(seed)
-        return make_quantizer(Vqvae(quantizer=kind, **fields))
+        return QUANTIZERS[kind](Vqvae(quantizer=kind, **fields))
 
     return make
 
@@ -38,7 +33,7 @@ def started(quantizer, seeded) -> Callable[..., tuple[Quantizer, torch.Tensor]]:
     def make(kind: str = "ema", **changes) -> tuple[Quantizer, torch.Tensor]:
         made = quantizer(kind, **changes)
         features = torch.randn(2, made.codebook.shape[1], 8, 8, generator=seeded(1))
-        made.start(features.movedim(1, -1).flatten(0, 2), seeded())
+        made.init_from_data(features.movedim(1, -1).flatten(0, 2), seeded())
         return made, features
 
     return make
