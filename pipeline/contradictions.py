@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         VqganLoss,
     )
 
+KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 VGG_SIDE = 16  # smaller pictures do not pass its poolings
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
@@ -43,7 +44,7 @@ def contradictions(params: "Params") -> list[str]:
         found.append(f"ingest.fps = {ingest.fps:g}: expected 0 (every frame), or 1 and more")
     whole = False  # tokens cover the frame: only then is their number worth a word
     if ingest and vqgan:
-        stride = vqgan.autoencoder.stride
+        stride = vqgan.stride
         whole = ingest.height % stride == ingest.width % stride == 0
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
@@ -80,14 +81,26 @@ def contradictions(params: "Params") -> list[str]:
 def _frame_contradictions(vqgan: "Vqgan", ingest: "Ingest") -> list[str]:
     """Frames that tokens do not cover, attention where no feature map is, frames too small."""
     found, sizes = [], vqgan.autoencoder
+    context = vqgan.context == "keyframes"
+    multiple = max(vqgan.stride, KEYFRAME_STRIDE) if context else vqgan.stride
+    what = (
+        f"vqgan.keyframes.patch_size {vqgan.keyframes.patch_size}"
+        if context
+        else f"vqgan.autoencoder: patch_size {sizes.patch_size}, "
+        f"{len(sizes.channels_multiplier)} levels"
+    )
     for side in ("height", "width"):
         value = getattr(ingest, side)
-        if value % sizes.stride:
+        if value % multiple:
             found.append(
-                f"ingest.{side} = {value}: expected a multiple of {sizes.stride}, the pixels of a "
-                f"token (vqgan.autoencoder: patch_size {sizes.patch_size}, "
-                f"{len(sizes.channels_multiplier)} levels)"
+                f"ingest.{side} = {value}: expected a multiple of {multiple}, the pixels that the "
+                f"tokenizer's smallest feature stands for ({what})"
             )
+    if context and vqgan.vqvae.quantizer != "ema":
+        found.append(
+            f"vqgan.vqvae.quantizer = {vqgan.vqvae.quantizer}: expected ema with vqgan.context = "
+            "keyframes, whose codes start from k-means"
+        )
     sides = sizes.resolutions(max(ingest.height, ingest.width))
     for side in sizes.attention_resolution:
         if side not in sides:

@@ -50,6 +50,7 @@ class Base(Section):
 
 
 class MovingMnist(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     train_sequences: Count
     test_sequences: Count
     digits: Annotated[int, Field(ge=1, le=1000)]
@@ -63,6 +64,7 @@ class Source(Section):
 
 
 class SampleEpisodes(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     episodes: Annotated[int, Field(ge=1, le=100)]
     seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
     fps: Annotated[int, Field(ge=8, le=60)]
@@ -171,6 +173,20 @@ class ShardPack(Section):
     shard_mb: Annotated[float, Field(gt=0.0, le=4096.0)]
 
 
+class FlowSection(Section):
+    method: Literal["dis", "rife", "mixed"]
+    easing: bool
+
+
+class Keyframes(Section):
+    patch_size: Literal[4, 8, 16, 32]
+    channels: Annotated[int, Field(ge=8, multiple_of=8)]
+    encoder: Literal["linear", "network"]
+    frames_without_codes: Annotated[float, Field(ge=0.0, le=1.0)]
+    dropped_codes: Annotated[float, Field(ge=0.0, le=1.0)]
+    spans_per_clip: Annotated[int, Field(ge=0)]
+
+
 class Vqvae(Section):
     quantizer: Literal["ema", "vq"]
     beta: Weight
@@ -241,6 +257,7 @@ class VqganLoss(Section):
     perceptual_subset: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
+    worst_pixel_weight: Weight
     edge_weight: Weight
 
     @property
@@ -269,16 +286,22 @@ class VqganTrainer(Section):
 
 
 class Vqgan(Section):
+    context: Literal["none", "keyframes"]
+    keyframes: Keyframes
     vqvae: Vqvae
     autoencoder: Autoencoder
     discriminator: Discriminator
     loss: VqganLoss
     trainer: VqganTrainer
 
+    @property
+    def stride(self) -> int:
+        """Pixels a side that one token stands for."""
+        return self.autoencoder.stride if self.context == "none" else self.keyframes.patch_size
+
 
 class TokenPrecompute(Section):
     batch_size: Count
-    easing: bool
 
 
 class Transformer(Section):
@@ -337,8 +360,9 @@ Baseline = Literal[
     "cross_fade",
     "optical_flow",
     "rife",
+    "untrained",
+    "without_codes",
     "round_trip",
-    "seed",
 ]
 
 
@@ -351,9 +375,6 @@ class SeedRuler(Section):
 class Evaluate(Section):
     batch_size: Count
     decoding: Decoding
-    decode: Literal["expected", "argmax"]
-    sharpness: Positive
-    detail: Literal["keys", "none"]
     baselines: list[Baseline]
     lpips_network: Literal["alexnet", "vgg16", "none"]
     fid_network: Literal["auto", "inception", "vgg16", "none"]
@@ -393,6 +414,7 @@ class Params(Section):
     frame_subsample: FrameSubsample
     clip_chunk: ClipChunk
     shard_pack: ShardPack
+    flow: FlowSection
     vqgan: Vqgan
     token_precompute: TokenPrecompute
     transformer: Transformer
@@ -404,7 +426,7 @@ class Params(Section):
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens of a frame: rows, columns."""
-        stride = self.vqgan.autoencoder.stride
+        stride = self.vqgan.stride
         return self.ingest.height // stride, self.ingest.width // stride
 
 

@@ -11,9 +11,8 @@ OUT = Path("data/sample")
 def main() -> None:
     settings = params.load()
     with tracking.stage("sample_episodes", settings) as run:
-        summary = render_episodes(
-            settings.sample_episodes, settings.base.seed, OUT, settings.engine.workers
-        )
+        sample = settings.sample_episodes
+        summary = render_episodes(sample, sample.seed, OUT, settings.engine.workers)
         run.finish(summary, OUT)
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
-from pipeline.trained.tokenizer import save_tokenizer
+from pipeline.models.checkpoints import save_tokenizer
+from pipeline.models.flow import EVEN
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
-from pipeline.training.tokenizer import TokenizerTask
+from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 
@@ -22,7 +23,8 @@ def main() -> None:
         tracking.stage("vqgan_train", settings, first) as run,
         processes.joined(settings.base) as together,
     ):
-        task = TokenizerTask(settings, SHARDS, together.device, together)
+        kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
+        task = kind(settings, SHARDS, together.device, together)
         trainer, engine = settings.vqgan.trainer, settings.engine
         plan = Plan(
             batch_size=trainer.batch_size,
@@ -32,11 +34,16 @@ def main() -> None:
             checkpoint_interval=engine.checkpoint_interval,
         )
         size = settings.ingest.frame_size
-        sections = {"base": settings.base, "ingest": size, "vqgan": settings.vqgan}
+        sections = {
+            "base": settings.base,
+            "ingest": size,
+            "flow": settings.flow,
+            "vqgan": settings.vqgan,
+        }
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
         history = train(task, plan, "tokenizer", resume, run.log)
         if first:
-            save_tokenizer(task.finished, settings, OUT)
+            save_tokenizer(task.finished, settings, OUT, getattr(task, "easing", EVEN))
             history.save(OUT)
             run.finish(history.summary(task), OUT)
 

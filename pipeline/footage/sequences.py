@@ -38,7 +38,7 @@ def ingest_sequences(source: Path, out: Path, settings: params.Params) -> dict[s
     Raises a UserError, before anything in `out` is touched, for files that are missing or damaged.
     """
     rules, size = settings.source.moving_mnist, settings.ingest
-    parts = open_parts(source, rules, settings.base.seed)
+    parts = open_parts(source, rules, rules.seed)
     _clear(out)
     total = sum(part.count for part in parts)
     with bar(what="sequences", unit="sequence", total=total) as progress:

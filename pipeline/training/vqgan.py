@@ -1,0 +1,390 @@
+"""Training of the tokenizer: VQ-GAN's losses (thesis, section 3.2), for both kinds of tokenizer.
+
+Total of the generator: mean absolute error + perceptual_weight * perceptual loss + edge_weight *
+edge loss + worst_pixel_weight * squared error of each frame's worst pixel + codebook_weight *
+(codebook + commitment loss) + weight * adversarial loss, the last from step `iter_start` on.
+
+`ImageTask` trains the tokenizer of whole images, on the image shards. `KeyframeTask` trains the one
+with context, on the inner frames of the clip shards. There errors count relative to that of the
+eased warp, from which the decoder starts: with plain errors clips that move spoil those that do not
+(1.8 dB in the third with least motion). In a share of the frames all codes are left out, so that
+the decoder alone is an interpolator too, and in the others some.
+
+What compares pictures is differentiated down to the picture first, each loss for itself; the
+decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
+two gradients of one layer and no second pass through VGG, the discriminator is passed back
+through once, and the memory of each is free before the next needs it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from pipeline import frames, params, torch_setup
+from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
+from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.quantizers import Quantized
+from pipeline.shards.augmentation import augment
+from pipeline.shards.loaders import ImageSet
+from pipeline.torch_setup import autocast
+from pipeline.training.adversarial import GanLoss, adaptive_weight
+from pipeline.training.appearance import edge_loss, perceptual_loss
+from pipeline.training.averaging import Averaged
+from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.processes import ALONE, Processes
+from pipeline.training.keyframe_dataset import KeyframeSet
+from pipeline.training.schedule import warmup_cosine
+
+START_IMAGES = 512  # pictures from which shortcut and codebook start
+START_FRAMES = 2048  # frames from whose differences principal components and codes start
+ERROR_FLOOR = 0.01  # mean absolute error on [-1, 1] below which all frames count alike
+
+
+class Reconstruction(NamedTuple):
+    """A batch through the tokenizer and back."""
+
+    images: torch.Tensor  # B 3 H W, the truth
+    decoded: torch.Tensor  # B 3 H W, not clamped
+    quantized: Quantized
+    weight: torch.Tensor | None = None  # B, mean 1: how much the error of each image counts
+
+
+class ImageLoss(NamedTuple):
+    """A loss of decoded images and its gradient with respect to them, `B 3 H W`."""
+
+    value: torch.Tensor
+    gradient: torch.Tensor
+    parts: dict[str, torch.Tensor]
+
+
+class VqganTask(Task):
+    """Task of `training.loop`: players `generator` and, with factor > 0, `discriminator`."""
+
+    tokenizer: Tokenizer | KeyframeTokenizer
+
+    def __init__(
+        self,
+        settings: params.Params,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings, self.device, self.processes = settings.vqgan, device, processes
+        self.precision, self.seed = settings.base.precision, settings.base.seed
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.perceptual = perceptual_loss(self.settings.loss, device)
+
+    def _build(self, tokenizer: Tokenizer | KeyframeTokenizer) -> None:
+        """The networks, their averages, and the optimizers."""
+        trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
+        self.tokenizer = tokenizer
+        self.tokenizer.quantizer.gather = self.processes.gather
+        networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
+        self.gan = self.averaged = None
+        if adversarial.factor > 0:
+            self.gan = GanLoss(adversarial, self.settings.discriminator)
+            networks["gan"] = self.gan
+        if trainer.ema_decay:
+            self.averaged = Averaged(self.tokenizer, trainer.ema_decay)
+            networks["averaged"] = self.averaged
+        self.module = nn.ModuleDict(networks).to(self.device)
+        self.players = self._players()
+
+    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
+        """A batch of train, augmented, or of val where `epoch` is None."""
+        raise NotImplementedError
+
+    def _players(self) -> dict[str, Player]:
+        trainer = self.settings.trainer
+        ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        betas = (trainer.gen_beta_1, trainer.gen_beta_2)
+        adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
+        rate = None
+        if trainer.schedule == "cosine":
+            rate = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
+        players = {"generator": Player(ours, adam, trainer.gen_clip_norm, rate)}
+        if self.gan is not None:
+            theirs = list(self.gan.parameters())
+            betas = (trainer.disc_beta_1, trainer.disc_beta_2)
+            adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas, fused=True)
+            players["discriminator"] = Player(theirs, adam, trainer.disc_clip_norm)
+        return players
+
+    @property
+    def finished(self) -> Tokenizer:
+        """The network that is measured and kept: the averaged one where there is one."""
+        return self.tokenizer if self.averaged is None else self.averaged.network
+
+    def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
+        with autocast(self.device, self.precision):
+            batch = self._reconstruct(rows, epoch)
+        yield self._generator_loss(batch, step)
+        if self.gan is not None and self.gan.active(step):
+            yield self._discriminator_loss(batch.images, batch.decoded.detach())
+
+    def _generator_loss(self, batch: Reconstruction, step: int) -> Loss:
+        with autocast(self.device, self.precision):
+            leaf = batch.decoded.detach().requires_grad_()
+            reconstruction = self._image_loss(batch._replace(decoded=leaf))
+            adversarial = self._adversarial(batch, reconstruction, step)
+        value, gradient, parts = reconstruction
+        if adversarial is not None:
+            value, gradient = value + adversarial.value, gradient + adversarial.gradient
+            parts |= adversarial.parts
+        codes, more, counts = self._codebook_loss(batch.quantized)
+        more["perplexity"] = perplexity(self.processes.gather(counts[None]).sum(0))
+        # Has this gradient, and passes it on to the decoder.
+        through = (batch.decoded * gradient).sum()
+        total = value + codes + (through - through.detach())
+        return Loss("generator", total, parts | more)
+
+    def _image_loss(self, batch: Reconstruction) -> ImageLoss:
+        """All but the adversarial loss; `decoded` is a leaf where its gradient is wanted."""
+        settings, images, decoded = self.settings.loss, batch.images, batch.decoded
+
+        def mean(errors: torch.Tensor) -> torch.Tensor:
+            return errors.mean() if batch.weight is None else (batch.weight * errors).mean()
+
+        absolute = (decoded - images).abs()
+        parts = {"mae": mean(absolute.mean((1, 2, 3)))}
+        value = parts["mae"]
+        if settings.edge_weight:
+            parts["edge"] = mean(edge_loss(decoded, images))
+            value = value + settings.edge_weight * parts["edge"]
+        if settings.worst_pixel_weight:
+            parts["worst_pixel"] = mean(absolute.mean(1).flatten(1).amax(1).square())
+            value = value + settings.worst_pixel_weight * parts["worst_pixel"]
+        if self.perceptual is not None:
+            subset = slice(settings.perceptual_subset or None)
+            parts["perceptual"] = self.perceptual(decoded[subset], images[subset])
+            value = value + settings.vqvae.perceptual_weight * parts["perceptual"]
+        gradient = torch.zeros_like(decoded)
+        if decoded.requires_grad:
+            (gradient,) = torch.autograd.grad(value, decoded)
+        return ImageLoss(value.detach(), gradient, {n: v.detach() for n, v in parts.items()})
+
+    def _adversarial(
+        self, batch: Reconstruction, reconstruction: ImageLoss, step: int
+    ) -> ImageLoss | None:
+        """The weighted adversarial loss, or None before it begins."""
+        if self.gan is None or not self.gan.active(step):
+            return None
+        leaf = batch.decoded.detach().requires_grad_()
+        loss = self.gan.for_generator(leaf, batch.images)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        at_reconstruction = self._at_last_layer(batch.decoded, reconstruction.gradient)
+        at_adversarial = self._at_last_layer(batch.decoded, gradient)
+        weight = at_adversarial.new_full((), self.gan.weight)
+        if self.settings.loss.discriminator.weighting == "adaptive":
+            weight = weight * adaptive_weight(at_reconstruction, at_adversarial)
+        ratio = weight * at_adversarial.norm() / at_reconstruction.norm().clamp_min(1e-12)
+        parts = {
+            "adversarial": loss.detach(),
+            "adversarial_weight": weight,
+            "gradient_ratio": ratio,
+        }
+        return ImageLoss(weight * loss.detach(), weight * gradient, parts)
+
+    def _at_last_layer(self, drawn: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""
+        layer = self.tokenizer.decoder.last_layer
+        (found,) = torch.autograd.grad(drawn, layer, gradient, retain_graph=True)
+        return self.processes.mean(found)
+
+    def _codebook_loss(
+        self, quantized: Quantized
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """The weighted losses, each by itself, and how often each code came, `V`."""
+        parts = {"commitment": quantized.commitment_loss, "codebook": quantized.codebook_loss}
+        total = self.settings.loss.vqvae.codebook_weight * sum(parts.values())
+        counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
+        return total, parts, counts
+
+    def _discriminator_loss(self, images: torch.Tensor, drawn: torch.Tensor) -> Loss:
+        with autocast(self.device, self.precision):
+            total, parts = self.gan.for_discriminator(drawn, images)
+        return Loss("discriminator", total, parts)
+
+    def stepped(self, player: str) -> None:
+        if player == "generator" and self.averaged is not None:
+            self.averaged.follow(self.tokenizer)
+
+    def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
+        """Loss and PSNR (dB, each picture's at most 60), and how the codes are used."""
+        counts = torch.zeros(self.tokenizer.quantizer.size, dtype=torch.int64, device=self.device)
+        metrics = []
+        for rows in batches:
+            with autocast(self.device, self.precision):
+                batch = self._reconstruct(rows, None)
+                value = self._image_loss(batch).value
+            codes, _, used = self._codebook_loss(batch.quantized)
+            row = {"total": float((value + codes).detach()), "psnr": psnr(batch)}
+            metrics.append((row | self._more_validation(rows, batch), len(rows)))
+            counts += used
+        usage = {"codebook_usage": float((counts > 0).float().mean())}
+        return weighted_means(metrics) | usage | {"perplexity": float(perplexity(counts))}
+
+    def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
+        return {}
+
+
+class ImageTask(VqganTask):
+    """The tokenizer of whole images (`vqgan.context: none`)."""
+
+    def __init__(
+        self,
+        settings: params.Params,
+        shards: Path,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        super().__init__(settings, device, processes)
+        self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
+        self._build(Tokenizer(self.settings, settings.ingest.height, settings.ingest.width))
+        self.tokenizer.checkpoint_gradients(self.settings.trainer.gradient_checkpointing)
+        self.module.to(memory_format=torch.channels_last)
+        for network in (self.tokenizer.encoder, self.tokenizer.decoder):
+            torch_setup.compiled(network, settings.base)
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Shortcut and codebook from a few hundred training pictures."""
+        step = max(1, self.size("train") // START_IMAGES)
+        rows = range(0, self.size("train"), step)
+        images = self._floats(self.images["train"].batch(rows))
+        if self.tokenizer.shortcut is not None:
+            self.tokenizer.shortcut.start(images)
+        if self.tokenizer.shortcut is not None or self.settings.vqvae.quantizer != "vq":
+            # `vq` alone begins as in the thesis, with a small random codebook
+            features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
+            vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
+            self.tokenizer.quantizer.init_from_data(vectors, self.generator)
+        if self.averaged is not None:
+            self.averaged.start(self.tokenizer)
+
+    def size(self, split: str) -> int:
+        return len(self.images[split])
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        table = self.images["train"].table
+        return [f"{table['video_id'][row]} frame {table['frame'][row]}" for row in rows]
+
+    def _floats(self, images: torch.Tensor) -> torch.Tensor:
+        images = frames.to_float(images.to(self.device))
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
+        tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
+        images = self.images["val" if epoch is None else "train"].batch(rows)
+        if epoch is None:
+            tokenizer = self.finished
+        elif kind != "none":
+            images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
+        images = self._floats(images)
+        quantized = tokenizer.quantize(images, self.generator)
+        return Reconstruction(images, tokenizer.decode_features(quantized.vectors).float(), quantized)
+
+
+class KeyframeTask(VqganTask):
+    """The tokenizer with the warped keyframes as context (`vqgan.context: keyframes`)."""
+
+    def __init__(
+        self,
+        settings: params.Params,
+        shards: Path,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        super().__init__(settings, device, processes)
+        estimator = FlowEstimator(settings.flow.method, device)
+        workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
+        self.frames = {
+            "train": KeyframeSet(shards, "train", estimator, spans, self.seed, workers=workers),
+            "val": KeyframeSet(shards, "val", estimator, workers=workers),
+        }
+        self.easing, self.easing_gain = EVEN, 0.0
+        if settings.flow.easing:
+            self.easing, self.easing_gain = fit_easing(*self.frames["train"].whole_clips())
+        for split in self.frames.values():
+            split.easing = self.easing
+        self._build(KeyframeTokenizer(self.settings, settings.ingest.height, settings.ingest.width))
+        torch_setup.compiled(self.tokenizer.decoder, settings.base)
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Principal components and codes from the differences of some thousand frames."""
+        count = self.size("train")
+        rows = range(0, count, max(1, count // START_FRAMES))
+        differences = []
+        for start in range(0, len(rows), 64):
+            images, context = self.frames["train"].batch(rows[start : start + 64], self.device, 0)
+            differences.append(images - context.eased)
+        self.tokenizer.init_from_data(torch.cat(differences), self.generator)
+        if self.averaged is not None:
+            self.averaged.start(self.tokenizer)
+
+    def size(self, split: str) -> int:
+        return len(self.frames[split])
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        return [self.frames["train"].name(row) for row in rows]
+
+    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
+        tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
+        if epoch is None:
+            tokenizer = self.finished
+            images, context = self.frames["val"].batch(rows, self.device)
+        else:
+            epoch = None if kind == "none" else epoch
+            shift = kind == "shift_flip"
+            images, context = self.frames["train"].batch(rows, self.device, epoch, shift)
+        quantized = tokenizer.quantize(images, context, self.generator)
+        vectors = quantized.vectors
+        if tokenizer.training:
+            vectors = vectors * self._kept_codes(len(rows))
+        decoded = compose(tokenizer(vectors, context), context).float()
+        start_error = (context.eased - images).abs().mean((1, 2, 3))
+        weight = 1 / (start_error + ERROR_FLOOR)
+        return Reconstruction(images, decoded, quantized, weight / weight.mean())
+
+    def _kept_codes(self, batch: int) -> torch.Tensor:
+        """`B 1 h w`, 0 where a training frame is told no code: the zero vector is code 0."""
+        sizes = self.settings.keyframes
+        rows, columns = self.tokenizer.grid
+        dropped = sizes.dropped_codes * torch.rand(batch, 1, 1, 1, generator=self.generator)
+        chance = torch.rand(batch, 1, rows, columns, generator=self.generator)
+        without = torch.rand(batch, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
+        return ((chance >= dropped) & ~without).float().to(self.device)
+
+    def stepped(self, player: str) -> None:
+        if player == "generator":
+            self.tokenizer.pin_first_code()
+        super().stepped(player)
+
+    def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
+        """PSNR of the decoder alone, and of what it starts from."""
+        tokenizer = self.finished
+        _, context = self.frames["val"].batch(rows, self.device)
+        nothing = torch.zeros_like(batch.quantized.vectors)
+        alone = compose(tokenizer(nothing, context), context).float()
+        return {
+            "psnr_without_codes": psnr(batch._replace(decoded=alone)),
+            "psnr_start": psnr(batch._replace(decoded=context.eased)),
+        }
+
+
+def psnr(batch: Reconstruction) -> float:
+    """Mean of a batch in dB, each picture's at most 60."""
+    error = (batch.decoded.clamp(-1, 1) - batch.images).square().mean((1, 2, 3))
+    return float((10 * torch.log10(4 / error.clamp_min(4e-6))).mean().detach())
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """How many codes, all used alike, would be as varied as these: exp of the entropy, 1 to V."""
+    chances = counts.double() / counts.sum().clamp_min(1)
+    return (-torch.special.xlogy(chances, chances).sum()).exp().float()
