@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline import errors, params, torch_setup, tracking
 from pipeline.inbetween.tokens import precompute
-from pipeline.trained.tokenizer import load_tokenizer, sign_tokens
+from pipeline.models.checkpoints import load_tokenizer, sign_tokens
 
 VQGAN, OUT = Path("models/vqgan"), Path("data/tokens")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
-from pipeline.trained.tokenizer import save_tokenizer
+from pipeline.models.checkpoints import save_tokenizer
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train

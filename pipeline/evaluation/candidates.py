@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.sampling import Decoding
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener, NotFinite, Style
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow

@@ -1,0 +1,1 @@
+"""The networks, and how finished ones lie on disk."""
