@@ -42,25 +42,16 @@ def contradictions(params: "Params") -> list[str]:
     found += _scene_contradictions(has("scene_split"))
     if ingest and 0 < ingest.fps < 1:
         found.append(f"ingest.fps = {ingest.fps:g}: expected 0 (every frame), or 1 and more")
-    whole = False  # tokens cover the frame: only then is their number worth a word
     if ingest and vqgan:
-        stride = vqgan.stride
-        whole = ingest.height % stride == ingest.width % stride == 0
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
         found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
     if gpt and gpt.transformer_type in ("custom", "plain"):
-        least = math.lcm(gpt.n_head, gpt.merge**2)
-        if gpt.n_embd % least:
+        if gpt.n_embd % gpt.n_head:
             found.append(
-                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of {least} "
-                f"(transformer.n_head = {gpt.n_head}, transformer.merge = {gpt.merge})"
+                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of "
+                f"transformer.n_head = {gpt.n_head}"
             )
-    if gpt and whole and any(side % gpt.merge for side in params.grid):
-        found.append(
-            f"transformer.merge = {gpt.merge}: expected a divisor of the "
-            f"{params.grid[0]}x{params.grid[1]} tokens of a frame"
-        )
     if gpt and train:
         found += _transformer_contradictions(gpt, train)
         found += _count_contradictions(gpt, vqgan, clips)
@@ -142,34 +133,24 @@ def _without_vgg19(key: str, file: str) -> list[str]:
 
 
 def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]:
-    """What only one of the layouts, or one kind of network, can do."""
+    """What only one kind of sequence, or one kind of network, can do."""
     found = []
-    if train.layout == "windowed":
-        for key, value, wanted in (
-            ("mode", train.mode, "seed"),
-            ("key_dropout", train.key_dropout, 0),
-        ):
-            if value != wanted:
-                found.append(
-                    f"train.{key} = {value}: expected {wanted} with train.layout = windowed, which "
-                    "draws a frame in one pass; set train.layout to clip"
-                )
-    if train.corruption and not train.stop_ground_truth_after_epoch:
+    if train.sequence == "sliding_window" and train.mode != "parallel":
         found.append(
-            f"train.corruption = {train.corruption:g}: expected "
-            "train.stop_ground_truth_after_epoch above 0; before that epoch the frames read are "
-            "true ones with faults, after it the model's own"
+            f"train.mode = {train.mode}: expected parallel with train.sequence = sliding_window, "
+            "which predicts a frame in one pass; set train.sequence to full_clip"
+        )
+    if train.token_noise and not train.stop_ground_truth_after_epoch:
+        found.append(
+            f"train.token_noise = {train.token_noise:g}: expected "
+            "train.stop_ground_truth_after_epoch above 0; before that epoch the model reads true "
+            "frames with wrong tokens, after it its own predictions"
         )
     method = gpt.remaining_frames_method
-    if method == "concat" and train.layout == "clip":
+    if method == "concat" and train.sequence == "full_clip":
         found.append(
-            "transformer.remaining_frames_method = concat: expected train.layout = windowed, where "
-            "a sequence has one number of remaining frames"
-        )
-    if gpt.moved_keys and train.batch_method == "truncation":
-        found.append(
-            "train.batch_method = truncation: expected padding with transformer.moved_keys = true, "
-            "which were moved between the ends of whole clips"
+            "transformer.remaining_frames_method = concat: expected train.sequence = "
+            "sliding_window, where a sequence has one number of remaining frames"
         )
     if gpt.pretrained and gpt.transformer_type == "plain":
         found.append(
@@ -180,41 +161,29 @@ def _transformer_contradictions(gpt: "Transformer", train: "Train") -> list[str]
 
 
 def _decoding_contradictions(decoding: "Decoding", train: "Train") -> list[str]:
-    """Ways to draw for which the model is not trained: said before the training."""
-    found = []
-    if decoding.mode not in ("auto", "seed", train.mode) and train.mode != "all":
-        found.append(
-            f"evaluate.decoding.mode = {decoding.mode}: expected train.mode to be {decoding.mode} "
-            f"or all, not {train.mode}"
-        )
-    if decoding.guidance != 1 and not train.key_dropout:
-        found.append(
-            f"evaluate.decoding.guidance = {decoding.guidance:g}: expected 1, or train.key_dropout "
-            "above 0"
-        )
-    return found
+    """A mode for which the model is not trained: said before the training."""
+    if decoding.mode in ("auto", "parallel", train.mode):
+        return []
+    return [
+        f"evaluate.decoding.mode = {decoding.mode}: expected train.mode to be {decoding.mode}, not "
+        f"{train.mode}"
+    ]
 
 
 def _count_contradictions(
     gpt: "Transformer", vqgan: "Vqgan | None", clips: "ClipChunk | None"
 ) -> list[str]:
-    """Counts of remaining frames that find no row in the table of codes."""
+    """Counts of remaining frames that find no row in the token table."""
     method = gpt.remaining_frames_method
     if method not in ("concat", "token_type_ids"):
         return []
-    found = []
-    if gpt.merge > 1:
-        found.append(
-            f"transformer.merge = {gpt.merge}: expected 1 with transformer.remaining_frames_method "
-            f"= {method}, whose counts are rows of the codes' table, a position wide"
-        )
-    if vqgan and clips and vqgan.vqvae.num_embeddings < clips.longest:
-        found.append(
-            f"vqgan.vqvae.num_embeddings = {vqgan.vqvae.num_embeddings}: expected at least "
-            f"{clips.longest} with transformer.remaining_frames_method = {method}, a row for each "
-            "number of frames of a clip"
-        )
-    return found
+    if not vqgan or not clips or vqgan.vqvae.num_embeddings >= clips.longest:
+        return []
+    return [
+        f"vqgan.vqvae.num_embeddings = {vqgan.vqvae.num_embeddings}: expected at least "
+        f"{clips.longest} with transformer.remaining_frames_method = {method}, a row for each "
+        "number of frames of a clip"
+    ]
 
 
 def _scene_contradictions(scenes: "SceneSplit | None") -> list[str]:

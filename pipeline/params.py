@@ -17,6 +17,12 @@ from pipeline.contradictions import contradictions
 from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+GPT2_SIZES = {  # transformer.transformer_type -> layers, heads, width
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -313,15 +319,12 @@ class Transformer(Section):
     embd_pdrop: Probability
     resid_pdrop: Probability
     attn_pdrop: Probability
-    merge: Literal[1, 2, 4]
-    copying: bool
-    moved_keys: bool
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
 
 class Train(Section):
-    layout: Literal["clip", "windowed"]
-    mode: Literal["seed", "maskgit", "autoregressive", "all"]
+    sequence: Literal["full_clip", "sliding_window"]
+    mode: Literal["parallel", "maskgit"]
     n_frames_before: CountOrAll
     batch_method: Literal["padding", "truncation"]
     batch_size: Count
@@ -331,12 +334,10 @@ class Train(Section):
     lr_start: Weight
     lr_max: Positive
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
-    corruption: Annotated[float, Field(ge=0.0, lt=1.0)]
-    key_dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
-    vector_loss_weight: Weight
+    token_noise: Annotated[float, Field(ge=0.0, lt=1.0)]
     perceptual_loss_weight: Weight
     perceptual_loss: Literal["vgg16", "vgg19", "style"]
-    perceptual_frames: Annotated[int, Field(ge=0)]
+    perceptual_subset: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
     def network(self, loss: VqganLoss) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
@@ -345,12 +346,11 @@ class Train(Section):
 
 
 class Decoding(Section):
-    mode: Literal["auto", "seed", "maskgit", "autoregressive"]
+    mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
     top_k: Annotated[int, Field(ge=0)]
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
-    guidance: Weight
 
 
 Baseline = Literal[

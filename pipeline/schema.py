@@ -67,9 +67,11 @@ CLIPS = pa.schema(
 TOKENS = pa.schema(
     [
         ("clip_id", pa.string()),
+        ("flipped", pa.bool_()),  # variants of a clip in train: mirrored,
+        ("reversed", pa.bool_()),  # played backwards
         ("n_frames", pa.int32()),
-        ("tokens", pa.list_(pa.uint16())),  # n_frames * tokens a frame, row by row
-        ("moved", pa.list_(pa.uint16())),  # the same of both ends, moved along their optical flow
+        ("tokens", pa.list_(pa.uint16())),  # n_frames * N, frame by frame, row by row
+        ("features", pa.large_binary()),  # float16 n_frames * N * C, empty without context
     ]
 )
 

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
-from pipeline.easing import load_easing
-from pipeline.trained.tokenizer import fingerprint, load_tokenizer, require_own_tokens
-from pipeline.trained.transformer import Trained, save_gpt
+from pipeline.models.checkpoints import (
+    fingerprint,
+    load_tokenizer,
+    require_own_tokens,
+    save_gpt,
+)
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
+from pipeline.training.gpt import GptTask
 from pipeline.training.loop import Plan, train
-from pipeline.training.transformer import TransformerTask
 
 TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
 
@@ -25,9 +28,8 @@ def main() -> None:
         processes.joined(settings.base) as together,
     ):
         require_own_tokens(TOKENS, VQGAN)
-        easing = load_easing(TOKENS)
         tokenizer, _ = load_tokenizer(VQGAN, together.device)
-        task = TransformerTask(settings, TOKENS, tokenizer, together.device, together)
+        task = GptTask(settings, TOKENS, tokenizer, together.device, together)
         rules, engine = settings.train, settings.engine
         plan = Plan(
             batch_size=rules.batch_size,
@@ -47,7 +49,7 @@ def main() -> None:
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, plan, "transformer", resume, run.log)
         if first:
-            save_gpt(Trained(task.module, fingerprint(VQGAN), easing), OUT)
+            save_gpt(task.module, fingerprint(VQGAN), OUT)
             history.save(OUT)
             run.finish(history.summary(task), OUT)
 

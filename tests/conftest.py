@@ -20,7 +20,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[dict | None], params.Params]:
-    """params.yaml made tiny, with dotted keys changed: `tiny({"train.layout": "windowed"})`."""
+    """params.yaml made tiny, with dotted keys changed: `tiny({"train.n_epochs": 3})`."""
     content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
 
     def make(changes: dict | None = None) -> params.Params:
@@ -95,19 +95,20 @@ def write_shards(moving) -> Callable:
 
 @pytest.fixture(scope="session")
 def write_tokens() -> Callable:
-    """Clips as codes (`n` rows of N each) to data that the transformer is trained on."""
+    """Clips as token ids (`n N` each) to data that the transformer is trained on.
 
-    def write(folder: Path, clips: dict[str, list]) -> Path:
-        for split, its_clips in clips.items():
-            rows = [
-                {
-                    "clip_id": f"{split}-{k:02d}",
-                    "n_frames": len(clip),
-                    "tokens": clip.flatten(),
-                    "moved": clip[::-1].flatten(),  # anything that a test can tell from the clip
-                }
-                for k, clip in enumerate(np.asarray(c, np.uint16) for c in its_clips)
-            ]
+    With C channels, the context features of a token of id k are k, k+1, ..., k+C-1.
+    """
+
+    def write(folder: Path, clips: dict[str, list], channels: int = 0) -> Path:
+        for split, split_clips in clips.items():
+            rows = []
+            for k, clip in enumerate(split_clips):
+                ids = np.asarray(clip, np.uint16)
+                features = ids[..., None] + np.arange(channels)
+                row = {"clip_id": f"{split}-{k:02d}", "flipped": False, "reversed": False}
+                row |= {"n_frames": len(ids), "tokens": ids.flatten()}
+                rows.append(row | {"features": features.astype(np.float16).tobytes()})
             schema.write_table(rows, schema.TOKENS, folder / f"{split}.parquet")
         return folder
 
@@ -120,10 +121,9 @@ def untrained(moving) -> Callable:
     import torch
 
     from pipeline import frames
-    from pipeline.gpt2.config import GptConfig
-    from pipeline.gpt2.model import FrameGpt
     from pipeline.inbetween.drawing import InBetweener
     from pipeline.models.vqgan.model import Tokenizer
+    from pipeline.models.gpt.model import FrameGpt, GptConfig
 
     def make(settings: params.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)
@@ -135,7 +135,7 @@ def untrained(moving) -> Callable:
             vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
             tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
         gpt = FrameGpt(GptConfig.from_params(settings)).eval()
-        gpt.start(tokenizer.codebook)
+        gpt.init_from_codebook(tokenizer.codebook)
         precision = settings.base.precision
         return InBetweener(tokenizer, gpt, settings.ingest, torch.device("cpu"), precision)
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.gpt2.config import SIZES
-from pipeline.params import Params, Transformer
+from pipeline.params import GPT2_SIZES, Params, Transformer
 from pipeline.pretrained import inception, weights
 from pipeline.pretrained.weights import Weights
 from pipeline.records import read_json
@@ -115,7 +114,7 @@ def _without_gpt2(transformer: Transformer) -> Iterator[str]:
         return
     kind = transformer.transformer_type
     own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
-    ours, theirs = SIZES.get(kind, own), SIZES.get(source)
+    ours, theirs = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
     if local:
         config = read_json(folder / "config.json")
         theirs = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))

@@ -51,16 +51,16 @@ def tokenizer_task(tiny, shards) -> Callable:
 
 
 @pytest.fixture
-def transformer_task(tiny, tokens) -> Callable:
+def gpt_task(tiny, tokens) -> Callable:
+    from pipeline.training.gpt import GptTask
     from pipeline.models.vqgan.model import Tokenizer
-    from pipeline.training.transformer import TransformerTask
 
-    def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> TransformerTask:
+    def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> GptTask:
         settings = tiny(changes)
         torch.manual_seed(0)  # the tokenizer is given, whatever happens to the transformer
         tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
         torch.manual_seed(seed)
-        return TransformerTask(settings, folder, tokenizer.eval().requires_grad_(False), CPU)
+        return GptTask(settings, folder, tokenizer.eval().requires_grad_(False), CPU)
 
     return make
 

@@ -18,10 +18,11 @@ from pipeline.models.vqgan.model import Tokenizer
 from pipeline.params import Base
 from pipeline.training.checkpoint import Resume
 from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.gpt import GptTask
 from pipeline.training.loop import Plan, train
 from pipeline.training.processes import Processes, joined
 from pipeline.training.tokenizer import TokenizerTask
-from pipeline.training.transformer import TransformerTask
+from pipeline.models.vqgan.model import Tokenizer
 
 
 class Killed(Exception):
@@ -85,7 +86,7 @@ def transformer(job: dict, processes: Processes) -> Task:
     torch.manual_seed(1)
     settings = params.parse(job["settings"])
     tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
-    return TransformerTask(settings, Path(job["tokens"]), tokenizer, processes.device, processes)
+    return GptTask(settings, Path(job["tokens"]), tokenizer, processes.device, processes)
 
 
 def tokenizer(job: dict, processes: Processes) -> Task:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.trained.weights import save_weights
+from pipeline.models.checkpoints import save_weights
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 
 DROPOUT = {"transformer.resid_pdrop": 0.1, "transformer.copying": True}

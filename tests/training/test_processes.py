@@ -15,8 +15,7 @@ import torch
 from pipeline import tracking
 from pipeline.easing import EVEN, save_easing
 from pipeline.errors import UserError
-from pipeline.models.vqgan.model import Tokenizer
-from pipeline.trained.tokenizer import save_tokenizer, sign_tokens
+from pipeline.models.checkpoints import save_tokenizer, sign_tokens
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, _Run

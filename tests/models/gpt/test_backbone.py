@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.config import GptConfig
-from pipeline.gpt2.model import FrameGpt
-from pipeline.gpt2.trunk import load_pretrained
+from pipeline.models.gpt.backbone import load_pretrained
+from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
 from pipeline.torch_setup import repair_torchvision
 
 

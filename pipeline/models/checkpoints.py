@@ -1,0 +1,138 @@
+"""Finished models on disk: model.safetensors and a config.json that rebuilds the network.
+
+Token ids mean something only to the tokenizer that made them. So what is made of them carries its
+fingerprint: the tokens, and the transformer that is trained on them.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.models.gpt.model import FrameGpt, GptConfig
+from pipeline.records import read_json, write_json
+from pipeline.models.vqgan.model import Tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, settings: params.Params, folder: Path) -> None:
+    save_weights(tokenizer, folder / "model.safetensors")
+    size = settings.ingest.frame_size
+    config = {"vqgan": settings.vqgan.model_dump(), "ingest": size.model_dump()}
+    write_json(folder / "config.json", config)
+
+
+def load_tokenizer(folder: Path, device: torch.device) -> tuple[Tokenizer, params.FrameSize]:
+    """The trained tokenizer in evaluation mode, and how its images were fitted."""
+    path = folder / "config.json"
+    content = read_json(path)
+    try:
+        vqgan = params.Vqgan.model_validate(content["vqgan"])
+        ingest = params.FrameSize.model_validate(content["ingest"])
+    except (KeyError, ValidationError) as error:
+        raise _other_version(path, error) from None
+    tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
+    load_weights(tokenizer, folder / "model.safetensors")
+    tokenizer = tokenizer.to(device, memory_format=torch.channels_last)
+    return tokenizer.eval().requires_grad_(False), ingest
+
+
+def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
+    """tokenizer_sha256: fingerprint of the tokenizer whose token ids the transformer knows."""
+    save_weights(gpt, folder / "model.safetensors")
+    write_json(folder / "config.json", {"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256})
+
+
+def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
+    """The trained transformer in evaluation mode, and its tokenizer's fingerprint."""
+    path = folder / "config.json"
+    content = read_json(path)
+    try:
+        config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
+    except (KeyError, TypeError) as error:
+        raise _other_version(path, error) from None
+    gpt = FrameGpt(config)
+    load_weights(gpt, folder / "model.safetensors")
+    return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256
+
+
+def _other_version(path: Path, error: Exception) -> UserError:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    else:
+        reason = str(error)
+    return UserError(f"{path} was written by another version ({reason}); run `dvc repro`")
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the tokenizer's weights."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sign_tokens(tokens: Path, tokenizer: Path) -> None:
+    """Writes the fingerprint of the tokenizer into the folder of its tokens."""
+    write_json(tokens / "tokenizer.json", {"sha256": fingerprint(tokenizer)})
+
+
+def require_own_tokens(tokens: Path, tokenizer: Path) -> None:
+    """UserError where tokens were made by another tokenizer, or do not say by which."""
+    signature = tokens / "tokenizer.json"
+    if not signature.is_file() or read_json(signature)["sha256"] != fingerprint(tokenizer):
+        raise UserError(
+            f"{tokens} holds the tokens of another tokenizer than {tokenizer}; run "
+            "`dvc repro token_precompute`"
+        )
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """All parameters and buffers as safetensors, written atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
+    try:
+        save_file(tensors, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fills `module`; missing, extra and misshapen tensors are named."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro` trains the model")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is no readable safetensors file ({error}); run `dvc repro`"
+        ) from None
+    expected = _named(module)
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if faults:
+        raise UserError(
+            f"{path} does not fit its config.json: {'; '.join(faults[:5])}; run `dvc repro`"
+        )
+    module.load_state_dict(tensors, strict=False)
+
+
+def _named(module: nn.Module) -> dict[str, torch.Tensor]:
+    """State without second names of one tensor (tied weights), which safetensors refuses."""
+    named, ids = {}, set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in ids:
+            ids.add(id(tensor))
+            named[name] = tensor
+    return named

@@ -1,0 +1,272 @@
+"""Training of the transformer: cross entropy of the next frame's token ids (thesis, section 4.2).
+
+Until epoch `stop_ground_truth_after_epoch` the model reads true previous frames (teacher forcing;
+with `token_noise` some of their tokens are wrong). Afterwards it reads its own predictions,
+generated from the clip's two ends, so that it learns to continue them. The generation has no
+gradient; the pass that reads it has one. Mode `maskgit` has a loss of its own beside that of the
+one pass, and both count as much.
+
+Clips differ in length, so processes get unlike numbers of targets. Every loss is a sum over targets
+divided by their mean number over the processes: together they are the mean over all targets.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline import params
+from pipeline.errors import UserError
+from pipeline.models.gpt import sampling
+from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
+from pipeline.models.gpt.model import FrameGpt, GptConfig
+from pipeline.models.gpt.sequence import is_target
+from pipeline.torch_setup import autocast, compiled
+from pipeline.training.appearance import Perceptual, perceptual_loss
+from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.processes import ALONE, Processes
+from pipeline.training.schedule import warmup_cosine
+from pipeline.training.token_dataset import (
+    TokenBatch,
+    TokenSet,
+    add_token_noise,
+    count_context_channels,
+    mask_tokens,
+)
+from pipeline.models.vqgan.model import Tokenizer
+
+WEIGHT_DECAY = 0.05  # of matrices; norms, biases and embeddings have none
+CONTEXT_CLIPS = 512  # clips by which context features are normalised
+PARALLEL = sampling.Decoding(mode="parallel")
+
+
+class Pass(NamedTuple):
+    """One forward pass: frames that are read, the frames to predict, and where the first stands."""
+
+    inputs: Tensor  # B T N
+    targets: Tensor  # B T' N; T' = T, or 1 in a sliding window
+    start: int  # number of the first frame of `inputs`
+
+    @property
+    def first_target(self) -> int:
+        return self.start + self.inputs.shape[1] - self.targets.shape[1] + 1
+
+
+class TokenLoss(NamedTuple):
+    """Sums over the tokens that count."""
+
+    cross_entropy: Tensor
+    correct: Tensor
+    count: Tensor
+
+
+class GptTask(Task):
+    """Task of `training.loop` with the one player `gpt`."""
+
+    def __init__(
+        self,
+        settings: params.Params,
+        tokens: Path,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        """tokenizer: the trained one, on `device`: its codebook starts the token embeddings."""
+        self.settings, self.device, self.processes = settings.train, device, processes
+        self.precision, self.tokenizer = settings.base.precision, tokenizer
+        self.generator = torch.Generator().manual_seed(settings.base.seed)
+        rows, columns = settings.grid
+        config = GptConfig.from_params(settings, count_context_channels(tokens, rows * columns))
+        method = self.settings.batch_method
+        self.tokens = {split: TokenSet(tokens, split, config, method) for split in ("train", "val")}
+        train = self.tokens["train"]
+
+        self.module = FrameGpt(config)
+        self.module.init_from_codebook(tokenizer.codebook.cpu())
+        self.module.init_bias(train.counts(config.num_embeddings))
+        if config.context_channels:
+            clips = train.features[:: -(-len(train) // CONTEXT_CLIPS)]
+            self.module.fit_context(torch.cat([clip.flatten(0, 1) for clip in clips]))
+        if settings.transformer.pretrained:
+            load_pretrained(self.module.gpt, settings.transformer.pretrained)
+        self.module.to(device)
+        if self.settings.gradient_checkpointing:
+            checkpoint_activations(self.module.gpt)
+        for block in self.module.gpt.h:
+            compiled(block.mlp, settings.base, sizes_vary=True)
+        self.perceptual = self._perceptual_loss(settings, config)
+
+        matrices, others = [], []
+        for module in self.module.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                is_matrix = parameter.dim() > 1 and not isinstance(module, nn.Embedding)
+                (matrices if is_matrix else others).append(parameter)
+        adam = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others}],
+            lr=self.settings.lr_max,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=True,
+        )
+        rate = warmup_cosine(
+            self.settings.lr_start, self.settings.lr_max, self.settings.warmup_epoch_percentage
+        )
+        self.players = {"gpt": Player([*matrices, *others], adam, 1.0, rate)}
+
+    def _perceptual_loss(self, settings: params.Params, config: GptConfig) -> Perceptual | None:
+        if not self.settings.perceptual_loss_weight:
+            return None
+        if config.context_channels:
+            raise UserError(
+                f"train.perceptual_loss_weight = {self.settings.perceptual_loss_weight:g}: expected "
+                "0 with a tokenizer that decodes with context"
+            )
+        chosen = {"perceptual_loss": self.settings.perceptual_loss}
+        return perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
+
+    def size(self, split: str) -> int:
+        return len(self.tokens[split])
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        return [self.tokens["train"].names[row] for row in rows]
+
+    def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
+        batch = self.tokens["train"].batch(rows, self.device, self.generator)
+        (longest,) = self.processes.most(batch.ids.shape[1])  # as many passes in all processes
+        batch = batch.padded_to(longest)
+        if epoch >= self.settings.stop_ground_truth_after_epoch:
+            generated = self._generate(batch)[:-1]
+            inputs = torch.stack([batch.ids[:, 0], *generated], 1)
+            inputs = F.pad(inputs, (0, 0, 0, longest - 2 - inputs.shape[1]))  # B T-2 N
+        elif self.settings.token_noise:
+            rate = self.settings.token_noise
+            inputs = add_token_noise(batch.ids, batch.n_frames, rate, self.generator)
+        else:
+            inputs = batch.ids[:, :-2]
+        passes = self._passes(inputs, batch.ids)
+        for number, one in enumerate(passes):
+            total, parts = self._loss(one, batch, len(passes), self.generator)
+            # sliding window: many passes, one step; each part is a mean over the passes
+            parts = {name: value * len(passes) for name, value in parts.items()}
+            yield Loss("gpt", total, parts, steps=number + 1 == len(passes))
+
+    def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
+        """The losses of training and the accuracy, with true previous frames.
+
+        `rollout_accuracy` is the share of correct token ids where the model generates all frames
+        from the clip's two ends, in one pass a frame: how far it drifts.
+        """
+        generator = torch.Generator().manual_seed(0)  # the same tokens are masked in every epoch
+        results = []
+        for rows in batches:
+            batch = self.tokens["val"].batch(rows, self.device, generator)
+            passes = self._passes(batch.ids[:, :-2], batch.ids)
+            sums: dict[str, float] = {}
+            for one in passes:
+                total, parts = self._loss(one, batch, len(passes), generator, alone=True)
+                for name, value in ({"total": total} | parts).items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach())
+            generated = torch.stack(self._generate(batch), 1)  # B T-2 N
+            i = 1 + torch.arange(generated.shape[1], device=self.device)
+            exists = is_target(batch.n_frames[:, None], i[None])  # B T-2
+            correct = (generated == batch.ids[:, 1:-1])[exists]
+            sums["rollout_accuracy"] = float(correct.float().mean())
+            results.append((sums, int(exists.sum())))
+        return weighted_means(results)
+
+    def _passes(self, inputs: Tensor, ids: Tensor) -> list[Pass]:
+        """Of inputs `B T-2 N` and true ids `B T N`: one for the clip, or one for each target."""
+        if self.module.config.full_clip:
+            return [Pass(inputs, ids[:, 1:-1], 0)]
+        passes = []
+        for i in range(inputs.shape[1]):
+            start = max(0, i - self.module.config.window + 1)
+            passes.append(Pass(inputs[:, start : i + 1], ids[:, i + 1 : i + 2], start))
+        return passes
+
+    def _generate(self, batch: TokenBatch) -> list[Tensor]:
+        """Frames 1..n-2, `B N` each, greedy, in one pass a frame."""
+        training = self.module.training
+        self.module.eval()
+        with autocast(self.device, self.precision):
+            frames = list(sampling.generate(self.module, batch.ids[:, 0], batch.cond, PARALLEL))
+        self.module.train(training)
+        return frames
+
+    def _loss(
+        self,
+        one: Pass,
+        batch: TokenBatch,
+        n_passes: int,
+        generator: torch.Generator,
+        alone: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A pass' share of the loss of its batch, and the parts: they add up over the passes.
+
+        alone: without the other processes, as in validation.
+        """
+        i = one.first_target + torch.arange(one.targets.shape[1], device=self.device)
+        exists = is_target(batch.n_frames[:, None], i[None])  # B T'
+        counted = exists[..., None].expand_as(one.targets)  # B T' N
+        maskgit = None
+        with autocast(self.device, self.precision):
+            if self.module.config.mode == "maskgit":
+                mask_id = self.module.config.num_embeddings
+                partial = mask_tokens(one.targets, mask_id, generator)
+                logits, completed = self.module.complete(one.inputs, batch.cond, partial)
+                maskgit = _token_loss(completed, one.targets, counted & (partial == mask_id))
+            else:
+                logits = self.module(one.inputs, batch.cond, one.start)
+            parallel = _token_loss(logits, one.targets, counted)
+            perceptual = None
+            if self.perceptual is not None:
+                perceptual = self._perceptual(logits, one.targets, exists, generator)
+
+        def mean_count(count: Tensor) -> Tensor:
+            return count if alone else self.processes.mean(count)
+
+        n_targets = (batch.n_frames - 2).sum().float() * one.targets.shape[2]  # of all passes
+        n_targets = mean_count(n_targets)
+        cross_entropy = parallel.cross_entropy / n_targets
+        parts = {"cross_entropy": cross_entropy, "accuracy": parallel.correct / n_targets}
+        total = cross_entropy
+        if maskgit is not None:
+            parts["maskgit"] = maskgit.cross_entropy / mean_count(maskgit.count)
+            total = (total + parts["maskgit"]) / 2
+        if perceptual is not None:
+            parts["perceptual"] = perceptual * parallel.count / n_targets
+            total = total + self.settings.perceptual_loss_weight * parts["perceptual"]
+        return total, parts
+
+    def _perceptual(
+        self, logits: Tensor, targets: Tensor, exists: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Perceptual loss of `perceptual_subset` random frames of a pass, a mean over frames.
+
+        The prediction is decoded from the expected codebook vector: an argmax has no gradient. The
+        true frame is decoded from its token ids, the best that could be predicted.
+        """
+        chance = torch.rand(exists.shape, generator=generator).to(self.device)
+        n_frames = min(self.settings.perceptual_subset or exists.numel(), int(exists.sum()))
+        if not n_frames:
+            return logits.sum() * 0.0
+        chosen = (chance + exists).flatten().topk(n_frames).indices  # existing ones come first
+        probabilities = logits.flatten(0, 1)[chosen].float().softmax(-1)  # F N V
+        vectors = probabilities @ self.tokenizer.codebook  # F N D
+        with torch.no_grad():
+            truth = self.tokenizer.decode(targets.flatten(0, 1)[chosen])
+        return self.perceptual(self.tokenizer.decode_vectors(vectors), truth)
+
+
+def _token_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> TokenLoss:
+    """Logits `B T N V` against token ids `B T N`, where `counted`, `B T N`, is true."""
+    count = counted.sum().float()
+    if not count:
+        zero = logits.sum() * 0.0
+        return TokenLoss(zero, zero, count)
+    logits, targets = logits[counted].float(), targets[counted]  # K V, K
+    correct = (logits.argmax(-1) == targets).sum().float()
+    return TokenLoss(F.cross_entropy(logits, targets, reduction="sum"), correct, count)

@@ -1,0 +1,147 @@
+"""Clips as token ids, for training the transformer: batches, token noise, masked tokens.
+
+A model that only ever read true frames drifts on its own ones. Beside reading its own predictions
+(thesis, section 4.2) it may read true frames of which some tokens are wrong. That costs no
+generation, and every frame of a clip still trains in one pass.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline import schema
+from pipeline.errors import UserError
+from pipeline.models.gpt.model import Conditioning, GptConfig
+from pipeline.models.gpt.sequence import pad, truncated_frames
+
+
+class TokenBatch(NamedTuple):
+    """B clips, padded with zeros after each clip's end."""
+
+    ids: Tensor  # B T N
+    n_frames: Tensor  # B
+    last: Tensor  # B N
+    features: Tensor | None  # float32 B T N C, None without context
+
+    @property
+    def cond(self) -> Conditioning:
+        return Conditioning(self.last, self.n_frames, self.features)
+
+    def padded_to(self, n_frames: int) -> "TokenBatch":
+        """With as many frames as the longest clip of all processes."""
+        missing = n_frames - self.ids.shape[1]
+        features = self.features
+        if features is not None:
+            features = F.pad(features, (0, 0, 0, 0, 0, missing))
+        return self._replace(ids=F.pad(self.ids, (0, 0, 0, missing)), features=features)
+
+
+class TokenSet:
+    """Clips of one split in memory: 2 bytes a token, and 2 for each of its context channels.
+
+    A clip may have several rows, its variants: mirrored (`flipped`) and played backwards
+    (`reversed`).
+    """
+
+    def __init__(self, folder: Path, split: str, config: GptConfig, method: str) -> None:
+        """method: padding | truncation, of clips of different length in a batch."""
+        table = schema.read_table(folder / f"{split}.parquet", schema.TOKENS)
+        self.method, self.names = method, []
+        self.clips: list[Tensor] = []  # T N, int32
+        self.features: list[Tensor] = []  # T N C, float16
+        for row in table.itertuples():
+            variant = " flipped" * row.flipped + " reversed" * row.reversed
+            self.names.append(f"clip {row.clip_id}{variant}")
+            ids = torch.from_numpy(np.asarray(row.tokens, np.int32)).view(row.n_frames, -1)
+            values = torch.from_numpy(np.frombuffer(row.features, np.float16).copy())
+            if (
+                ids.shape[1] != config.tokens_per_frame
+                or int(ids.max()) >= config.num_embeddings
+                or len(values) != ids.numel() * config.context_channels
+            ):
+                raise UserError(
+                    f"clip {row.clip_id} has {ids.shape[1]} tokens a frame up to id "
+                    f"{int(ids.max())} with {len(values) / ids.numel():g} context channels, "
+                    f"expected {config.tokens_per_frame} tokens below {config.num_embeddings} with "
+                    f"{config.context_channels}: tokens and tokenizer do not belong together; run "
+                    "`dvc repro token_precompute`"
+                )
+            self.clips.append(ids)
+            self.features.append(values.view(*ids.shape, config.context_channels))
+        self.has_context = config.context_channels > 0
+        self.longest = max((len(clip) for clip in self.clips), default=0)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def counts(self, num_embeddings: int) -> Tensor:
+        """How often each token id occurs, `V`."""
+        return torch.cat([clip.flatten() for clip in self.clips]).bincount(minlength=num_embeddings)
+
+    def batch(
+        self, rows: Sequence[int], device: torch.device, generator: torch.Generator
+    ) -> TokenBatch:
+        """generator: on the CPU, for truncation; all processes advance it alike."""
+        clips = [self.clips[row] for row in rows]
+        features = [self.features[row] for row in rows]
+        if self.method == "truncation":
+            lengths = [len(clip) for clip in clips]
+            kept = truncated_frames(lengths, self.longest, generator)
+            clips = [clip[frames] for clip, frames in zip(clips, kept, strict=True)]
+            features = [clip[frames] for clip, frames in zip(features, kept, strict=True)]
+        n_frames = torch.tensor([len(clip) for clip in clips])
+        last = torch.stack([clip[-1] for clip in clips])
+        return TokenBatch(
+            pad(clips).long().to(device),
+            n_frames.to(device),
+            last.long().to(device),
+            pad(features).to(device).float() if self.has_context else None,
+        )
+
+
+def count_context_channels(folder: Path, tokens_per_frame: int) -> int:
+    """C, from the first clip of `train.parquet`: 0 where the tokenizer has no context."""
+    table = schema.read_table(folder / "train.parquet", schema.TOKENS)
+    if not len(table):
+        return 0
+    n_tokens = int(table.n_frames[0]) * tokens_per_frame
+    return len(table.features[0]) // (2 * n_tokens)
+
+
+def add_token_noise(
+    ids: Tensor, n_frames: Tensor, max_rate: float, generator: torch.Generator
+) -> Tensor:
+    """The frames 0..T-3 of `B T N`, up to a share `max_rate` of each clip's tokens wrong.
+
+    Half of the wrong tokens are random ids, half those that another frame of the clip has at that
+    place, as if a part moved too early or too late. The first frame stays: it is given, and true.
+    generator: on the CPU; how far it advances depends on the shape alone.
+    """
+    inputs = ids[:, :-2]
+    rate = max_rate * torch.rand(len(inputs), 1, 1, generator=generator)
+    wrong = torch.rand(inputs.shape, generator=generator) < rate
+    wrong[:, 0] = False
+    number = (torch.rand(inputs.shape, generator=generator) * 2**24).long().to(inputs.device)
+    from_clip = torch.rand(inputs.shape, generator=generator) < 0.5
+    other_frame = ids.gather(1, number % n_frames[:, None, None])
+    random_id = number % (inputs.max() + 1)  # among the ids that the batch has
+    noise = torch.where(from_clip.to(inputs.device), other_frame, random_id)
+    return torch.where(wrong.to(inputs.device), noise, inputs)
+
+
+def mask_tokens(targets: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
+    """Frames `B T N` with a share of their tokens replaced by `mask_id`, for mode `maskgit`.
+
+    The share is cos(pi r / 2) with r uniform, each frame its own (Chang et al., 2022, section 3.1):
+    most frames are nearly empty, as generation begins. At least one token is masked.
+    """
+    share = (0.5 * math.pi * torch.rand(*targets.shape[:2], 1, generator=generator)).cos()
+    chance = torch.rand(targets.shape, generator=generator)
+    masked = (chance < share) | (chance == chance.amin(-1, keepdim=True))
+    return targets.masked_fill(masked.to(targets.device), mask_id)
