@@ -28,7 +28,7 @@ def main() -> None:
         processes.joined(settings.base) as together,
     ):
         require_own_tokens(TOKENS, VQGAN)
-        tokenizer, _ = load_tokenizer(VQGAN, together.device)
+        tokenizer = load_tokenizer(VQGAN, together.device).tokenizer
         task = GptTask(settings, TOKENS, tokenizer, together.device, together)
         rules, engine = settings.train, settings.engine
         plan = Plan(

@@ -6,6 +6,7 @@ fingerprint: the tokens, and the transformer that is trained on them.
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -15,31 +16,54 @@ from torch import nn
 
 from pipeline import params
 from pipeline.errors import UserError
+from pipeline.models.flow import EVEN, Easing
 from pipeline.models.gpt.model import FrameGpt, GptConfig
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.records import read_json, write_json
 from pipeline.models.vqgan.model import Tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, settings: params.Params, folder: Path) -> None:
+class LoadedTokenizer(NamedTuple):
+    """A trained tokenizer, how its images were fitted, and by what keyframes are warped for it."""
+
+    tokenizer: Tokenizer | KeyframeTokenizer
+    ingest: params.FrameSize
+    flow_method: str
+    easing: Easing
+
+
+def save_tokenizer(
+    tokenizer: Tokenizer | KeyframeTokenizer,
+    settings: params.Params,
+    folder: Path,
+    easing: Easing = EVEN,
+) -> None:
     save_weights(tokenizer, folder / "model.safetensors")
-    size = settings.ingest.frame_size
-    config = {"vqgan": settings.vqgan.model_dump(), "ingest": size.model_dump()}
+    config = {
+        "vqgan": settings.vqgan.model_dump(),
+        "ingest": settings.ingest.frame_size.model_dump(),
+        "flow": {"method": settings.flow.method, "easing": easing._asdict()},
+    }
     write_json(folder / "config.json", config)
 
 
-def load_tokenizer(folder: Path, device: torch.device) -> tuple[Tokenizer, params.FrameSize]:
-    """The trained tokenizer in evaluation mode, and how its images were fitted."""
+def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
+    """In evaluation mode, on `device`."""
     path = folder / "config.json"
     content = read_json(path)
     try:
         vqgan = params.Vqgan.model_validate(content["vqgan"])
         ingest = params.FrameSize.model_validate(content["ingest"])
-    except (KeyError, ValidationError) as error:
+        method, easing = content["flow"]["method"], Easing(**content["flow"]["easing"])
+    except (KeyError, TypeError, ValidationError) as error:
         raise _other_version(path, error) from None
-    tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
+    kind = KeyframeTokenizer if vqgan.context == "keyframes" else Tokenizer
+    tokenizer = kind(vqgan, ingest.height, ingest.width)
     load_weights(tokenizer, folder / "model.safetensors")
-    tokenizer = tokenizer.to(device, memory_format=torch.channels_last)
-    return tokenizer.eval().requires_grad_(False), ingest
+    if vqgan.context == "none":
+        tokenizer = tokenizer.to(memory_format=torch.channels_last)
+    tokenizer = tokenizer.to(device).eval().requires_grad_(False)
+    return LoadedTokenizer(tokenizer, ingest, method, easing)
 
 
 def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
