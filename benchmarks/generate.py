@@ -25,6 +25,12 @@ from collections.abc import Callable
 from unittest import mock
 
 import torch
+from pipeline.gpt2 import sampling
+from pipeline.gpt2.cache import WindowCache
+from pipeline.gpt2.config import GptConfig
+from pipeline.gpt2.model import FrameGpt, Given
+from pipeline.gpt2.sampling import Decoding
+from pipeline.inbetween.drawing import InBetweener, Style
 
 from benchmarks.evaluate import moving_clips
 from benchmarks.gpt2_counts import rounded
@@ -33,12 +39,6 @@ from benchmarks.gpt2_step import show
 from benchmarks.lines import line
 from pipeline import frames, params, presets, torch_setup
 from pipeline.errors import run_main
-from pipeline.gpt2 import sampling
-from pipeline.gpt2.cache import WindowCache
-from pipeline.gpt2.config import GptConfig
-from pipeline.gpt2.model import FrameGpt, Given
-from pipeline.gpt2.sampling import Decoding
-from pipeline.inbetween.drawing import InBetweener, Style
 from pipeline.models.vqgan.model import Tokenizer
 
 MODES = {

@@ -21,13 +21,13 @@ import os
 from dataclasses import dataclass
 
 import torch
-
-from benchmarks import gpt2_row
-from pipeline import params, presets, torch_setup
 from pipeline.gpt2.config import GptConfig
 from pipeline.gpt2.model import FrameGpt
 from pipeline.gpt2.sequence import clip_mask, visible_blocks
 from pipeline.training.transformer import TransformerTask
+
+from benchmarks import gpt2_row
+from pipeline import params, presets, torch_setup
 
 TARGETS = gpt2_row.FRAMES - 2  # frames of a clip that are foretold, one after each that is read
 CARDS = (8, 16, 24, 80)  # GB of 10^9 bytes: what a card has beyond is left to its driver

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import torch
+from pipeline.training.transformer import TransformerTask
 
 from pipeline import params, presets, schema, torch_setup
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.training.transformer import TransformerTask
 
 FRAMES = 20  # of every clip
 DEVIATION = 0.02

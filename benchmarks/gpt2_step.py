@@ -29,6 +29,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+from pipeline.gpt2.config import GptConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +38,6 @@ from benchmarks import gpt2_counts, gpt2_row
 from benchmarks.gpt2_counts import OURS, TARGETS, THESIS, rounded
 from benchmarks.lines import line
 from pipeline.errors import UserError, run_main
-from pipeline.gpt2.config import GptConfig
 from pipeline.presets import merged
 
 BEFORE = (1, 2, 8)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pipeline.training.tokenizer import TokenizerTask, perplexity
 
 from benchmarks import one_step
 from pipeline import params, torch_setup
@@ -27,7 +28,6 @@ from pipeline.records import write_json
 from pipeline.shards.loaders import ImageSet
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, train
-from pipeline.training.tokenizer import TokenizerTask, perplexity
 
 BATCH = 16
 SHOWN = 6  # test pictures in the figure

@@ -20,6 +20,7 @@ import time
 from unittest import mock
 
 import torch
+from pipeline.training.tokenizer import TokenizerTask
 from torch import nn
 
 from benchmarks import one_step
@@ -30,7 +31,6 @@ from pipeline.models.vqgan.discriminator import Discriminator
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.pretrained.lpips import Lpips
 from pipeline.training.adversarial import discriminator_loss, generator_loss
-from pipeline.training.tokenizer import TokenizerTask
 
 FORMS = ("mae", "full")
 PRECISIONS = ("float32", "bf16")

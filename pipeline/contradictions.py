@@ -1,6 +1,5 @@
 """Parameters that are fine alone and impossible together, each a sentence that names both."""
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -119,11 +119,11 @@ def write_tokens() -> Callable:
 def untrained(moving) -> Callable:
     """Random networks of the settings; the tokenizer started from pictures, so it sees a little."""
     import torch
+    from pipeline.inbetween.drawing import InBetweener
 
     from pipeline import frames
-    from pipeline.inbetween.drawing import InBetweener
-    from pipeline.models.vqgan.model import Tokenizer
     from pipeline.models.gpt.model import FrameGpt, GptConfig
+    from pipeline.models.vqgan.model import Tokenizer
 
     def make(settings: params.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
+from pipeline.gpt2.config import GptConfig
+from pipeline.gpt2.model import FrameGpt
+from pipeline.gpt2.trunk import checkpoint_activations
 from tiny_settings import TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import generate, gpt2_counts, gpt2_row, gpt2_step
-from pipeline.gpt2.config import GptConfig
-from pipeline.gpt2.model import FrameGpt
-from pipeline.gpt2.trunk import checkpoint_activations
 from pipeline.presets import merged
 
 THESIS, OURS = (merged(TINY, over) for over in (gpt2_counts.THESIS, gpt2_counts.OURS))

@@ -7,17 +7,17 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from pipeline.easing import Easing
+from pipeline.gpt2.sampling import Decoding
+from pipeline.inbetween.drawing import InBetweener
+from pipeline.trained.tokenizer import fingerprint, save_tokenizer
+from pipeline.trained.transformer import Trained, save_gpt
 from ruamel.yaml import YAML
 
 from pipeline import frames, generate
-from pipeline.easing import Easing
 from pipeline.errors import UserError
-from pipeline.gpt2.sampling import Decoding
-from pipeline.inbetween.drawing import InBetweener
 from pipeline.sources.cartoon.episode import episode_script
 from pipeline.sources.cartoon.shooting import shoot
-from pipeline.trained.tokenizer import fingerprint, save_tokenizer
-from pipeline.trained.transformer import Trained, save_gpt
 
 
 @pytest.fixture

@@ -101,7 +101,11 @@ def _worth(pairs: pd.DataFrame) -> str:
     sentences = []
     for name, what in ((UNTRAINED, "Training"), (WITHOUT_CODES, "Codes and transformer")):
         rows = high[high.baseline == name].set_index("measure")
-        shown = [_shown(measure, rows.loc[measure]) for measure in ("psnr", "lpips") if measure in rows.index]
+        shown = [
+            _shown(measure, rows.loc[measure])
+            for measure in ("psnr", "lpips")
+            if measure in rows.index
+        ]
         if shown:
             sentences.append(f" {what} there: {', '.join(shown)}.")
     return "".join(sentences)

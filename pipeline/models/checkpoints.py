@@ -19,8 +19,8 @@ from pipeline.errors import UserError
 from pipeline.models.flow import EVEN, Easing
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.records import read_json, write_json
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.records import read_json, write_json
 
 
 class LoadedTokenizer(NamedTuple):

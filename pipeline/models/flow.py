@@ -282,9 +282,7 @@ def ease(time: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
     return gone / (gone + (1 - time) ** exponent)
 
 
-def fit_easing(
-    clips: Sequence[torch.Tensor], flows: Sequence[Flow]
-) -> tuple[Easing, float]:
+def fit_easing(clips: Sequence[torch.Tensor], flows: Sequence[Flow]) -> tuple[Easing, float]:
     """The easing by which warped keyframes come nearest to clips uint8 `n H W 3`, by mean PSNR.
 
     Also gives what it wins over even timing, in dB of these frames, each capped at 48 dB.
@@ -301,9 +299,7 @@ def fit_easing(
     def mean_psnr(easing: Easing) -> float:
         logs = [math.log(easing.exponent_of(change)) for change in changes]
         known = np.log(FITTED_EXPONENTS)
-        return float(
-            np.mean([np.interp(x, known, row) for x, row in zip(logs, psnr, strict=True)])
-        )
+        return float(np.mean([np.interp(x, known, row) for x, row in zip(logs, psnr, strict=True)]))
 
     grid = [Easing(a / 10, b / 10) for a, b in product(range(41), range(31))]  # EVEN comes first
     best = max(grid, key=mean_psnr)

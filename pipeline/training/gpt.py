@@ -24,6 +24,7 @@ from pipeline.models.gpt import sampling
 from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.torch_setup import autocast, compiled
 from pipeline.training.appearance import Perceptual, perceptual_loss
 from pipeline.training.contract import Loss, Player, Task, weighted_means
@@ -36,7 +37,6 @@ from pipeline.training.token_dataset import (
     count_context_channels,
     mask_tokens,
 )
-from pipeline.models.vqgan.model import Tokenizer
 
 WEIGHT_DECAY = 0.05  # of matrices; norms, biases and embeddings have none
 CONTEXT_CLIPS = 512  # clips by which context features are normalised

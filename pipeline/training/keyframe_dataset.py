@@ -152,9 +152,7 @@ class KeyframeSet:
 
     def _around(self, clip: int, frame: int, rng: np.random.Generator) -> int:
         """One of the spans in which `frame` is an inner one; the whole clip is."""
-        spans = [
-            k for k in self.of_clip[clip] if self.spans[k].first < frame < self.spans[k].last
-        ]
+        spans = [k for k in self.of_clip[clip] if self.spans[k].first < frame < self.spans[k].last]
         return spans[int(rng.integers(len(spans)))]
 
 

@@ -35,8 +35,8 @@ from pipeline.training.adversarial import GanLoss, adaptive_weight
 from pipeline.training.appearance import edge_loss, perceptual_loss
 from pipeline.training.averaging import Averaged
 from pipeline.training.contract import Loss, Player, Task, weighted_means
-from pipeline.training.processes import ALONE, Processes
 from pipeline.training.keyframe_dataset import KeyframeSet
+from pipeline.training.processes import ALONE, Processes
 from pipeline.training.schedule import warmup_cosine
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
@@ -286,7 +286,9 @@ class ImageTask(VqganTask):
             images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
         images = self._floats(images)
         quantized = tokenizer.quantize(images, self.generator)
-        return Reconstruction(images, tokenizer.decode_features(quantized.vectors).float(), quantized)
+        return Reconstruction(
+            images, tokenizer.decode_features(quantized.vectors).float(), quantized
+        )
 
 
 class KeyframeTask(VqganTask):

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-
 from pipeline.easing import EVEN, Easing
-from pipeline.errors import UserError
 from pipeline.gpt2.sampling import Decoding, Drawn
 from pipeline.inbetween import drawing
 from pipeline.inbetween.drawing import InBetweener, Style
 from pipeline.inbetween.tokens import encode_clip, moved
 from pipeline.motion import moved_clip
+
+from pipeline.errors import UserError
 
 CPU = torch.device("cpu")
 SURE = 1e4  # a logit that leaves no doubt

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-
-from pipeline import schema
 from pipeline.easing import EVEN, Easing, load_easing
-from pipeline.frames import to_float
 from pipeline.inbetween.tokens import encode_clip, precompute
 from pipeline.motion import moved_clip
+
+from pipeline import schema
+from pipeline.frames import to_float
 from pipeline.params import TokenPrecompute
 from pipeline.shards.loaders import ClipSet
 

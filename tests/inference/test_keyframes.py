@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pipeline.inbetween.timeline import Segment, given_frames, segments, steps
 
 from pipeline.errors import UserError
-from pipeline.inbetween.timeline import Segment, given_frames, segments, steps
 
 A, B, M = Path("a.png"), Path("b.png"), Path("mid.png")
 

@@ -4,11 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-
 from pipeline.easing import EVEN, Easing
-from pipeline.errors import UserError
 from pipeline.inbetween.drawing import InBetweener
 from pipeline.trained.tokenizer import (
     fingerprint,
@@ -19,6 +15,10 @@ from pipeline.trained.tokenizer import (
 )
 from pipeline.trained.transformer import Trained, load_gpt, save_gpt
 from pipeline.trained.weights import load_weights, save_weights
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -106,9 +106,7 @@ def test_confidence_follows_the_size_of_the_output():
     small = make_context(as_float(first), as_float(last), flow, at(0.5), torch.tensor(1.0))
     size = (HEIGHT * 3, WIDTH * 3)
     large = [torch.nn.functional.interpolate(as_float(x), size) for x in (first, last)]
-    context = make_context(
-        *large, flow.resize(size), at(0.5), torch.tensor(1.0), small.confidence
-    )
+    context = make_context(*large, flow.resize(size), at(0.5), torch.tensor(1.0), small.confidence)
     back = torch.nn.functional.avg_pool2d(context.confidence, 3)
     assert (back - small.confidence).abs().mean() < 0.01
     assert context.eased.shape == (1, 3, *size)

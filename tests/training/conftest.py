@@ -52,8 +52,8 @@ def tokenizer_task(tiny, shards) -> Callable:
 
 @pytest.fixture
 def gpt_task(tiny, tokens) -> Callable:
-    from pipeline.training.gpt import GptTask
     from pipeline.models.vqgan.model import Tokenizer
+    from pipeline.training.gpt import GptTask
 
     def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> GptTask:
         settings = tiny(changes)

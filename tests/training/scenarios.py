@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from pipeline.training.tokenizer import TokenizerTask
 from torch import nn
 
 from pipeline import params
@@ -21,8 +22,6 @@ from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.gpt import GptTask
 from pipeline.training.loop import Plan, train
 from pipeline.training.processes import Processes, joined
-from pipeline.training.tokenizer import TokenizerTask
-from pipeline.models.vqgan.model import Tokenizer
 
 
 class Killed(Exception):

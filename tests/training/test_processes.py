@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import scenarios
 import torch
+from pipeline.easing import EVEN, save_easing
 
 from pipeline import tracking
-from pipeline.easing import EVEN, save_easing
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_tokenizer, sign_tokens
 from pipeline.training import processes

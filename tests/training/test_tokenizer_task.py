@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from pipeline.training.tokenizer import perplexity
 
 from pipeline.errors import UserError
 from pipeline.training.adversarial import generator_loss
 from pipeline.training.appearance import edge_loss
-from pipeline.training.tokenizer import perplexity
 
 ADVERSARIAL = {"vqgan.loss.discriminator.factor": 1.0, "vqgan.loss.discriminator.iter_start": 5}
 
