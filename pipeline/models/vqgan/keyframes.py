@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.models.flow import Context, resize_flow, warp
-from pipeline.models.vqgan.quantizers import Quantized, make_quantizer
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
 from pipeline.params import Vqgan as Settings
 
 CANDIDATES = 6  # first, last, both warped, eased warp, eased warp + difference
@@ -59,7 +59,7 @@ class KeyframeTokenizer(nn.Module):
         else:
             self.to_vectors.requires_grad_(False)
             self.to_difference.requires_grad_(False)
-        self.quantizer = make_quantizer(settings.vqvae)
+        self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.decoder = Synthesis(sizes.channels)
 
     @property
