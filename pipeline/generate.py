@@ -21,10 +21,10 @@ from PIL import Image, ImageOps
 from pipeline import frames, params, progress, torch_setup
 from pipeline.easing import LARGEST, Easing
 from pipeline.errors import UserError, run_main
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.inbetween import timeline
 from pipeline.inbetween.drawing import InBetweener, Style
 from pipeline.inbetween.timeline import Segment
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.sources.encode import write_video
 
 MODELS = ("models/vqgan", "models/gpt2")

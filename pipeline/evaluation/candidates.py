@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.inbetween.drawing import InBetweener, NotFinite, Style
 from pipeline.metrics.baselines import BLIND
 from pipeline.metrics.flow import RifeBaseline, optical_flow
 from pipeline.metrics.summary import MODEL, ROUND_TRIP
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.params import Evaluate
 from pipeline.pretrained.rife import Rife
 from pipeline.shards.loaders import Clip

@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from pipeline import frames
 from pipeline.easing import EVEN, Easing
 from pipeline.errors import UserError
+from pipeline.models.checkpoints import fingerprint, load_gpt, load_tokenizer
 from pipeline.models.gpt.model import FrameGpt
 from pipeline.models.gpt.sampling import LIKELIEST, Decoding, Drawn, draw
 from pipeline.motion import Flow, between, find_flow, moved_clip, way
 from pipeline.params import Evaluate, FrameSize
 from pipeline.torch_setup import autocast
-from pipeline.models.checkpoints import fingerprint, load_gpt, load_tokenizer
 from pipeline.vqgan.model import Tokenizer
 
 ENCODED = 64  # moved frames that go through the tokenizer at once
