@@ -14,20 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pipeline.easing import load_easing
-from pipeline.inbetween.drawing import InBetweener
-from pipeline.inbetween.tokens import precompute
-from pipeline.trained.tokenizer import load_tokenizer
-from pipeline.training.transformer import TransformerTask
 
 from benchmarks.tokenizer_row import peak
 from pipeline import params, torch_setup
+from pipeline.easing import load_easing
 from pipeline.errors import run_main
 from pipeline.evaluation.candidates import Candidates
 from pipeline.evaluation.run import evaluate
+from pipeline.inbetween.drawing import InBetweener
+from pipeline.inbetween.tokens import precompute
+from pipeline.models.checkpoints import load_tokenizer
 from pipeline.records import write_json
 from pipeline.shards.loaders import ClipSet
 from pipeline.training.checkpoint import Resume
+from pipeline.training.gpt import GptTask
 from pipeline.training.loop import Plan, train
 
 DRAWINGS = {  # name -> mode, steps
@@ -50,7 +50,7 @@ def trained(settings: params.Params, project: Path, out: Path) -> tuple[InBetwee
         tokens = out / "tokens"  # at another pace than the project's
         precompute(tokenizer, project / "data/shards", tokens, encoding, device, precision)
     easing = load_easing(tokens)
-    task = TransformerTask(settings, tokens, tokenizer, device)
+    task = GptTask(settings, tokens, tokenizer, device)
     rules = settings.train
     plan = Plan(
         batch_size=rules.batch_size,

@@ -45,12 +45,12 @@ def contradictions(params: "Params") -> list[str]:
         found += _frame_contradictions(vqgan, ingest)
     if vqgan:
         found += _loss_contradictions(vqgan.loss, vqgan.trainer.batch_size)
-    if gpt and gpt.transformer_type in ("custom", "plain"):
-        if gpt.n_embd % gpt.n_head:
-            found.append(
-                f"transformer.n_embd = {gpt.n_embd}: expected a multiple of "
-                f"transformer.n_head = {gpt.n_head}"
-            )
+    own_sizes = gpt and gpt.transformer_type in ("custom", "plain")
+    if own_sizes and gpt.n_embd % gpt.n_head:
+        found.append(
+            f"transformer.n_embd = {gpt.n_embd}: expected a multiple of transformer.n_head = "
+            f"{gpt.n_head}"
+        )
     if gpt and train:
         found += _transformer_contradictions(gpt, train)
         found += _count_contradictions(gpt, vqgan, clips)

@@ -27,7 +27,6 @@ SIZES = {
     "transformer.transformer_type": "custom",
     "transformer.n_head": 4,
     "transformer.n_embd": 192,
-    "transformer.merge": 2,
 }
 
 
@@ -128,25 +127,16 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
     [
         ({"clip_chunk.min_frames": 26}, "clip_chunk.min_frames = 26: expected at most"),
         (
-            {"train.layout": "windowed", "train.mode": "maskgit"},
-            "train.mode = maskgit: expected seed with train.layout = windowed",
+            {"train.sequence": "sliding_window", "train.mode": "maskgit"},
+            "train.mode = maskgit: expected parallel with train.sequence = sliding_window",
         ),
         (
-            {"train.layout": "windowed", "train.key_dropout": 0.1},
-            "train.key_dropout = 0.1: expected 0 with train.layout = windowed",
-        ),
-        (
-            {"transformer.remaining_frames_method": "concat", "transformer.merge": 1},
-            "remaining_frames_method = concat: expected train.layout = windowed",
-        ),
-        (
-            {"transformer.remaining_frames_method": "token_type_ids"},
-            "transformer.merge = 2: expected 1 with transformer.remaining_frames_method",
+            {"transformer.remaining_frames_method": "concat"},
+            "remaining_frames_method = concat: expected train.sequence = sliding_window",
         ),
         (
             {
                 "transformer.remaining_frames_method": "token_type_ids",
-                "transformer.merge": 1,
                 "vqgan.vqvae.num_embeddings": 20,
             },
             "vqgan.vqvae.num_embeddings = 20: expected at least",
@@ -156,20 +146,12 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             "transformer.pretrained = gpt2: expected transformer.transformer_type to be one of",
         ),
         (
-            {"train.corruption": 0.5, "train.stop_ground_truth_after_epoch": 0},
-            "train.corruption = 0.5: expected train.stop_ground_truth_after_epoch above 0",
+            {"train.token_noise": 0.5, "train.stop_ground_truth_after_epoch": 0},
+            "train.token_noise = 0.5: expected train.stop_ground_truth_after_epoch above 0",
         ),
         (
             {"evaluate.decoding.mode": "maskgit"},
-            "evaluate.decoding.mode = maskgit: expected train.mode to be maskgit or all, not seed",
-        ),
-        (
-            {"evaluate.decoding.guidance": 1.5},
-            "evaluate.decoding.guidance = 1.5: expected 1, or train.key_dropout above 0",
-        ),
-        (
-            {"train.batch_method": "truncation"},
-            "train.batch_method = truncation: expected padding with transformer.moved_keys",
+            "evaluate.decoding.mode = maskgit: expected train.mode to be maskgit, not parallel",
         ),
         (
             {"train.perceptual_loss_weight": 1.0, "train.perceptual_loss": "vgg19"},
@@ -179,20 +161,10 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
         ({"ingest.height": 60}, "ingest.height = 60: expected a multiple of 8"),
         ({"ingest.width": 130}, "ingest.width = 130: expected a multiple of 8"),
         ({"vqgan.autoencoder.attention_resolution": [20]}, "attention_resolution = 20: expected"),
-        ({"transformer.n_embd": 190}, "transformer.n_embd = 190: expected a multiple of 4 "),
         (
-            {"transformer.n_head": 3, "transformer.n_embd": 198},
-            "n_embd = 198: expected a multiple of 12",
+            {"transformer.n_embd": 190},
+            "n_embd = 190: expected a multiple of transformer.n_head = 4",
         ),
-        (
-            {"transformer.merge": 4, "transformer.n_embd": 72},
-            "n_embd = 72: expected a multiple of 16",
-        ),
-        (
-            {"transformer.merge": 4, "ingest.height": 80},
-            "transformer.merge = 4: expected a divisor of the 10x16",
-        ),
-        ({"ingest.width": 72}, "transformer.merge = 2: expected a divisor of the 8x9 tokens"),
         ({"train.lr_start": 0.1}, "train.lr_start = 0.1: expected at most train.lr_max"),
         (
             {"evaluate.baselines": ["black"], "evaluate.video_metrics": ["model", "rife"]},

@@ -101,7 +101,7 @@ class GptTask(Task):
 
         matrices, others = [], []
         for module in self.module.modules():
-            for name, parameter in module.named_parameters(recurse=False):
+            for parameter in module.parameters(recurse=False):
                 is_matrix = parameter.dim() > 1 and not isinstance(module, nn.Embedding)
                 (matrices if is_matrix else others).append(parameter)
         adam = torch.optim.AdamW(
@@ -121,8 +121,8 @@ class GptTask(Task):
             return None
         if config.context_channels:
             raise UserError(
-                f"train.perceptual_loss_weight = {self.settings.perceptual_loss_weight:g}: expected "
-                "0 with a tokenizer that decodes with context"
+                f"train.perceptual_loss_weight = {self.settings.perceptual_loss_weight:g}: "
+                "expected 0 with a tokenizer that decodes with context"
             )
         chosen = {"perceptual_loss": self.settings.perceptual_loss}
         return perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)

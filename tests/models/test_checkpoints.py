@@ -4,23 +4,44 @@ import json
 
 import pytest
 import torch
-from pipeline.easing import EVEN, Easing
-from pipeline.inbetween.drawing import InBetweener
-from pipeline.trained.tokenizer import (
-    fingerprint,
-    load_tokenizer,
-    require_own_tokens,
-    save_tokenizer,
-    sign_tokens,
-)
-from pipeline.trained.transformer import Trained, load_gpt, save_gpt
-from pipeline.trained.weights import load_weights, save_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.models.checkpoints import (
+    fingerprint,
+    load_gpt,
+    load_tokenizer,
+    load_weights,
+    require_own_tokens,
+    save_gpt,
+    save_tokenizer,
+    save_weights,
+    sign_tokens,
+)
+from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
+from pipeline.models.vqgan.model import Tokenizer
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make_tokenizer(tiny):
+    def make(seed: int = 0) -> Tokenizer:
+        torch.manual_seed(seed)
+        settings = tiny()
+        return Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_gpt(tiny):
+    def make(changes: dict | None = None, context_channels: int = 0) -> FrameGpt:
+        torch.manual_seed(0)
+        return FrameGpt(GptConfig.from_params(tiny(changes), context_channels)).eval()
+
+    return make
 
 
 class Tied(nn.Module):
@@ -33,9 +54,8 @@ class Tied(nn.Module):
         self.register_buffer("counts", torch.rand(4))
 
 
-def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
-    settings = tiny()
-    tokenizer = untrained(settings).tokenizer
+def test_the_tokenizer_comes_back(tiny, make_tokenizer, tmp_path):
+    settings, tokenizer = tiny(), make_tokenizer()
     save_tokenizer(tokenizer, settings, tmp_path)
     loaded, size = load_tokenizer(tmp_path, CPU)
     assert size == settings.ingest.frame_size and not loaded.training
@@ -45,22 +65,27 @@ def test_the_tokenizer_comes_back(tiny, untrained, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("layout", ["clip", "windowed"])
-@pytest.mark.parametrize("merge", [1, 2])
-def test_the_transformer_comes_back(tiny, untrained, tmp_path, layout, merge):
-    changes = {"train.layout": layout, "transformer.merge": merge, "transformer.copying": True}
-    gpt = untrained(tiny(changes)).gpt
-    save_gpt(Trained(gpt, "abc", Easing(1.3, 0.4)), tmp_path)
-    loaded, *about = load_gpt(tmp_path, CPU)
-    assert about == ["abc", Easing(1.3, 0.4)]
+@pytest.mark.parametrize("sequence", ["full_clip", "sliding_window"])
+@pytest.mark.parametrize("kind", ["custom", "plain"])
+def test_the_transformer_comes_back(make_gpt, tmp_path, sequence, kind):
+    changes = {"train.sequence": sequence, "transformer.transformer_type": kind}
+    gpt = make_gpt(changes, context_channels=3)
+    features = torch.randn(2, 7, 32, 3)
+    gpt.fit_context(features + 1)
+    gpt.init_bias(torch.arange(16))
+    save_gpt(gpt, "abc", tmp_path)
+    loaded, tokenizer_sha256 = load_gpt(tmp_path, CPU)
+    assert tokenizer_sha256 == "abc"
     assert loaded.config == gpt.config and not loaded.training
-    frames, n = torch.randint(0, 16, (2, 2, 32)), torch.tensor([6, 7])
-    assert torch.equal(loaded(frames, frames[:, 1], n), gpt(frames, frames[:, 1], n))
+    assert not any(p.requires_grad for p in loaded.parameters())
+    frames = torch.randint(0, 16, (2, 2, 32))
+    cond = Conditioning(frames[:, 1], torch.tensor([6, 7]), features)
+    assert torch.equal(loaded(frames, cond), gpt(frames, cond))
 
 
-def test_same_weights_same_bytes(tiny, untrained, tmp_path):
+def test_same_weights_same_bytes(make_gpt, tmp_path):
     for name in "ab":
-        save_gpt(Trained(untrained(tiny()).gpt, "abc", EVEN), tmp_path / name)
+        save_gpt(make_gpt(), "abc", tmp_path / name)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -105,8 +130,8 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         load_weights(nn.Linear(3, 2), path)
 
 
-def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
-    save_gpt(Trained(untrained(tiny()).gpt, "abc", EVEN), tmp_path)
+def test_a_config_of_other_sizes_is_refused(make_gpt, tmp_path):
+    save_gpt(make_gpt(), "abc", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["gpt"]["n_layer"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -114,10 +139,10 @@ def test_a_config_of_other_sizes_is_refused(tiny, untrained, tmp_path):
         load_gpt(tmp_path, CPU)
 
 
-def test_a_position_table_that_is_too_short_is_named(tiny, untrained, tmp_path):
+def test_a_position_table_that_is_too_short_is_named(make_gpt, tmp_path):
     """As if the window of a trained model were made longer by hand."""
-    changes = {"train.layout": "windowed", "train.n_frames_before": 8}
-    save_gpt(Trained(untrained(tiny(changes)).gpt, "abc", EVEN), tmp_path)
+    changes = {"train.sequence": "sliding_window", "train.n_frames_before": 8}
+    save_gpt(make_gpt(changes), "abc", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["gpt"]["n_frames_before"] = 40
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -125,28 +150,39 @@ def test_a_position_table_that_is_too_short_is_named(tiny, untrained, tmp_path):
         load_gpt(tmp_path, CPU)
 
 
-def test_a_config_of_another_version_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"layout": "clip"}')
-    with pytest.raises(UserError, match=r"another version .*run `dvc repro gpt2_train`"):
+@pytest.mark.parametrize(
+    "gpt", [None, {"layout": "clip"}, {"merge": 2}, {"n_layer": None}], ids=str
+)
+def test_a_transformer_of_another_version_is_one_sentence(make_gpt, tmp_path, gpt):
+    """No sizes at all, keys that are unknown, and a key that is missing."""
+    config = {"tokenizer": "abc"}
+    if gpt is not None:
+        config["gpt"] = {
+            k: v for k, v in (make_gpt().config.to_dict() | gpt).items() if v is not None
+        }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"^.*config\.json was written by .*run `dvc repro`$"):
         load_gpt(tmp_path, CPU)
 
 
-def test_tokens_and_transformers_of_another_tokenizer_are_refused(tiny, untrained, tmp_path):
-    settings = tiny()
-    one, other, tokens, gpt = (tmp_path / name for name in ("one", "other", "tokens", "gpt"))
-    model = untrained(settings)
-    save_tokenizer(model.tokenizer, settings, one)
-    save_gpt(Trained(model.gpt, fingerprint(one), Easing(0.7)), gpt)
+def test_a_tokenizer_of_another_version_is_one_sentence(tiny, make_tokenizer, tmp_path):
+    save_tokenizer(make_tokenizer(), tiny(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vqgan"]["autoencoder"]["old_key"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"another version \(autoencoder.old_key: .*`dvc repro`$"):
+        load_tokenizer(tmp_path, CPU)
+
+
+def test_tokens_of_another_tokenizer_are_refused(tiny, make_tokenizer, tmp_path):
+    one, other, tokens = (tmp_path / name for name in ("one", "other", "tokens"))
+    save_tokenizer(make_tokenizer(0), tiny(), one)
+    save_tokenizer(make_tokenizer(1), tiny(), other)
+    assert fingerprint(one) != fingerprint(other)
     with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
         require_own_tokens(tokens, one)
     tokens.mkdir()
     sign_tokens(tokens, one)
     require_own_tokens(tokens, one)
-    assert InBetweener.load(one, gpt, CPU, "float32").easing == Easing(0.7)
-    with torch.no_grad():
-        model.tokenizer.shortcut.decode.bias.add_(0.1)
-    save_tokenizer(model.tokenizer, settings, other)
     with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
         require_own_tokens(tokens, other)
-    with pytest.raises(UserError, match=r"was trained on the tokens of another tokenizer than"):
-        InBetweener.load(other, gpt, CPU, "float32")

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_weights
 from pipeline.training.contract import Loss, Player, Task, weighted_means
 
-DROPOUT = {"transformer.resid_pdrop": 0.1, "transformer.copying": True}
+DROPOUT = {"transformer.resid_pdrop": 0.1}
 TASKS = {
     "tokenizer": (
         "tokenizer_task",
@@ -20,11 +20,8 @@ TASKS = {
             "vqgan.autoencoder.dropout": 0.1,
         },
     ),
-    "clip": ("transformer_task", DROPOUT | {"train.layout": "clip"}),
-    "windowed": (
-        "transformer_task",
-        DROPOUT | {"train.layout": "windowed", "transformer.merge": 2},
-    ),
+    "full_clip": ("gpt_task", DROPOUT | {"train.sequence": "full_clip"}),
+    "sliding_window": ("gpt_task", DROPOUT | {"train.sequence": "sliding_window"}),
 }
 
 

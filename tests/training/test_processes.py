@@ -23,15 +23,15 @@ from pipeline.training.processes import ALONE, Processes
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-COPYING = {"transformer.copying": True, "train.stop_ground_truth_after_epoch": 1}
+OWN_FRAMES = {"train.stop_ground_truth_after_epoch": 1}
 ALIKE = {  # name: kind, its own keys, plan of each of two processes
     "little": ("little", {"rows": 13}, {"batch_size": 3, "accumulation_size": 1}),
     "gathered": ("little", {"rows": 17}, {"batch_size": 2, "accumulation_size": 2}),
     "few_rows": ("little", {"rows": 6}, {"batch_size": 8, "accumulation_size": 1}),
-    "clip": ("transformer", {"changes": COPYING}, {"batch_size": 2}),
-    "windowed": (
+    "full_clip": ("transformer", {"changes": OWN_FRAMES}, {"batch_size": 2}),
+    "sliding_window": (
         "transformer",
-        {"changes": COPYING | {"train.layout": "windowed"}},
+        {"changes": OWN_FRAMES | {"train.sequence": "sliding_window"}},
         {"batch_size": 2},
     ),
 }
@@ -50,17 +50,15 @@ ALIKE |= {
 }
 DROPOUT = {"transformer.resid_pdrop": 0.2}
 CHANCE = {  # all that draws random numbers
-    "train.mode": "all",
-    "train.corruption": 0.5,
-    "train.key_dropout": 0.3,
+    "train.mode": "maskgit",
+    "train.batch_method": "truncation",
+    "train.token_noise": 0.5,
     "train.stop_ground_truth_after_epoch": 1,
-    "transformer.moved_keys": True,
-    "transformer.copying": True,
 }
 KILLED = {
     "little_dropout": ("little", {"rows": 13, "dropout": 0.3}, {"batch_size": 3}),
-    "clip_dropout": ("transformer", {"changes": DROPOUT}, {"batch_size": 2}),
-    "clip_modes": ("transformer", {"changes": CHANCE}, {"batch_size": 2}),
+    "full_clip_dropout": ("transformer", {"changes": DROPOUT}, {"batch_size": 2}),
+    "full_clip_chance": ("transformer", {"changes": CHANCE}, {"batch_size": 2}),
 }
 
 
@@ -219,7 +217,6 @@ def stage_folder(folder: Path, settings, tokens: Path) -> Path:
     size = settings.ingest.height, settings.ingest.width
     save_tokenizer(Tokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
     sign_tokens(folder / "data/tokens", folder / "models/vqgan")
-    save_easing(EVEN, folder / "data/tokens")
     return folder
 
 

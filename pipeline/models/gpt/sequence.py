@@ -54,7 +54,7 @@ def pad(clips: Sequence[Tensor]) -> Tensor:
 def truncated_frames(
     lengths: Sequence[int], longest: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Truncation (thesis, figure 17): the numbers of the frames that stay, ascending, for each clip.
+    """Truncation (thesis, figure 17): for each clip the numbers of the frames that stay, ascending.
 
     All clips get as many frames as the shortest of `lengths`. The first and the last frame stay,
     inner frames are dropped at random. generator: on the CPU; how far it advances depends only on

@@ -39,23 +39,23 @@ def fresh(tiny, **changes) -> FrameGpt:
     return FrameGpt(GptConfig.from_params(tiny(plain | dotted))).eval()
 
 
-def test_the_windowed_model_gives_what_the_published_one_gives(tiny, published):
+def test_a_sliding_window_gives_what_the_published_one_gives(tiny, published):
     theirs, folder = published(rows=1024, vocabulary=16)
-    model = fresh(tiny, train__layout="windowed")
+    model = fresh(tiny, train__sequence="sliding_window")
     assert load_pretrained(model.gpt, str(folder)), "16 codes, 16 rows: the table was taken"
-    codes = torch.randint(0, 16, (1, 3, 32), generator=torch.Generator().manual_seed(0))
-    frames, last = codes[:, 1:], codes[:, 0]
+    ids = torch.randint(0, 16, (1, 3, 32), generator=torch.Generator().manual_seed(0))
+    cond = Conditioning(ids[:, 0], torch.tensor([6]))
     with torch.no_grad():
-        found = model(frames, last, torch.tensor([6]))[0, 0]  # N V
-        hidden = theirs(codes.flatten(1)).last_hidden_state[0, -32:]
-    assert torch.allclose(found, hidden @ theirs.wte.weight.T, atol=1e-5)
+        logits = model(ids[:, 1:], cond)[0, 0]  # N V
+        hidden = theirs(ids.flatten(1)).last_hidden_state[0, -32:]
+    assert torch.allclose(logits, hidden @ theirs.wte.weight.T, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [40, 1024])
 def test_a_table_that_is_too_short_grows_and_keeps_its_rows(tiny, published, rows):
     theirs, folder = published(rows=rows, vocabulary=50)
     before = 40  # (40 + 1) * 32 positions
-    model = fresh(tiny, train__layout="windowed", train__n_frames_before=before)
+    model = fresh(tiny, train__sequence="sliding_window", train__n_frames_before=before)
     started = model.gpt.wte.weight.clone()
     assert not load_pretrained(model.gpt, str(folder)), "50 rows are no table of 16 codes"
     table = model.gpt.wpe.weight
@@ -65,15 +65,17 @@ def test_a_table_that_is_too_short_grows_and_keeps_its_rows(tiny, published, row
     assert torch.equal(model.gpt.wte.weight, started)
     frames = torch.randint(0, 16, (1, before, 32))
     with torch.no_grad():
-        assert model(frames, frames[:, 0], torch.tensor([60])).isfinite().all()
+        assert model(frames, Conditioning(frames[:, 0], torch.tensor([60]))).isfinite().all()
 
 
-def test_the_clip_layout_takes_the_blocks(tiny, published):
+def test_a_full_clip_takes_the_blocks_and_the_mean_position(tiny, published):
     theirs, folder = published(rows=1024, vocabulary=50)
     model = fresh(tiny)
     load_pretrained(model.gpt, str(folder))
     for ours, their in zip(model.gpt.h.parameters(), theirs.h.parameters(), strict=True):
         assert torch.equal(ours, their)
+    mean = theirs.wpe.weight.mean(0, keepdim=True)
+    assert torch.allclose(model.gpt.wpe.weight, mean), "row 0 is an outlier in GPT-2"
 
 
 def test_other_sizes_are_named(tiny, published):
