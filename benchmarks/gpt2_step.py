@@ -26,8 +26,8 @@ from benchmarks.lines import line, show
 from pipeline import params, presets, schema, torch_setup
 from pipeline.errors import run_main
 from pipeline.models.gpt.sampling import Decoding, generate
-from pipeline.training.gpt import GptTask
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.training.gpt import GptTask
 
 FRAMES = 20  # of every clip
 CHANNELS = 16  # context channels
