@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -28,6 +29,8 @@ from pipeline.models.gpt.sampling import Decoding
 from pipeline.sources.encode import write_video
 
 MODELS = ("models/vqgan", "models/gpt2")
+# Keyframes that differ by more grey levels, of which the flow explains less, are taken for a cut.
+CUT_CHANGE, CUT_EXPLAINED = 20.0, 0.15
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 # Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
 EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
@@ -48,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.ease:
         model.easing = _easing(given.ease, model)
     segments = keyframes.segments(pictures, given.on)
+    for line in _warnings(model, pictures, segments):
+        print(line, file=sys.stderr)
     samples = given.best_of or given.samples
     with progress.bar(
         what="drawing", unit="frame", total=keyframes.frames_to_draw(segments) * samples
@@ -207,6 +212,26 @@ def output_size(wish: str, picture: tuple[int, int], ingest: params.FrameSize) -
     else:
         raise UserError(f"--size {wish}: expected model, input, or HxW such as 256x512")
     return max(16, size[0] - size[0] % 2), max(16, size[1] - size[1] % 2)
+
+
+def _warnings(
+    model: InBetweener, pictures: dict[int, np.ndarray], segments: list[Segment]
+) -> Iterator[str]:
+    """A line for each pair of given frames that has nothing in common."""
+    if not model.has_context:
+        return
+    size = (model.ingest.height, model.ingest.width, model.ingest.fit)
+    for segment in segments:
+        if not segment.drawn:
+            continue
+        ends = [frames.fit(pictures[k], *size) for k in (segment.first, segment.last)]
+        first, last = (torch.from_numpy(np.ascontiguousarray(end)) for end in ends)
+        change = float((first.float() - last.float()).abs().mean())
+        if change > CUT_CHANGE and model.explained_share(first, last) < CUT_EXPLAINED:
+            yield (
+                f"frames {segment.first} and {segment.last} have little in common (a cut?): what "
+                "lies between is drawn as a cross-fade"
+            )
 
 
 def _samples(

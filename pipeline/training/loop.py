@@ -237,11 +237,15 @@ class _Run:
         A batch is one of all processes: without gradients it takes less room than one of training.
         """
         self.task.module.eval()
-        rows = list(range(self.task.size("val")))
         size = self.plan.batch_size * self.processes.count
-        starts = range(0, min(len(rows), VALIDATION_BATCHES * size), size)
+        # Spread over all videos: rows lie in the order of the videos.
+        count = self.task.size("val")
+        step = max(1, -(-count // (VALIDATION_BATCHES * size)))
+        rows = list(range(0, count, step))
         with torch.no_grad():
-            found = self.task.validate([rows[i : i + size] for i in starts])
+            found = self.task.validate(
+                [rows[i : i + size] for i in range(0, len(rows), size)]
+            )
         found = self.processes.collect(found)[0]
         wrong = [f"val {name}" for name, value in found.items() if not math.isfinite(value)]
         if wrong:
