@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import scenarios
 import torch
-from pipeline.easing import EVEN, save_easing
 
 from pipeline import tracking
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_tokenizer, sign_tokens
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, _Run
