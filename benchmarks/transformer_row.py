@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pipeline.easing import load_easing
+from pipeline.inbetween.drawing import InBetweener
+from pipeline.inbetween.tokens import precompute
 
 from benchmarks.tokenizer_row import peak
 from pipeline import params, torch_setup
-from pipeline.easing import load_easing
 from pipeline.errors import run_main
 from pipeline.evaluation.candidates import Candidates
 from pipeline.evaluation.run import evaluate
-from pipeline.inbetween.drawing import InBetweener
-from pipeline.inbetween.tokens import precompute
 from pipeline.models.checkpoints import load_tokenizer
 from pipeline.records import write_json
 from pipeline.shards.loaders import ClipSet

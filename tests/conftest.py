@@ -119,7 +119,7 @@ def write_tokens() -> Callable:
 def untrained(moving) -> Callable:
     """Random networks of the settings; the tokenizer started from pictures, so it sees a little."""
     import torch
-    from pipeline.inbetween.drawing import InBetweener
+    from pipeline.inference.inbetweener import InBetweener
 
     from pipeline import frames
     from pipeline.models.gpt.model import FrameGpt, GptConfig

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pipeline.inbetween.timeline import Segment, given_frames, segments, steps
+from pipeline.inference.keyframes import Segment, frames_to_draw, given_frames, segments
 
 from pipeline.errors import UserError
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from pipeline.motion import warp
+from pipeline.models.flow import warp
 
 from pipeline.errors import UserError
 from pipeline.pretrained import rife as rife_module
