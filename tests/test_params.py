@@ -178,7 +178,7 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
         ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
         (
             {"ingest.height": 16, "vqgan.loss.perceptual_loss": "none"},
-            "evaluate.lpips_network = alexnet: frames have a side of 16 pixels, expected at least 31",
+            "evaluate.lpips_network = alexnet: frames have a side of 16 pixels, expected at",
         ),
         (
             {
