@@ -26,11 +26,11 @@ from benchmarks.lines import line, show
 from pipeline import params, presets, schema, torch_setup
 from pipeline.errors import run_main
 from pipeline.models.gpt.sampling import Decoding, generate
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.training.gpt import GptTask
 
 FRAMES = 20  # of every clip
-CHANNELS = 16  # context channels
 ROWS = {  # name -> changes of params.yaml
     "step": {
         "sliding_window": {"train": {"sequence": "sliding_window"}},
@@ -60,7 +60,12 @@ def make_task(changes: dict, batch: int, threads: int, device: str) -> GptTask:
     content = presets.merged(presets.merged(params.read_yaml(), BASE), base)
     settings = params.parse(presets.merged(content, changes))
     chosen = torch_setup.prepare(settings.base)
-    tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
+    size = settings.ingest.height, settings.ingest.width
+    if settings.vqgan.context == "keyframes":
+        tokenizer = KeyframeTokenizer(settings.vqgan, *size)
+        channels = tokenizer.context_channels
+    else:
+        tokenizer, channels = Tokenizer(settings.vqgan, *size), 0
     tokenizer = tokenizer.to(chosen).eval().requires_grad_(False)
     rows, columns = settings.grid
     n_tokens = FRAMES * rows * columns
@@ -72,7 +77,7 @@ def make_task(changes: dict, batch: int, threads: int, device: str) -> GptTask:
                 ids = torch.randint(
                     settings.vqgan.vqvae.num_embeddings, (n_tokens,), generator=generator
                 )
-                features = torch.randn(n_tokens, CHANNELS, generator=generator).half()
+                features = torch.randn(n_tokens, channels, generator=generator).half()
                 row = {"clip_id": f"{split}-{k}", "flipped": False, "reversed": False}
                 row |= {"n_frames": FRAMES, "tokens": ids.numpy()}
                 table.append(row | {"features": features.numpy().tobytes()})

@@ -5,6 +5,7 @@ TINY = {
     "ingest": {"height": 16, "width": 32, "fit": "squeeze"},  # 4x8 tokens of 4x4 pixels
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
     "vqgan": {
+        "context": "none",
         "vqvae": {
             "quantizer": "ema",
             "beta": 0.25,
@@ -49,7 +50,7 @@ TINY = {
             "ema_decay": 0.0,
         },
     },
-    "token_precompute": {"batch_size": 4, "easing": True},
+    "token_precompute": {"batch_size": 4},
     "transformer": {
         "transformer_type": "custom",
         "n_layer": 2,
@@ -85,10 +86,7 @@ TINY = {
             "top_k": 0,
             "top_p": 1.0,
         },
-        "decode": "expected",
-        "sharpness": 1.5,
-        "detail": "keys",
-        "baselines": ["black", "hold_first", "hold_nearest", "cross_fade", "round_trip", "seed"],
+        "baselines": ["black", "hold_first", "hold_nearest", "cross_fade", "round_trip"],
         "lpips_network": "none",
         "fid_network": "none",
         "video_metrics": [],

@@ -19,6 +19,7 @@ from pipeline.models.checkpoints import (
     save_weights,
     sign_tokens,
 )
+from pipeline.models.flow import Easing
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
 from pipeline.models.vqgan.model import Tokenizer
 
@@ -56,9 +57,10 @@ class Tied(nn.Module):
 
 def test_the_tokenizer_comes_back(tiny, make_tokenizer, tmp_path):
     settings, tokenizer = tiny(), make_tokenizer()
-    save_tokenizer(tokenizer, settings, tmp_path)
-    loaded, size = load_tokenizer(tmp_path, CPU)
+    save_tokenizer(tokenizer, settings, tmp_path, Easing(1.3, 0.4))
+    loaded, size, method, easing = load_tokenizer(tmp_path, CPU)
     assert size == settings.ingest.frame_size and not loaded.training
+    assert method == settings.flow.method and easing == Easing(1.3, 0.4)
     assert not any(p.requires_grad for p in loaded.parameters())
     images = torch.rand(2, 3, 16, 32)
     assert torch.equal(loaded.encode(images), tokenizer.encode(images))

@@ -41,11 +41,11 @@ def tokens(tmp_path_factory, write_tokens) -> Path:
 
 @pytest.fixture
 def tokenizer_task(tiny, shards) -> Callable:
-    from pipeline.training.tokenizer import TokenizerTask
+    from pipeline.training.vqgan import ImageTask
 
-    def make(changes: dict | None = None, seed: int = 1) -> TokenizerTask:
+    def make(changes: dict | None = None, seed: int = 1) -> ImageTask:
         torch.manual_seed(seed)
-        return TokenizerTask(tiny(changes), shards, CPU)
+        return ImageTask(tiny(changes), shards, CPU)
 
     return make
 
