@@ -24,13 +24,13 @@ from pipeline.errors import UserError, run_main
 from pipeline.inference import keyframes
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import Segment
-from pipeline.models.flow import MAX_EXPONENT, Easing
+from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share
 from pipeline.models.gpt.sampling import Decoding
 from pipeline.sources.encode import write_video
 
 MODELS = ("models/vqgan", "models/gpt2")
-# Keyframes that differ by more grey levels, of which the flow explains less, are taken for a cut.
-CUT_CHANGE, CUT_EXPLAINED = 20.0, 0.15
+# Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
+CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 # Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
 EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
@@ -227,10 +227,10 @@ def _warnings(
         ends = [frames.fit(pictures[k], *size) for k in (segment.first, segment.last)]
         first, last = (torch.from_numpy(np.ascontiguousarray(end)) for end in ends)
         change = float((first.float() - last.float()).abs().mean())
-        if change > CUT_CHANGE and model.explained_share(first, last) < CUT_EXPLAINED:
+        if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
             yield (
-                f"frames {segment.first} and {segment.last} have little in common (a cut?): what "
-                "lies between is drawn as a cross-fade"
+                f"frames {segment.first} and {segment.last} have little in common, as across a "
+                "cut: what lies between is drawn as a cross-fade; cut there, or give a frame between"
             )
 
 

@@ -184,16 +184,6 @@ class InBetweener:
                 self._flows.popitem(last=False)
         return self._flows[key]
 
-    @torch.no_grad()
-    def explained_share(self, first: torch.Tensor, last: torch.Tensor) -> float:
-        """Of what differs between keyframes uint8 `H W 3`, how much their flow explains, in [0, 1].
-
-        Near 0 they have nothing in common, as across a cut, and are drawn as a cross-fade.
-        """
-        context = self.context(first, last, 3, torch.tensor([1]))
-        change = (context.first - context.last).abs().mean(1, keepdim=True)
-        return float((context.confidence * change).sum() / change.sum().clamp_min(1e-6))
-
     def context(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: int, numbers: torch.Tensor
     ) -> Context:

@@ -210,6 +210,17 @@ def flow_at(flow: Flow, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     return to_first, to_last
 
 
+def consistent_share(flow: Flow) -> float:
+    """Share of the pixels that come back to where they were, there and back along the flow.
+
+    Of two frames of a shot most do; across a cut hardly any (0.05 in the median of pairs of
+    unrelated cartoon frames, 0.6 of clips' ends; docs/results/transformer.md).
+    """
+    there_and_back = flow.forward + warp(flow.backward, flow.forward)
+    tolerance = 1 + 0.05 * flow.forward.norm(dim=1)  # pixels
+    return float((there_and_back.norm(dim=1) < tolerance).float().mean())
+
+
 def interpolate(
     first: torch.Tensor, last: torch.Tensor, n_frames: int, flow: Flow, exponent: float = 1.0
 ) -> torch.Tensor:
