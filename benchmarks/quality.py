@@ -57,7 +57,15 @@ ROWS: dict[str, dict] = {
         "vqgan.trainer.gen_lr": 1.0e-3,
     },
 }
-CANDIDATES = ("model", "without_codes", "untrained", "round_trip", "cross_fade", "optical_flow", "rife")
+CANDIDATES = (
+    "model",
+    "without_codes",
+    "untrained",
+    "round_trip",
+    "cross_fade",
+    "optical_flow",
+    "rife",
+)
 
 
 def main() -> None:
@@ -79,7 +87,9 @@ def main() -> None:
             for seed in given.seeds:
                 row = ROWS.get(name, {}) | changes | {"base.seed": seed}
                 result = {"name": name, "times": factor, "seed": seed}
-                result |= run_row(row, factor, given.data.resolve(), given.keep, f"{name}-{factor:g}-{seed}")
+                result |= run_row(
+                    row, factor, given.data.resolve(), given.keep, f"{name}-{factor:g}-{seed}"
+                )
                 results.append(result)
                 print_table(result)
                 if given.out:
@@ -142,13 +152,17 @@ def groups(folder: Path) -> dict:
 def print_table(result: dict) -> None:
     metrics, psnr = result["metrics"], result["groups"]
     minutes = sum(result["seconds"].values()) / 60
-    print(f"\n{result['name']}, epochs x {result['times']:g}, seed {result['seed']}: {minutes:.1f} min")
+    print(
+        f"\n{result['name']}, epochs x {result['times']:g}, seed {result['seed']}: {minutes:.1f} min"
+    )
     print(f"{'':16}{'low':>7}{'middle':>8}{'high':>7}{'all':>7}  LPIPS high   all  motion high")
     for name in CANDIDATES:
         if name not in psnr["all"]:
             continue
         high, every = (
-            metrics[f"inbetween{suffix}"] if name == "model" else metrics[f"baselines{suffix}"][name]
+            metrics[f"inbetween{suffix}"]
+            if name == "model"
+            else metrics[f"baselines{suffix}"][name]
             for suffix in ("_high_motion", "")
         )
         print(

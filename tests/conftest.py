@@ -119,9 +119,9 @@ def write_tokens() -> Callable:
 def untrained(moving) -> Callable:
     """Random networks of the settings; the tokenizer started from pictures, so it sees a little."""
     import torch
-    from pipeline.inference.inbetweener import InBetweener
 
     from pipeline import frames
+    from pipeline.inference.inbetweener import InBetweener
     from pipeline.models.gpt.model import FrameGpt, GptConfig
     from pipeline.models.vqgan.model import Tokenizer
 

@@ -188,7 +188,7 @@ class InBetweener:
         self, first: torch.Tensor, last: torch.Tensor, n_frames: int, numbers: torch.Tensor
     ) -> Context:
         """Of the frames `numbers` (K) of a clip between keyframes uint8 `H W 3`."""
-        flow = Flow(*(x.to(self.device) for x in self.flow(first, last)))
+        flow = self.flow(first, last).to(self.device)
         ends = [frames.to_float(x[None].to(self.device)) for x in (first, last)]
         time = (numbers / (n_frames - 1)).view(-1, 1, 1, 1).to(self.device)
         exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)
@@ -284,7 +284,7 @@ class InBetweener:
         if shown[0].shape[1:3] == first.shape[:2]:
             return self.tokenizer.decode(codes, context)
         size = tuple(shown[0].shape[1:3])
-        flow = Flow(*(x.to(self.device) for x in self.flow(first, last).resize(size)))
+        flow = self.flow(first, last).resize(size).to(self.device)
         ends = [frames.to_float(x[k : k + 1].to(self.device)) for x in shown]
         ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
         exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)

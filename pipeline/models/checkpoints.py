@@ -57,8 +57,10 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
         method, easing = content["flow"]["method"], Easing(**content["flow"]["easing"])
     except (KeyError, TypeError, ValidationError) as error:
         raise _other_version(path, error) from None
-    kind = KeyframeTokenizer if vqgan.context == "keyframes" else Tokenizer
-    tokenizer = kind(vqgan, ingest.height, ingest.width)
+    if vqgan.context == "keyframes":
+        tokenizer = KeyframeTokenizer(vqgan, ingest.height, ingest.width, method)
+    else:
+        tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
     load_weights(tokenizer, folder / "model.safetensors")
     if vqgan.context == "none":
         tokenizer = tokenizer.to(memory_format=torch.channels_last)

@@ -3,7 +3,8 @@
 A row is an inner frame of a clip. Its keyframes are the clip's ends, or, in training, those of a
 shorter span of the clip around it: any two frames of a scene are keyframes of what lies between.
 What happens to a row is a function of (seed, epoch, row): mirrored, run backwards, moved by some
-pixels, another span. Flow is found once for each span and kept as float16 (65 kB at 64x128).
+pixels, another span. Flow is found once for each span and kept as float16 (65 kB
+at 64x128, 311 kB with that of RIFE).
 """
 
 from collections.abc import Sequence
@@ -73,21 +74,20 @@ class KeyframeSet:
         self.changes = [self._change(span) for span in self.spans]
 
     def _flows(self, estimator: FlowEstimator, workers: int, split: str) -> torch.Tensor:
-        """float16 `S 4 H W`, of all spans."""
-        height, width, _ = self.clips.shape
-        flows = torch.empty(len(self.spans), 4, height, width, dtype=torch.float16)
-        with progress.bar(what=f"optical flow, {split}", unit="span", total=len(flows)) as bar:
-            for start in range(0, len(self.spans), FLOW_CHUNK):
+        """float16 `S 4+5K H W`, of all spans."""
+        flows = []
+        total = len(self.spans)
+        with progress.bar(what=f"optical flow, {split}", unit="span", total=total) as bar:
+            for start in range(0, total, FLOW_CHUNK):
                 spans = self.spans[start : start + FLOW_CHUNK]
                 views = [self.clips.view(span.clip) for span in spans]
                 pairs = [
                     (view[span.first].copy(), view[span.last].copy())
                     for view, span in zip(views, spans, strict=True)
                 ]
-                for k, flow in enumerate(estimator.pairs(pairs, workers), start):
-                    flows[k] = torch.cat(flow, 1)[0]
+                flows += [flow.pack().half() for flow in estimator.pairs(pairs, workers)]
                 bar.update(len(spans))
-        return flows
+        return torch.cat(flows)
 
     def _change(self, span: Span) -> float:
         """Mean absolute difference of the keyframes, in grey levels."""
@@ -134,21 +134,20 @@ class KeyframeSet:
             if rng is not None:
                 image, flow, time = _augmented(image, flow, time, rng, shift)
             images.append(image)
-            flows.append(torch.cat(flow, 1))
+            flows.append(flow.pack())
             times.append(time)
             exponents.append(self.easing.exponent_of(self.changes[number]))
         first, frame, last = frames.to_float(torch.stack(images, 1).to(device))  # 3 B 3 H W
-        flow = torch.cat(flows).to(device)  # B 4 H W
+        flow = Flow.unpack(torch.cat(flows).to(device))
         time, exponent = (
             torch.tensor(x, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
             for x in (times, exponents)
         )
-        context = make_context(first, last, Flow(flow[:, :2], flow[:, 2:]), time, exponent)
+        context = make_context(first, last, flow, time, exponent)
         return FrameBatch(frame, context)
 
     def _flow(self, number: int) -> Flow:
-        flow = self.flows[number : number + 1].float()
-        return Flow(flow[:, :2], flow[:, 2:])
+        return Flow.unpack(self.flows[number : number + 1].float())
 
     def _around(self, clip: int, frame: int, rng: np.random.Generator) -> int:
         """One of the spans in which `frame` is an inner one; the whole clip is."""
@@ -170,5 +169,5 @@ def _augmented(
         rows = (torch.arange(images.shape[1]) + down).clamp(0, images.shape[1] - 1)
         columns = (torch.arange(images.shape[2]) + right).clamp(0, images.shape[2] - 1)
         images = images[:, rows][:, :, columns]
-        flow = Flow(*(x[:, :, rows][..., columns] for x in flow))
+        flow = Flow.unpack(flow.pack()[:, :, rows][..., columns])
     return images, flow, time

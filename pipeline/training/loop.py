@@ -243,9 +243,7 @@ class _Run:
         step = max(1, -(-count // (VALIDATION_BATCHES * size)))
         rows = list(range(0, count, step))
         with torch.no_grad():
-            found = self.task.validate(
-                [rows[i : i + size] for i in range(0, len(rows), size)]
-            )
+            found = self.task.validate([rows[i : i + size] for i in range(0, len(rows), size)])
         found = self.processes.collect(found)[0]
         wrong = [f"val {name}" for name, value in found.items() if not math.isfinite(value)]
         if wrong:

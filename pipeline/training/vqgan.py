@@ -313,7 +313,8 @@ class KeyframeTask(VqganTask):
             self.easing, self.easing_gain = fit_easing(*self.frames["train"].whole_clips())
         for split in self.frames.values():
             split.easing = self.easing
-        self._build(KeyframeTokenizer(self.settings, settings.ingest.height, settings.ingest.width))
+        size = (settings.ingest.height, settings.ingest.width)
+        self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
         torch_setup.compiled(self.tokenizer.decoder, settings.base)
         self._start()
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pipeline.inference.keyframes import Segment, frames_to_draw, given_frames, segments
 
 from pipeline.errors import UserError
+from pipeline.inference.keyframes import Segment, given_frames, segments
 
 A, B, M = Path("a.png"), Path("b.png"), Path("mid.png")
 

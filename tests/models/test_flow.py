@@ -161,12 +161,26 @@ def test_other_methods_find_the_motion_too(method):
     assert flow.backward[0, 0, 18:30, 36:44].median() == pytest.approx(-12, abs=2)
 
 
-def test_mixing_prefers_the_flow_that_agrees_with_the_pictures():
-    first, last = as_float(square_at(20)), as_float(square_at(32))
-    right, wrong = torch.zeros(1, 2, HEIGHT, WIDTH), torch.zeros(1, 2, HEIGHT, WIDTH)
-    right[:, 0], wrong[:, 0] = 12.0, -20.0
-    mixed = flow_module._by_agreement(right, wrong, first, last)
-    assert mixed[0, 0, 20:28, 24:32].mean() > 10
+@pytest.mark.parametrize("method", ["rife", "mixed"])
+def test_the_flows_of_rife_between_the_keyframes(method):
+    """Even timing, sizes, mirroring and reversal of what is interpolated between its anchors."""
+    first, last = square_at(20), square_at(32)
+    flow = FlowEstimator(method)(first.numpy(), last.numpy())
+    assert torch.equal(Flow.unpack(flow.pack()).anchors, flow.anchors)
+    a, b = as_float(first), as_float(last)
+
+    def shown(a, b, flow, time):
+        return make_context(a, b, flow, at(time), torch.tensor(2.0)).rife
+
+    for time in (0.1, 0.5, 0.8):
+        picture = (shown(a, b, flow, time)[0].movedim(0, -1) + 1) * 127.5
+        assert centre(picture) == pytest.approx(27.5 + 12 * time, abs=1.5)
+    plain = shown(a, b, flow, 0.3)
+    mirrored = shown(a.flip(-1), b.flip(-1), flow.mirror(), 0.3).flip(-1)
+    assert torch.allclose(mirrored, plain, atol=1e-4)
+    assert torch.allclose(shown(b, a, flow.reverse(), 0.7), plain, atol=1e-4)
+    large = flow.resize((2 * HEIGHT, 2 * WIDTH))
+    assert large.anchors[0, :, 0].mean() == pytest.approx(2 * float(flow.anchors[0, :, 0].mean()))
 
 
 # Easing: two numbers, found again in clips that keep them.

@@ -23,11 +23,10 @@ from pipeline.models.flow import Context, resize_flow, warp
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
 from pipeline.params import Vqgan as Settings
 
-CANDIDATES = 6  # first, last, both warped, eased warp, eased warp + difference
 PIXELS = 4  # a side, that the decoder's finest level sees as channels
-# Logits of the mix before training: with codes the last candidate is shown, whatever they say.
-START_LOGITS = (0.0, 0.0, 0.0, 0.0, 4.0, 5.0)
-START_MIX = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+# Logits of the last two candidates before training, the eased warp and that with the codes'
+# difference added. The others have 0. What is shown then is the last one, whatever they say.
+START_LOGITS = (4.0, 5.0)
 OUTPUT_GAIN = 4.0  # of the last layer, which starts at zero: learns faster under AdamW
 MAX_CORRECTION = 16.0  # pixels by which a unit of the last layer corrects the flow
 
@@ -35,7 +34,7 @@ MAX_CORRECTION = 16.0  # pixels by which a unit of the last layer corrects the f
 class DecoderOutput(NamedTuple):
     """How a frame is composed, at the model's size."""
 
-    mix: torch.Tensor  # B 6 H W, shares of the candidates, which add up to 1
+    mix: torch.Tensor  # B K H W, shares of the candidates, which add up to 1
     residual: torch.Tensor  # B 3 H W
     correction: torch.Tensor  # B 4 H W: of the flow to the first and to the last, in pixels
     difference: torch.Tensor  # B 3 H W: what the codes say
@@ -44,7 +43,10 @@ class DecoderOutput(NamedTuple):
 class KeyframeTokenizer(nn.Module):
     """Encoder, quantizer and decoder for frames between two keyframes."""
 
-    def __init__(self, settings: Settings, height: int, width: int) -> None:
+    def __init__(
+        self, settings: Settings, height: int, width: int, flow_method: str = "dis"
+    ) -> None:
+        """flow_method: with `rife` and `mixed` frames are mixed of RIFE's warps, too."""
         super().__init__()
         sizes, dim = settings.keyframes, settings.vqvae.embedding_dim
         patch = sizes.patch_size
@@ -60,7 +62,7 @@ class KeyframeTokenizer(nn.Module):
             self.to_vectors.requires_grad_(False)
             self.to_difference.requires_grad_(False)
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
-        self.decoder = Synthesis(sizes.channels)
+        self.decoder = Synthesis(sizes.channels, with_rife=flow_method != "dis")
 
     @property
     def tokens_per_frame(self) -> int:
@@ -152,8 +154,8 @@ def compose(output: DecoderOutput, context: Context) -> torch.Tensor:
     to_first, to_last = output.correction.split(2, 1)
     warped_first = warp(context.first, context.to_first + resize_flow(to_first, size))
     warped_last = warp(context.last, context.to_last + resize_flow(to_last, size))
-    eased = context.eased
-    candidates = (context.first, context.last, warped_first, warped_last, eased, eased + difference)
+    candidates = [context.first, context.last, warped_first, warped_last, *context.images[4:]]
+    candidates.append(context.eased + difference)
     frame = residual
     for k, candidate in enumerate(candidates):
         frame = frame + mix[:, k : k + 1] * candidate
@@ -174,11 +176,13 @@ class ResidualBlock(nn.Module):
 class Synthesis(nn.Module):
     """The decoder: a small U-Net over the candidates, at 1/4, 1/8 and 1/16 of the size."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, with_rife: bool) -> None:
         super().__init__()
         c = channels
+        # first, last, both warped, [two of RIFE], eased warp, eased warp + difference
+        self.candidates = 8 if with_rife else 6
         self.coarse_channels = 2 * c
-        self.inputs = nn.Conv2d(3 * CANDIDATES * PIXELS**2 + 1, c, 1)
+        self.inputs = nn.Conv2d(3 * self.candidates * PIXELS**2 + 1, c, 1)
         self.fine = ResidualBlock(c)
         self.down = nn.Conv2d(c, 2 * c, 2, 2)
         self.coarse = ResidualBlock(2 * c)
@@ -188,7 +192,7 @@ class Synthesis(nn.Module):
         self.middle = ResidualBlock(2 * c)
         self.up = nn.ConvTranspose2d(2 * c, c, 2, 2)
         self.top = nn.Sequential(ResidualBlock(c), ResidualBlock(c))
-        self.masks = nn.Conv2d(c, (CANDIDATES + 3) * PIXELS**2, 3, padding=1)
+        self.masks = nn.Conv2d(c, (self.candidates + 3) * PIXELS**2, 3, padding=1)
         self.correction = nn.Conv2d(c, 4, 3, padding=1)
         for layer in (self.masks, self.correction):
             nn.init.zeros_(layer.weight)
@@ -203,8 +207,8 @@ class Synthesis(nn.Module):
         self, context: Context, difference: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features `B c H/4 W/4` and `B 2c H/8 W/8` of the candidates."""
-        candidates = torch.cat([*context.images, context.eased + difference], 1)  # B 18 H W
-        x = F.pixel_unshuffle(candidates, PIXELS)  # B 288 H/4 W/4
+        candidates = torch.cat([*context.images, context.eased + difference], 1)  # B 3K H W
+        x = F.pixel_unshuffle(candidates, PIXELS)  # B 48K H/4 W/4
         x = torch.cat([x, context.time.expand(-1, 1, *x.shape[2:])], 1)
         fine = self.fine(self.inputs(x))
         return fine, self.coarse(self.down(fine))
@@ -213,14 +217,15 @@ class Synthesis(nn.Module):
         fine, coarse = self.encode(context, difference)
         coarse = coarse + self.up_deep(self.deep(self.down_again(coarse)))
         top = self.top(fine + self.up(self.middle(coarse)))  # B c H/4 W/4
-        out = OUTPUT_GAIN * F.pixel_shuffle(self.masks(top), PIXELS).float()  # B 9 H W
-        logits = out.new_tensor(START_LOGITS).view(1, -1, 1, 1)
-        start = out.new_tensor(START_MIX).view(1, -1, 1, 1)
+        out = OUTPUT_GAIN * F.pixel_shuffle(self.masks(top), PIXELS).float()  # B K+3 H W
+        k = self.candidates
+        logits = out.new_tensor((*[0.0] * (k - 2), *START_LOGITS)).view(1, k, 1, 1)
+        start = out.new_tensor((*[0.0] * (k - 1), 1.0)).view(1, k, 1, 1)
         # Exactly `start` where the network gives zero, and with sums of 1 everywhere.
-        mix = start + (out[:, :CANDIDATES] + logits).softmax(1) - logits.softmax(1)
+        mix = start + (out[:, :k] + logits).softmax(1) - logits.softmax(1)
         correction = MAX_CORRECTION * self.correction(top).float()  # B 4 H/4 W/4
         correction = F.interpolate(correction, scale_factor=PIXELS, mode="bilinear")
-        return DecoderOutput(mix, out[:, CANDIDATES:] / OUTPUT_GAIN, correction, difference)
+        return DecoderOutput(mix, out[:, k:] / OUTPUT_GAIN, correction, difference)
 
 
 class EncoderNetwork(nn.Module):
