@@ -346,6 +346,7 @@ class Train(Section):
 
 
 class Decoding(Section):
+    greedy: Literal["most_likely", "expected"]
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight

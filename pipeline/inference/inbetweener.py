@@ -219,7 +219,9 @@ class InBetweener:
                 )
                 features = None
             given = Conditioning(last_ids, lengths, features)
-            return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
+            codebook = self.tokenizer.codebook
+            frame_ids = generate(self.gpt, first_ids, given, decoding, generator, codebook)
+            return torch.stack(list(frame_ids))
 
     def _features(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]

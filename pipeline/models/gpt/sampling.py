@@ -1,6 +1,7 @@
 """Generates a clip frame by frame as token ids: each frame is read by the next one.
 
-Token ids are greedy (temperature 0) or sampled, from the k most likely ones (`top_k`) or from the
+Token ids are greedy (temperature 0: the most likely one, or the one whose codebook vector is nearest
+to the expected vector, which is less wrong where the model doubts) or sampled, from the k most likely ones (`top_k`) or from the
 fewest that make up a share p (`top_p`: Holtzman et al., 2020, arXiv:1904.09751). A full-clip
 sequence keeps keys and values of the last frame, the first one and the window of previous frames:
 time and memory for a frame do not grow with the clip.
@@ -16,6 +17,7 @@ from torch import Tensor
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
+from pipeline.models.vqgan.quantizers import nearest
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Decoding:
     mode: str = "auto"  # parallel | maskgit | auto: what the model was trained for
     steps: int = 8  # of maskgit, a frame
     temperature: float = 0.0  # 0: greedy
+    greedy: str = "most_likely"  # most_likely | expected: nearest to the expected vector
     top_k: int = 0  # 0: all token ids
     top_p: float = 1.0  # 1: all token ids
 
@@ -55,16 +58,18 @@ def generate(
     cond: Conditioning,
     decoding: Decoding = GREEDY,
     generator: torch.Generator | None = None,
+    codebook: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yields token ids `B N` of the frames 1, 2, ..., max(n_frames) - 2.
 
     first_ids: `B N`; cond.n_frames: each at least 3. Frames past the end of a shorter clip of the
-    batch are meaningless. generator: on the CPU, for a temperature above 0. UserError where the
-    model was not trained for `decoding.mode`.
+    batch are meaningless. generator: on the CPU, for a temperature above 0. codebook: `V D`, for
+    `decoding.greedy: expected`. UserError where the model was not trained for `decoding.mode`.
     """
     assert int(cond.n_frames.min()) >= 3, cond.n_frames
     config = model.config
     mode = resolve_mode(decoding.mode, config)
+    codebook = codebook if decoding.greedy == "expected" else None
     generator = generator or torch.Generator().manual_seed(0)
     n_steps, n_tokens = int(cond.n_frames.max()) - 2, config.tokens_per_frame
     if not config.full_clip:
@@ -72,7 +77,7 @@ def generate(
         for i in range(n_steps):
             window = frames[:, -config.window :]
             logits = model(window, cond, start=i + 1 - window.shape[1])[:, 0]  # B N V
-            ids = sample(logits, decoding, generator)
+            ids = sample(logits, decoding, generator, codebook)
             frames = torch.cat([frames, ids[:, None]], 1)
             yield ids
         return
@@ -95,7 +100,7 @@ def generate(
         hidden = read(block[:, 0])
         n_cached += 1
         if mode == "parallel":
-            ids = sample(model.logits(hidden), decoding, generator)
+            ids = sample(model.logits(hidden), decoding, generator, codebook)
             yield ids
             continue
         partial = torch.full_like(ids, config.num_embeddings)
@@ -103,13 +108,18 @@ def generate(
             query = model.embed_query(block, partial[:, None])[:, 0]  # B N E
             logits = model.logits(read(query))
             model.gpt.forget(cache, n_cached * n_tokens, (n_cached + 1) * n_tokens)
-            partial = unmask(partial, logits, step, decoding, generator)
+            partial = unmask(partial, logits, step, decoding, generator, codebook)
         ids = partial
         yield ids
 
 
 def unmask(
-    partial: Tensor, logits: Tensor, step: int, decoding: Decoding, generator: torch.Generator
+    partial: Tensor,
+    logits: Tensor,
+    step: int,
+    decoding: Decoding,
+    generator: torch.Generator,
+    codebook: Tensor | None = None,
 ) -> Tensor:
     """One step of maskgit: the most confident of the unknown tokens become known.
 
@@ -117,7 +127,7 @@ def unmask(
     N cos(pi s / 2S) tokens are known. At a temperature the confidence is noisy, less in each step.
     """
     n_tokens, vocabulary = logits.shape[1:]
-    ids = sample(logits, decoding, generator)
+    ids = sample(logits, decoding, generator, codebook)
     confidence = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]  # B N
     if decoding.temperature:
         uniform = torch.rand(confidence.shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
@@ -131,8 +141,17 @@ def unmask(
     return torch.where(new, ids, partial)
 
 
-def sample(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+def sample(
+    logits: Tensor,
+    decoding: Decoding,
+    generator: torch.Generator,
+    codebook: Tensor | None = None,
+) -> Tensor:
     """Logits `B N V` to token ids `B N`, on the device of the logits."""
+    if decoding.temperature == 0 and codebook is not None:
+        with torch.autocast(logits.device.type, enabled=False):
+            expected = logits.float().softmax(-1) @ codebook.float()  # B N D
+        return nearest(expected.flatten(0, 1), codebook.float()).view(logits.shape[:2])
     if decoding.temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float().cpu() / decoding.temperature  # where the generator is
