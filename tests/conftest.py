@@ -132,7 +132,7 @@ def untrained(moving) -> Callable:
         estimator, differences, features = FlowEstimator("dis"), [], []
         for clip in clips:
             images = frames.to_float(clip)
-            ends = [images[k : k + 1].expand(len(clip), -1, -1, -1) for k in (0, -1)]
+            ends = [images[[k]].expand(len(clip), -1, -1, -1) for k in (0, -1)]
             time = torch.linspace(0, 1, len(clip)).view(-1, 1, 1, 1)
             flow = estimator(clip[0].numpy(), clip[-1].numpy())
             context = make_context(*ends, flow, time, torch.tensor(1.0))

@@ -305,7 +305,9 @@ class KeyframeTask(VqganTask):
         estimator = FlowEstimator(settings.flow.method, device)
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
         self.frames = {
-            "train": KeyframeSet(shards, "train", estimator, spans, self.seed, workers=workers),
+            "train": KeyframeSet(
+                shards, "train", estimator, spans, seed=self.seed, workers=workers
+            ),
             "val": KeyframeSet(shards, "val", estimator, workers=workers),
         }
         self.easing, self.easing_gain = EVEN, 0.0
