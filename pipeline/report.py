@@ -34,8 +34,8 @@ PLOTS = {
     "reconstruction.png": Path("evaluation/reconstruction.png"),
 }
 
-# Columns that dvc.yaml plots and only a tokenizer with context has: empty without, because DVC leaves
-# out a whole plot of which one column is missing.
+# Columns that dvc.yaml plots and only a tokenizer with context has. They are empty without, because
+# DVC leaves out a whole plot of which one column is missing.
 CONTEXT_COLUMNS = ("psnr_without_codes", "psnr_start")
 
 PAGE = Path("evaluation/report.html")  # all of a run; too large for git, kept with its MLflow run

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
-from pipeline.models.flow import warp
 
 from pipeline.errors import UserError
+from pipeline.models.flow import warp
 from pipeline.pretrained import rife as rife_module
 from pipeline.pretrained import weights
 from pipeline.pretrained.rife import Rife, merge

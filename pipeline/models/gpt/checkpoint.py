@@ -1,4 +1,4 @@
-"""The trained transformer on disk, with the fingerprint of the tokenizer whose token ids it knows."""
+"""The trained transformer on disk, with the fingerprint of the tokenizer of its token ids."""
 
 from pathlib import Path
 
