@@ -55,7 +55,13 @@ def contradictions(params: "Params") -> list[str]:
         found += _transformer_contradictions(gpt, train)
         found += _count_contradictions(gpt, vqgan, clips)
     looks = train and vqgan and train.perceptual_loss_weight
-    if looks and train.network(vqgan.loss) == "vgg19":
+    if looks and vqgan.context != "none":
+        found.append(
+            f"train.perceptual_loss_weight = {train.perceptual_loss_weight:g}: expected 0 with "
+            f"vqgan.context = {vqgan.context}, whose tokens show no picture by themselves; set it "
+            "to 0, or vqgan.context to none"
+        )
+    elif looks and train.network(vqgan.loss) == "vgg19":
         key = f"train.perceptual_loss = {train.perceptual_loss}"
         found += _without_vgg19(key, vqgan.loss.vgg19_file)
     found += _evaluation_contradictions(has("evaluate"), ingest)

@@ -3,12 +3,8 @@
 from pathlib import Path
 
 from pipeline import check, errors, params, tracking
-from pipeline.models.checkpoints import (
-    fingerprint,
-    load_tokenizer,
-    require_own_tokens,
-    save_gpt,
-)
+from pipeline.models.checkpoints import fingerprint, load_tokenizer, require_own_tokens
+from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask

@@ -117,24 +117,47 @@ def write_tokens() -> Callable:
 
 @pytest.fixture(scope="session")
 def untrained(moving) -> Callable:
-    """Random networks of the settings; the tokenizer started from pictures, so it sees a little."""
+    """Random networks of the settings; the tokenizer started from clips, so it sees a little."""
     import torch
 
     from pipeline import frames
     from pipeline.inference.inbetweener import InBetweener
+    from pipeline.models.flow import FlowEstimator, make_context
     from pipeline.models.gpt.model import FrameGpt, GptConfig
+    from pipeline.models.vqgan.keyframes import KeyframeTokenizer
     from pipeline.models.vqgan.model import Tokenizer
 
+    def start_keyframes(tokenizer: KeyframeTokenizer, clips: list) -> "torch.Tensor":
+        """Codes from the clips' differences; gives the context features of their frames."""
+        estimator, differences, features = FlowEstimator("dis"), [], []
+        for clip in clips:
+            images = frames.to_float(clip)
+            ends = [images[[k]].expand(len(clip), -1, -1, -1) for k in (0, -1)]
+            time = torch.linspace(0, 1, len(clip)).view(-1, 1, 1, 1)
+            flow = estimator(clip[0].numpy(), clip[-1].numpy())
+            context = make_context(*ends, flow, time, torch.tensor(1.0))
+            differences.append(images - context.eased)
+            features.append(tokenizer.context_features(context))
+        tokenizer.init_from_data(torch.cat(differences), torch.Generator().manual_seed(0))
+        return torch.cat(features).flatten(0, 1)
+
+    @torch.no_grad()
     def make(settings: params.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)
         size = settings.ingest.height, settings.ingest.width
-        tokenizer = Tokenizer(settings.vqgan, *size).eval()
-        images = frames.to_float(torch.cat([moving(4, seed, *size) for seed in range(6)]))
-        with torch.no_grad():
+        clips = [moving(5, seed, *size) for seed in range(6)]
+        if settings.vqgan.context == "keyframes":
+            tokenizer = KeyframeTokenizer(settings.vqgan, *size).eval()
+            features = start_keyframes(tokenizer, clips)
+            gpt = FrameGpt(GptConfig.from_params(settings, tokenizer.context_channels)).eval()
+            gpt.fit_context(features)
+        else:
+            tokenizer = Tokenizer(settings.vqgan, *size).eval()
+            images = frames.to_float(torch.cat(clips))
             tokenizer.shortcut.start(images)
             vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
             tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
-        gpt = FrameGpt(GptConfig.from_params(settings)).eval()
+            gpt = FrameGpt(GptConfig.from_params(settings)).eval()
         gpt.init_from_codebook(tokenizer.codebook)
         precision = settings.base.precision
         return InBetweener(tokenizer, gpt, settings.ingest, torch.device("cpu"), precision)

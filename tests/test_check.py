@@ -222,6 +222,8 @@ def test_weights_that_nothing_asks_for_may_be_missing(settings, monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
     changes = {"lpips_network": "none", "fid_network": "none", "video_metrics": []}
     frugal = _set(settings, "evaluate", **changes, baselines=["black"])
+    loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "none"})
+    frugal = _set(frugal, "vqgan", loss=loss)
     assert list(check.weight_files(frugal)) == []
     loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "vgg16"})
     assert "vqgan.loss.perceptual_loss = vgg16" in _sentence(
@@ -231,7 +233,8 @@ def test_weights_that_nothing_asks_for_may_be_missing(settings, monkeypatch):
 
 def test_a_folder_of_weights_serves_in_place_of_packages(settings, project, monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    changed = _set(settings, "evaluate", weights_dir="mine")
+    loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "none"})
+    changed = _set(_set(settings, "vqgan", loss=loss), "evaluate", weights_dir="mine")
     first = next(check.weight_files(changed))
     assert "evaluate.weights_dir = mine: no such folder" in first.sentence
     (project / "mine").mkdir()

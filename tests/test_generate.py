@@ -6,16 +6,19 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from pipeline.easing import Easing
-from pipeline.gpt2.sampling import Decoding
-from pipeline.inbetween.drawing import InBetweener
-from pipeline.trained.tokenizer import fingerprint, save_tokenizer
-from pipeline.trained.transformer import Trained, save_gpt
 from ruamel.yaml import YAML
 
 from pipeline import frames, generate
 from pipeline.errors import UserError
+from pipeline.inference import inbetweener
+from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import last_step
+from pipeline.models.checkpoints import fingerprint, save_tokenizer
+from pipeline.models.flow import Easing
+from pipeline.models.gpt.checkpoint import save_gpt
+from pipeline.models.gpt.sampling import Decoding
 from pipeline.sources.cartoon.episode import episode_script
 from pipeline.sources.cartoon.shooting import shoot
 
@@ -29,9 +32,8 @@ def project(tmp_path, monkeypatch, tiny, untrained):
         with (tmp_path / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(settings.model_dump(), file)
         model = untrained(settings)
-        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan")
-        about = fingerprint(tmp_path / "models/vqgan"), Easing(1.0)
-        save_gpt(Trained(model.gpt, *about), tmp_path / "models/gpt2")
+        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
+        save_gpt(model.gpt, fingerprint(tmp_path / "models/vqgan"), tmp_path / "models/gpt2")
         for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
             random = np.random.default_rng(seed)
             save(tmp_path / f"{name}.png", random.integers(1, 256, (30, 50, 3), np.uint8))
@@ -48,14 +50,14 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[dict]:
-    """The arguments of each call of `InBetweener.draw`, which draws as ever."""
-    calls, draw = [], InBetweener.draw
+    """The arguments of each call of `InBetweener.generate`, which draws as ever."""
+    calls, generate_clips = [], InBetweener.generate
 
     def record(self, first, last, n_frames, **options):
         calls.append({"n_frames": n_frames, **options})
-        return draw(self, first, last, n_frames, **options)
+        return generate_clips(self, first, last, n_frames, **options)
 
-    monkeypatch.setattr(InBetweener, "draw", record)
+    monkeypatch.setattr(InBetweener, "generate", record)
     return calls
 
 
@@ -168,50 +170,71 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
 
 
 @pytest.mark.parametrize(
-    ("options", "decoding", "decode"),
+    ("options", "decoding"),
     [
-        ("", Decoding("maskgit", 5, 0.0, 3, 0.9, 1.5), "expected"),
-        ("--mode seed", Decoding("seed", 5, 0.0, 3, 0.9, 1.5), "expected"),
-        ("--steps 2", Decoding("maskgit", 2, 0.0, 3, 0.9, 1.5), "expected"),
-        ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9, 1.5), "argmax"),
-        ("--top-p 1 --guidance 1", Decoding("maskgit", 5, 0.0, 3, 1.0, 1.0), "expected"),
+        ("", Decoding("maskgit", 5, 0.0, 3, 0.9)),
+        ("--mode parallel", Decoding("parallel", 5, 0.0, 3, 0.9)),
+        ("--steps 2", Decoding("maskgit", 2, 0.0, 3, 0.9)),
+        ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9)),
+        ("--top-p 1", Decoding("maskgit", 5, 0.0, 3, 1.0)),
     ],
 )
-def test_options_go_over_the_parameters(project, drawn, options, decoding, decode):
-    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0}
-    usual |= {"top_k": 3, "top_p": 0.9, "guidance": 1.5}
-    project(train__mode="all", train__key_dropout=0.1, evaluate__decoding=usual)
+def test_options_go_over_the_parameters(project, drawn, options, decoding):
+    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
+    project(train__mode="maskgit", evaluate__decoding=usual)
     main("--n-frames", "4", *options.split())
     (call,) = drawn
-    assert call["decoding"] == decoding and call["style"].decode == decode
+    assert call["decoding"] == decoding
 
 
-@pytest.mark.parametrize("mode", ["seed", "maskgit", "autoregressive"])
-def test_every_mode_draws(project, mode):
-    folder = project(train__mode="all")
+@pytest.mark.parametrize("context", ["keyframes", "none"])
+@pytest.mark.parametrize("mode", ["parallel", "maskgit"])
+def test_every_mode_draws(project, mode, context):
+    folder = project(train__mode="maskgit", vqgan__context=context)
     main("--n-frames", "4", "--mode", mode, "--temperature", "1")
     assert len(clip_in(folder / "clip")) == 4
 
 
-@pytest.mark.parametrize(
-    "options", [["--mode", "maskgit"], ["--guidance", "1.5"]], ids=["mode", "guidance"]
-)
-def test_what_the_model_was_not_trained_for_is_said(project, options):
+def test_what_the_model_was_not_trained_for_is_said(project):
     folder = project()
     with pytest.raises(UserError, match="train it with -S train"):
-        main(*options)
+        main("--mode", "maskgit")
     assert not (folder / "clip").exists()
 
 
-def test_a_pace_of_ones_own(project):
+def test_a_pace_of_ones_own(project, monkeypatch):
     """Nearly held, the first inner frame is nearly the first given one."""
-    folder = project(transformer__moved_keys=True, transformer__copying=True)
+
+    def as_foreseen(gpt, first, cond, decoding, generator):
+        return iter([torch.zeros_like(first)] * (int(cond.n_frames.max()) - 2))
+
+    monkeypatch.setattr(inbetweener, "generate", as_foreseen)
+    folder = project()
     for ease in ("1", "16"):
         main("--n-frames", "8", "--ease", ease, out=f"at_{ease}")
     main("--n-frames", "8")
     learnt, even, held = (clip_in(folder / name) for name in ("clip", "at_1", "at_16"))
     steps = [psnr(clip[1], clip[0]) for clip in (even, learnt, held)]
-    assert steps[0] + 1 < steps[1] < steps[2] - 1
+    assert steps[0] + 0.5 < steps[1] < steps[2] - 0.5
+
+
+def test_without_context_there_is_no_pace(project):
+    folder = project(vqgan__context="none")
+    with pytest.raises(UserError, match="--ease 2: this model warps no keyframes"):
+        main("--ease", "2")
+    assert not (folder / "clip").exists()
+
+
+def test_best_of_keeps_the_sample_that_meets_the_last_frame_best(project):
+    folder = project()
+    options = ["--n-frames", "4", "--temperature", "1", "--seed", "5"]
+    main(*options, "--best-of", "3", out="best")
+    main(*options, "--samples", "3")
+    samples = [clip_in(folder / f"clip_{k}") for k in (1, 2, 3)]
+    jumps = [last_step(clip) for clip in samples]
+    assert len(set(jumps)) == 3
+    assert np.array_equal(clip_in(folder / "best"), samples[int(np.argmin(jumps))])
+    assert not list(folder.glob("best_*")), "one clip under its own name"
 
 
 @pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif"])
@@ -386,13 +409,18 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--top-k", "-1"], "--top-k -1: expected 0 or more"),
         (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
         (["--top-p", "nan"], "--top-p nan: expected more than 0"),
-        (["--guidance", "-1"], "--guidance -1: expected 0 or more"),
         (["--ease", "0.5"], "--ease 0.5: expected from 1, an even pace, to 16"),
         (["--ease", "nan"], "--ease nan: expected from 1"),
-        (["--ease", "2"], "--ease 2: this model moves no given frames"),
         (["--seed", str(2**70)], "--seed .*: expected less than 2"),
         (["--samples", "0"], "--samples 0: expected 1 or more"),
         (["--samples", "2"], "--samples 2: expected 1 at temperature 0.*; add --temperature 1"),
+        (["--best-of", "1"], "--best-of 1: expected 2 or more"),
+        (["--best-of", "2"], "--best-of 2: expected a temperature above 0.*; add --temperature 1"),
+        (
+            ["--best-of", "2", "--samples", "2", "--temperature", "1"],
+            "--best-of 2: expected no --samples",
+        ),
+        (["--top-k", "3"], "--top-k 3: expected a temperature above 0.*; add --temperature 1"),
         (["--fps", "0"], "--fps 0: expected more than 0"),
         (["--fps", "nan"], "--fps nan: expected more than 0"),
         (["--size", "huge"], "--size huge: expected model, input, or HxW"),

@@ -22,6 +22,7 @@ def finished(tmp_path, monkeypatch) -> Path:
     for number, path in enumerate(report.PLOTS.values()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"content %d" % number)
+    report.PLOTS["vqgan_val.csv"].write_text("epoch,psnr,psnr_without_codes,psnr_start\n1,3,2,1\n")
     return tmp_path
 
 
@@ -36,8 +37,16 @@ def test_metrics_stand_under_their_stages_names(finished):
 def test_curves_and_pictures_are_copied_unchanged(finished):
     paths = report.collect_plots(Path("plots"))
     assert [path.name for path in paths] == list(report.PLOTS)
-    for number, path in enumerate(paths):
-        assert path.read_bytes() == b"content %d" % number
+    for path, source in zip(paths, report.PLOTS.values(), strict=True):
+        assert path.read_bytes() == source.read_bytes()
+
+
+def test_a_tokenizer_without_context_has_all_columns_that_are_plotted(finished):
+    """DVC shows nothing of a plot of which one column is missing."""
+    report.PLOTS["vqgan_val.csv"].write_text("epoch,psnr\n1,20.5\n2,21\n")
+    report.collect_plots(Path("plots"))
+    wanted = "epoch,psnr,psnr_without_codes,psnr_start\n1,20.5,,\n2,21,,\n"
+    assert (finished / "plots/vqgan_val.csv").read_text() == wanted
 
 
 def test_a_missing_summary_is_named(finished):

@@ -25,8 +25,8 @@ PAIRS = 5  # pictures shown beside their reconstructions
 VIDEO_HEIGHT = 192  # of the small videos
 SHOWN_FPS = 24  # speed at which they play, whatever the source's
 # On the page, and so among the parameters of the stage; not the source, which may be a path.
-SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "vqgan")
-SECTIONS += ("transformer", "train", "evaluate")
+SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "flow")
+SECTIONS += ("vqgan", "transformer", "train", "evaluate")
 PANELS = ("generated", "true", "untrained", "cross_fade", "rife")  # clips side by side
 
 

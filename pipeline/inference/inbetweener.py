@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from pipeline import frames
 from pipeline.errors import UserError
-from pipeline.models.checkpoints import fingerprint, load_gpt, load_tokenizer
+from pipeline.models.checkpoints import fingerprint, load_tokenizer
 from pipeline.models.flow import (
     EVEN,
     Context,
@@ -28,6 +28,7 @@ from pipeline.models.flow import (
     interpolate,
     make_context,
 )
+from pipeline.models.gpt.checkpoint import load_gpt
 from pipeline.models.gpt.model import Conditioning, FrameGpt
 from pipeline.models.gpt.sampling import GREEDY, Decoding, generate, resolve_mode
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer

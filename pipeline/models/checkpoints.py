@@ -1,7 +1,8 @@
 """Finished models on disk: model.safetensors and a config.json that rebuilds the network.
 
 Token ids mean something only to the tokenizer that made them. So what is made of them carries its
-fingerprint: the tokens, and the transformer that is trained on them.
+fingerprint: the tokens, and the transformer that is trained on them (`gpt.checkpoint`, apart from
+this file, so that an edit of the transformer trains no tokenizer again).
 """
 
 import hashlib
@@ -17,7 +18,6 @@ from torch import nn
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.models.flow import EVEN, Easing
-from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.records import read_json, write_json
@@ -56,7 +56,7 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
         ingest = params.FrameSize.model_validate(content["ingest"])
         method, easing = content["flow"]["method"], Easing(**content["flow"]["easing"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise _other_version(path, error) from None
+        raise other_version(path, error) from None
     if vqgan.context == "keyframes":
         tokenizer = KeyframeTokenizer(vqgan, ingest.height, ingest.width, method)
     else:
@@ -68,26 +68,8 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
     return LoadedTokenizer(tokenizer, ingest, method, easing)
 
 
-def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
-    """tokenizer_sha256: fingerprint of the tokenizer whose token ids the transformer knows."""
-    save_weights(gpt, folder / "model.safetensors")
-    write_json(folder / "config.json", {"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256})
-
-
-def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
-    """The trained transformer in evaluation mode, and its tokenizer's fingerprint."""
-    path = folder / "config.json"
-    content = read_json(path)
-    try:
-        config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
-    except (KeyError, TypeError) as error:
-        raise _other_version(path, error) from None
-    gpt = FrameGpt(config)
-    load_weights(gpt, folder / "model.safetensors")
-    return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256
-
-
-def _other_version(path: Path, error: Exception) -> UserError:
+def other_version(path: Path, error: Exception) -> UserError:
+    """Of a config.json whose keys are not those of this version."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

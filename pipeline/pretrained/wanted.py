@@ -54,6 +54,9 @@ def wanted(settings: Params) -> Iterator[Wanted]:
         asking = "scene_split.detector = transnetv2"
         yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
     lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
+    if settings.vqgan.context == "keyframes" and settings.flow.method != "dis":
+        asking = f"flow.method = {settings.flow.method}"
+        yield Wanted(weights.RIFE, None, asking, "set it to dis")
     loss = settings.vqgan.loss
     if loss.network in lpips:
         asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"

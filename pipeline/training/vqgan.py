@@ -305,7 +305,9 @@ class KeyframeTask(VqganTask):
         estimator = FlowEstimator(settings.flow.method, device)
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
         self.frames = {
-            "train": KeyframeSet(shards, "train", estimator, spans, self.seed, workers=workers),
+            "train": KeyframeSet(
+                shards, "train", estimator, spans, seed=self.seed, workers=workers
+            ),
             "val": KeyframeSet(shards, "val", estimator, workers=workers),
         }
         self.easing, self.easing_gain = EVEN, 0.0
@@ -353,16 +355,24 @@ class KeyframeTask(VqganTask):
         decoded = compose(tokenizer(vectors, context), context).float()
         start_error = (context.eased - images).abs().mean((1, 2, 3))
         weight = 1 / (start_error + ERROR_FLOOR)
-        return Reconstruction(images, decoded, quantized, weight / weight.mean())
+        mean = weight.mean()
+        if tokenizer.training:
+            mean = self.processes.mean(mean)
+        return Reconstruction(images, decoded, quantized, weight / mean)
 
     def _kept_codes(self, batch: int) -> torch.Tensor:
-        """`B 1 h w`, 0 where a training frame is told no code: the zero vector is code 0."""
+        """`B 1 h w`, 0 where a training frame is told no code: the zero vector is code 0.
+
+        Drawn for the batches of all processes, of which each takes its own.
+        """
         sizes = self.settings.keyframes
         rows, columns = self.tokenizer.grid
-        dropped = sizes.dropped_codes * torch.rand(batch, 1, 1, 1, generator=self.generator)
-        chance = torch.rand(batch, 1, rows, columns, generator=self.generator)
-        without = torch.rand(batch, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
-        return ((chance >= dropped) & ~without).float().to(self.device)
+        total = batch * self.processes.count
+        dropped = sizes.dropped_codes * torch.rand(total, 1, 1, 1, generator=self.generator)
+        chance = torch.rand(total, 1, rows, columns, generator=self.generator)
+        without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
+        kept = ((chance >= dropped) & ~without).float()
+        return kept.chunk(self.processes.count)[self.processes.index].to(self.device)
 
     def stepped(self, player: str) -> None:
         if player == "generator":

@@ -57,7 +57,7 @@ def files(folder) -> dict[str, bytes]:
 def test_frames_are_read_back_as_the_sequences(source, made, tmp_path):
     mine, out = made(), tmp_path / "out"
     ingest_sequences(source, out, mine)
-    for part in open_parts(source, mine.source.moving_mnist, mine.base.seed):
+    for part in open_parts(source, mine.source.moving_mnist, mine.source.moving_mnist.seed):
         for number in range(part.count):
             footage = open_frames(out, f"moving-mnist-{part.split}-{number // 2:04d}")
             first = number % 2 * LENGTH

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.inference.keyframes import Segment, given_frames, segments
+from pipeline.inference.keyframes import (
+    Segment,
+    frames_to_draw,
+    given_frames,
+    last_step,
+    segments,
+)
 
 A, B, M = Path("a.png"), Path("b.png"), Path("mid.png")
 
@@ -45,21 +52,29 @@ def test_any_timing_fills_the_segment(n_frames, on):
 
 
 @pytest.mark.parametrize(
-    ("given", "on", "found", "longest"),
+    ("given", "on", "found", "count"),
     [
         ([0, 19], 1, [(0, 19, 20)], 18),
-        ([0, 9, 19], 1, [(0, 9, 10), (9, 19, 11)], 9),
-        ([19, 0, 9], 1, [(0, 9, 10), (9, 19, 11)], 9),
+        ([0, 9, 19], 1, [(0, 9, 10), (9, 19, 11)], 17),
+        ([19, 0, 9], 1, [(0, 9, 10), (9, 19, 11)], 17),
         ([0, 1, 4, 5], 1, [(0, 1, 2), (1, 4, 4), (4, 5, 2)], 2),
-        ([0, 9, 19], 2, [(0, 9, 6), (9, 19, 6)], 4),
+        ([0, 9, 19], 2, [(0, 9, 6), (9, 19, 6)], 8),
         ([0, 2, 4], 2, [(0, 2, 2), (2, 4, 2)], 0),
     ],
 )
-def test_given_frames_cut_the_clip_into_segments(given, on, found, longest):
-    """First, last, and drawings with both given ones."""
+def test_given_frames_cut_the_clip_into_segments(given, on, found, count):
+    """First, last, and drawings with both given ones; how many are drawn in all."""
     parts = segments(given, on)
     assert [(part.first, part.last, part.n_drawings) for part in parts] == found
-    assert steps(parts) == longest
+    assert frames_to_draw(parts) == count
+
+
+def test_the_last_step_is_the_jump_into_the_given_frame():
+    clip = np.full((3, 2, 2, 3), 100, np.uint8)
+    clip[0], clip[-1] = 255, 90  # frame 0 is far away and does not count
+    assert last_step(clip) == 10
+    clip[-2] = 90
+    assert last_step(clip) == 0
 
 
 @pytest.mark.parametrize(

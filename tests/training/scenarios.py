@@ -21,7 +21,7 @@ from pipeline.training.contract import Loss, Player, Task, weighted_means
 from pipeline.training.gpt import GptTask
 from pipeline.training.loop import Plan, train
 from pipeline.training.processes import Processes, joined
-from pipeline.training.vqgan import ImageTask
+from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 
 class Killed(Exception):
@@ -91,7 +91,8 @@ def transformer(job: dict, processes: Processes) -> Task:
 def tokenizer(job: dict, processes: Processes) -> Task:
     torch.manual_seed(1)
     settings = params.parse(job["settings"])
-    return ImageTask(settings, Path(job["shards"]), processes.device, processes)
+    kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
+    return kind(settings, Path(job["shards"]), processes.device, processes)
 
 
 def done(job: dict, processes: Processes) -> dict:

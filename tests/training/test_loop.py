@@ -12,9 +12,19 @@ from pipeline.training.contract import Loss, Player, Task, weighted_means
 
 DROPOUT = {"transformer.resid_pdrop": 0.1}
 TASKS = {
-    "tokenizer": (
-        "tokenizer_task",
+    "keyframes": (
+        "vqgan_task",
         {
+            "vqgan.keyframes.encoder": "network",
+            "vqgan.loss.discriminator.factor": 1.0,
+            "vqgan.loss.discriminator.iter_start": 3,
+            "vqgan.trainer.augmentation": "shift_flip",
+        },
+    ),
+    "images": (
+        "vqgan_task",
+        {
+            "vqgan.context": "none",
             "vqgan.loss.discriminator.factor": 1.0,
             "vqgan.loss.discriminator.iter_start": 3,
             "vqgan.autoencoder.dropout": 0.1,

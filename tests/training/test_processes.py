@@ -15,7 +15,7 @@ import torch
 from pipeline import tracking
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_tokenizer, sign_tokens
-from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.training import processes
 from pipeline.training.checkpoint import Resume
 from pipeline.training.loop import Plan, _Run
@@ -40,13 +40,15 @@ ADVERSARIAL = {
     "vqgan.loss.discriminator.iter_start": 3,
     "vqgan.trainer.ema_decay": 0.9,
 }
+IMAGES = {"vqgan.context": "none"}
+TOKENIZERS = {
+    "images_ema": IMAGES,
+    "images_vq": IMAGES | {"vqgan.vqvae.quantizer": "vq"},
+    "keyframes": {"vqgan.keyframes.encoder": "network"},
+}
 ALIKE |= {
-    f"tokenizer_{kind}": (
-        "tokenizer",
-        {"changes": ADVERSARIAL | {"vqgan.vqvae.quantizer": kind}},
-        {"batch_size": 3},
-    )
-    for kind in ("ema", "vq")
+    name: ("tokenizer", {"changes": ADVERSARIAL | changes}, {"batch_size": 3})
+    for name, changes in TOKENIZERS.items()
 }
 DROPOUT = {"transformer.resid_pdrop": 0.2}
 CHANCE = {  # all that draws random numbers
@@ -56,6 +58,7 @@ CHANCE = {  # all that draws random numbers
     "train.stop_ground_truth_after_epoch": 1,
 }
 KILLED = {
+    "keyframes_chance": ("tokenizer", {"changes": {}}, {"batch_size": 3}),
     "little_dropout": ("little", {"rows": 13, "dropout": 0.3}, {"batch_size": 3}),
     "full_clip_dropout": ("transformer", {"changes": DROPOUT}, {"batch_size": 2}),
     "full_clip_chance": ("transformer", {"changes": CHANCE}, {"batch_size": 2}),
@@ -215,7 +218,7 @@ def stage_folder(folder: Path, settings, tokens: Path) -> Path:
     (folder / "data/tokens").symlink_to(tokens)
     torch.manual_seed(1)
     size = settings.ingest.height, settings.ingest.width
-    save_tokenizer(Tokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
+    save_tokenizer(KeyframeTokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
     sign_tokens(folder / "data/tokens", folder / "models/vqgan")
     return folder
 

@@ -1,0 +1,27 @@
+"""The trained transformer on disk, with the fingerprint of the tokenizer of its token ids."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.models.checkpoints import load_weights, other_version, save_weights
+from pipeline.models.gpt.model import FrameGpt, GptConfig
+from pipeline.records import read_json, write_json
+
+
+def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
+    save_weights(gpt, folder / "model.safetensors")
+    write_json(folder / "config.json", {"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256})
+
+
+def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
+    """The trained transformer in evaluation mode, and its tokenizer's fingerprint."""
+    path = folder / "config.json"
+    content = read_json(path)
+    try:
+        config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
+    except (KeyError, TypeError) as error:
+        raise other_version(path, error) from None
+    gpt = FrameGpt(config)
+    load_weights(gpt, folder / "model.safetensors")
+    return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256
