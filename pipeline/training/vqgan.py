@@ -364,11 +364,6 @@ class KeyframeTask(VqganTask):
         without = torch.rand(batch, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
         return ((chance >= dropped) & ~without).float().to(self.device)
 
-    def stepped(self, player: str) -> None:
-        if player == "generator":
-            self.tokenizer.pin_first_code()
-        super().stepped(player)
-
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
         tokenizer = self.finished
