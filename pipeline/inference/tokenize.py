@@ -109,4 +109,8 @@ def _encode(
             context = make_context(*both, flow, time, exponent)
             ids.append(tokenizer.encode(images, context).cpu())
             features.append(tokenizer.context_features(context).cpu())
-    return torch.cat(ids), torch.cat(features) if features else torch.empty(0)
+    ids = torch.cat(ids)
+    if flow is None:
+        return ids, torch.empty(0)
+    ids[0] = ids[-1] = 0  # given: the eased warp is the keyframe itself, as in generation
+    return ids, torch.cat(features)

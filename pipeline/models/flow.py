@@ -286,7 +286,7 @@ def interpolate(
 ) -> torch.Tensor:
     """The whole clip by optical flow alone: keyframes uint8 `H W 3` to uint8 `n_frames H W 3`."""
     assert n_frames >= 3, n_frames
-    times = torch.linspace(0, 1, n_frames)[1:-1].view(-1, 1, 1, 1)
+    times = (torch.arange(1, n_frames - 1) / (n_frames - 1)).view(-1, 1, 1, 1)
     ends = [frames.to_float(end[None]).expand(n_frames - 2, -1, -1, -1) for end in (first, last)]
     context = make_context(*ends, flow, times, torch.tensor(exponent))
     return torch.cat([first[None], frames.to_uint8(context.eased), last[None]])

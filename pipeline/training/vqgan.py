@@ -374,11 +374,6 @@ class KeyframeTask(VqganTask):
         kept = ((chance >= dropped) & ~without).float()
         return kept.chunk(self.processes.count)[self.processes.index].to(self.device)
 
-    def stepped(self, player: str) -> None:
-        if player == "generator":
-            self.tokenizer.pin_first_code()
-        super().stepped(player)
-
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
         tokenizer = self.finished

@@ -85,9 +85,15 @@ class KeyframeTokenizer(nn.Module):
         patches = patches.movedim(1, -1).flatten(0, 1)  # BN 3pp
         changed = patches[patches.abs().mean(1) > 0.02]
         patches = changed if len(changed) >= dim else patches
-        # No mean is taken off, so that zero stays zero.
-        axes = torch.linalg.eigh(patches.T @ patches)[1].flip(1)[:, :dim].T  # D 3pp
-        axes = axes * axes.sum(1, keepdim=True).sign()  # the sign of an axis is arbitrary: fix it
+        # No mean is taken off, so that zero stays zero. In float32 neither solver converges for
+        # sure where patches are few or alike.
+        if len(patches) < patches.shape[1]:
+            axes = torch.linalg.svd(patches.double(), full_matrices=False)[2]
+        else:
+            axes = torch.linalg.eigh((patches.T @ patches).double())[1].flip(1).T
+        axes = axes[:dim].float()  # D 3pp
+        # The sign of an axis is arbitrary: fix it.
+        axes = torch.where(axes.sum(1, keepdim=True) < 0, -axes, axes)
         axes = F.pad(axes, (0, 0, 0, dim - len(axes))).unflatten(1, (3, patch, patch))
         self.to_vectors.weight.copy_(axes)
         self.to_difference.weight.copy_(axes)
@@ -111,7 +117,10 @@ class KeyframeTokenizer(nn.Module):
             self.quantizer.eval()  # codes are as k-means left them
         else:
             vectors = vectors + self.encoder(difference, context)
-        return self.quantizer(vectors, generator)
+        quantized = self.quantizer(vectors, generator)
+        if self.quantizer.training:  # the codebook moved, for the next batch of this step too
+            self.pin_first_code()
+        return quantized
 
     def encode(self, images: torch.Tensor, context: Context) -> torch.Tensor:
         """Images `B 3 H W` to ids `B N`, row by row."""

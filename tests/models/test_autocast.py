@@ -1,0 +1,55 @@
+"""Both networks run in bf16, and call nothing that a GPU might not have for it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from keyframe_settings import clip_context, randomize, settings, square_clip, tokenizer
+
+from pipeline import frames
+from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
+from pipeline.models.vqgan.keyframes import compose
+
+MODELS = Path(__file__).parents[2] / "pipeline/models"
+
+
+def finite_gradients(module: torch.nn.Module) -> bool:
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return len(gradients) > 4 and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_tokenizer_learns_in_bf16():
+    model = tokenizer({"vqgan.keyframes.encoder": "network"}).train()
+    randomize(model)
+    clip = square_clip(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        context, images = clip_context(clip), frames.to_float(clip[1:-1])
+        quantized = model.quantize(images, context, torch.Generator().manual_seed(0))
+        decoded = compose(model(quantized.vectors, context), context)
+        loss = (decoded.float() - images).abs().mean() + quantized.commitment_loss
+        loss.backward()
+    assert decoded.dtype == torch.float32 and finite_gradients(model)
+
+
+@pytest.mark.parametrize("kind", ["plain", "custom"])
+@pytest.mark.parametrize("mode", ["parallel", "maskgit"])
+def test_the_transformer_learns_in_bf16(kind, mode):
+    config = settings({"transformer.transformer_type": kind, "train.mode": mode})
+    gpt = FrameGpt(GptConfig.from_params(config, context_channels=5)).train()
+    torch.manual_seed(0)
+    ids = torch.randint(0, 16, (2, 4, 8))
+    given = Conditioning(ids[:, -1], torch.tensor([6, 5]), torch.randn(2, 6, 8, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        if mode == "maskgit":
+            _, logits = gpt.complete(ids, given, torch.where(ids < 8, ids, 16))
+        else:
+            logits = gpt(ids, given)
+        torch.nn.functional.cross_entropy(logits.float().flatten(0, -2), ids.flatten()).backward()
+    assert finite_gradients(gpt)
+
+
+def test_no_operator_below_the_public_api_is_called():
+    private = re.compile(r"torch\.native_|torch\.ops\.|\baten\b|torch\._C")
+    for path in MODELS.rglob("*.py"):
+        assert not private.search(path.read_text("utf-8")), path.name

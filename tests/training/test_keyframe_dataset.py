@@ -1,0 +1,124 @@
+"""Frames with their keyframes: a row is the same in any company, and its flow fits its frames."""
+
+import numpy as np
+import pytest
+import torch
+from keyframe_settings import CPU, HEIGHT, WIDTH
+
+from pipeline import frames
+from pipeline.models.flow import Flow, FlowEstimator, warp
+from pipeline.shards.loaders import ClipSet
+from pipeline.training.keyframe_dataset import KeyframeSet, _augmented
+
+DIS = FlowEstimator("dis")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, write_shards):
+    path = tmp_path_factory.mktemp("clips")
+    write_shards(path, HEIGHT, WIDTH)
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(folder):
+    return KeyframeSet(folder, "train", DIS, spans_per_clip=3, seed=4)
+
+
+def test_rows_are_the_inner_frames_alone(folder, train):
+    lengths = ClipSet(folder, "train").lengths
+    wanted = [(clip, frame) for clip, n in enumerate(lengths) for frame in range(1, n - 1)]
+    assert train.rows == wanted and len(train) == sum(n - 2 for n in lengths)
+    assert train.name(0) == "train-00 frame 1"
+    test = KeyframeSet(folder, "test", DIS)
+    assert [row for row in test.rows if row[0] == 3] == [(3, 1)], "three frames have one between"
+
+
+def test_spans_lie_in_their_clip_and_hold_their_frame(train):
+    for clip, numbers in train.of_clip.items():
+        n = train.clips.lengths[clip]
+        whole, *shorter = [train.spans[k] for k in numbers]
+        assert whole == (clip, 0, n - 1) and len(shorter) == 3
+        assert all(s.clip == clip and 0 <= s.first < s.last < n for s in shorter)
+        assert all(s.last - s.first + 1 >= min(n, 5) for s in shorter)
+    rng, chosen = np.random.default_rng(0), set()
+    for clip, frame in train.rows:
+        for _ in range(8):
+            number = train._around(clip, frame, rng)
+            span = train.spans[number]
+            assert span.clip == clip and span.first < frame < span.last
+            chosen.add(number)
+    assert len(chosen) > len(train.of_clip), "shorter spans are used too"
+
+
+def test_without_an_epoch_rows_are_as_they_are(folder):
+    val = KeyframeSet(folder, "val", DIS)
+    rows = list(range(len(val)))
+    images, context = val.batch(rows, CPU)
+    for k, row in enumerate(rows):
+        clip, frame = val.rows[row]
+        view = frames.to_float(ClipSet(folder, "val")[clip].frames)
+        assert torch.equal(images[k], view[frame])
+        assert torch.equal(context.first[k], view[0]) and torch.equal(context.last[k], view[-1])
+        assert float(context.time[k]) == pytest.approx(frame / (len(view) - 1))
+    again = val.batch(rows, CPU)
+    assert torch.equal(again.images, images) and torch.equal(again.context.eased, context.eased)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_row_is_the_same_in_any_company(train, shift):
+    rows = [5, 0, 11, 3]
+    together = train.batch(rows, CPU, 2, shift)
+    for k, row in enumerate(rows):
+        alone = train.batch([row], CPU, 2, shift)
+        assert torch.equal(alone.images[0], together.images[k])
+        for one, both in zip(alone.context, together.context, strict=True):
+            assert torch.allclose(one[0], both[k], atol=1e-5)
+
+
+def test_another_epoch_or_seed_shows_a_row_otherwise(folder, train):
+    rows = list(range(len(train)))
+    images = train.batch(rows, CPU, 0, True).images
+    assert not torch.equal(images, train.batch(rows, CPU, 1, True).images)
+    other = KeyframeSet(folder, "train", DIS, spans_per_clip=3, seed=5)
+    assert not torch.equal(images, other.batch(rows, CPU, 0, True).images)
+    same = KeyframeSet(folder, "train", DIS, spans_per_clip=3, seed=4)
+    assert torch.equal(images, same.batch(rows, CPU, 0, True).images)
+
+
+def warp_error(images: torch.Tensor, flow: Flow) -> float:
+    """How far keyframes `3 H W 3` are from each other along their flow, both ways."""
+    first, _, last = frames.to_float(images)[:, None]
+    forth = (warp(last, flow.forward) - first).abs().mean()
+    return float(forth + (warp(first, flow.backward) - last).abs().mean())
+
+
+def test_augmentation_moves_flow_and_time_with_the_frames(train):
+    number = train.of_clip[0][0]
+    view = train.clips.view(0)
+    images = torch.from_numpy(view[[0, 2, 6]].copy())
+    flow = train._flow(number)
+    plain = warp_error(images, flow)
+    kinds = set()
+    for seed in range(12):
+        changed, moved, time = _augmented(images, flow, 2 / 6, np.random.default_rng(seed), False)
+        backwards = time != 2 / 6
+        assert time == pytest.approx(4 / 6 if backwards else 2 / 6)
+        restored = changed.flip(0) if backwards else changed
+        mirrored = not torch.equal(restored, images)
+        assert torch.equal(restored.flip(2) if mirrored else restored, images)
+        assert warp_error(changed, moved) == pytest.approx(plain, abs=2e-3)
+        kinds.add((backwards, mirrored))
+    assert len(kinds) == 4, "each alone, both, and neither"
+    shifted, moved, _ = _augmented(images, flow, 2 / 6, np.random.default_rng(0), True)
+    assert warp_error(shifted, moved) < 2 * plain + 0.02
+
+
+def test_kept_flow_is_precise(train):
+    """float16: small against a pixel, for flow of some pixels."""
+    for number, span in enumerate(train.spans):
+        view = train.clips.view(span.clip)
+        exact = DIS(view[span.first].copy(), view[span.last].copy())
+        kept = train._flow(number)
+        for a, b in zip(exact, kept, strict=True):
+            assert (a - b).abs().max() < 0.02
