@@ -346,12 +346,12 @@ class Train(Section):
 
 
 class Decoding(Section):
-    greedy: Literal["most_likely", "expected"]
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
     top_k: Annotated[int, Field(ge=0)]
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    min_confidence: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 Baseline = Literal[

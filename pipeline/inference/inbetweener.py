@@ -128,10 +128,10 @@ class InBetweener:
     def without_codes(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
     ) -> list[torch.Tensor]:
-        """The decoder alone, all codes "as foreseen": what tokens and transformer add to."""
+        """The decoder alone, told no codes: what tokens and transformer add to."""
         assert self.has_context
         size = (max(n_frames), len(first), self.tokenizer.tokens_per_frame)
-        ids = torch.zeros(size, dtype=torch.int64, device=self.device)
+        ids = torch.full(size, self.tokenizer.null_code, device=self.device)
         return self._pictures(first, last, n_frames, ids, None, None)
 
     @torch.no_grad()
@@ -220,9 +220,7 @@ class InBetweener:
                 )
                 features = None
             given = Conditioning(last_ids, lengths, features)
-            codebook = self.tokenizer.codebook
-            frame_ids = generate(self.gpt, first_ids, given, decoding, generator, codebook)
-            return torch.stack(list(frame_ids))
+            return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
 
     def _features(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]

@@ -349,10 +349,10 @@ class KeyframeTask(VqganTask):
             shift = kind == "shift_flip"
             images, context = self.frames["train"].batch(rows, self.device, epoch, shift)
         quantized = tokenizer.quantize(images, context, self.generator)
-        vectors = quantized.vectors
+        told = torch.ones_like(quantized.vectors[:, :1])
         if tokenizer.training:
-            vectors = vectors * self._kept_codes(len(rows))
-        decoded = compose(tokenizer(vectors, context), context).float()
+            told = self._told_codes(len(rows))
+        decoded = compose(tokenizer(quantized.vectors, told, context), context).float()
         start_error = (context.eased - images).abs().mean((1, 2, 3))
         weight = 1 / (start_error + ERROR_FLOOR)
         mean = weight.mean()
@@ -360,8 +360,8 @@ class KeyframeTask(VqganTask):
             mean = self.processes.mean(mean)
         return Reconstruction(images, decoded, quantized, weight / mean)
 
-    def _kept_codes(self, batch: int) -> torch.Tensor:
-        """`B 1 h w`, 0 where a training frame is told no code: the zero vector is code 0.
+    def _told_codes(self, batch: int) -> torch.Tensor:
+        """`B 1 h w`, 0 where a training frame is not told the code.
 
         Drawn for the batches of all processes, of which each takes its own.
         """
@@ -378,10 +378,10 @@ class KeyframeTask(VqganTask):
         """PSNR of the decoder alone, and of what it starts from."""
         tokenizer = self.finished
         _, context = self.frames["val"].batch(rows, self.device)
-        nothing = torch.zeros_like(batch.quantized.vectors)
-        alone = compose(tokenizer(nothing, context), context).float()
+        vectors = batch.quantized.vectors
+        alone = compose(tokenizer(vectors, torch.zeros_like(vectors[:, :1]), context), context)
         return {
-            "psnr_without_codes": psnr(batch._replace(decoded=alone)),
+            "psnr_without_codes": psnr(batch._replace(decoded=alone.float())),
             "psnr_start": psnr(batch._replace(decoded=context.eased)),
         }
 

@@ -1,10 +1,11 @@
 """Generates a clip frame by frame as token ids: each frame is read by the next one.
 
-Token ids are greedy (temperature 0: the most likely one, or the one whose codebook vector is nearest
-to the expected vector, which is less wrong where the model doubts) or sampled, from the k most likely ones (`top_k`) or from the
-fewest that make up a share p (`top_p`: Holtzman et al., 2020, arXiv:1904.09751). A full-clip
-sequence keeps keys and values of the last frame, the first one and the window of previous frames:
-time and memory for a frame do not grow with the clip.
+Token ids are greedy (temperature 0) or sampled, from the k most likely ones (`top_k`) or from the
+fewest that make up a share p (`top_p`: Holtzman et al., 2020, arXiv:1904.09751). A tokenizer with
+context can be told just some of a frame's tokens: greedy ones that are less likely than
+`min_confidence` become the null code, id V. A full-clip sequence keeps keys and values of the last
+frame, the first one and the window of previous frames: time and memory for a frame do not grow with
+the clip.
 """
 
 import math
@@ -17,7 +18,6 @@ from torch import Tensor
 from pipeline import params
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.models.vqgan.quantizers import nearest
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Decoding:
     mode: str = "auto"  # parallel | maskgit | auto: what the model was trained for
     steps: int = 8  # of maskgit, a frame
     temperature: float = 0.0  # 0: greedy
-    greedy: str = "most_likely"  # most_likely | expected: nearest to the expected vector
     top_k: int = 0  # 0: all token ids
     top_p: float = 1.0  # 1: all token ids
+    min_confidence: float = 0.0  # greedy, parallel: less likely token ids become the null code
 
     @classmethod
     def from_params(cls, settings: params.Decoding, **changes: object) -> "Decoding":
@@ -58,18 +58,16 @@ def generate(
     cond: Conditioning,
     decoding: Decoding = GREEDY,
     generator: torch.Generator | None = None,
-    codebook: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yields token ids `B N` of the frames 1, 2, ..., max(n_frames) - 2.
 
     first_ids: `B N`; cond.n_frames: each at least 3. Frames past the end of a shorter clip of the
-    batch are meaningless. generator: on the CPU, for a temperature above 0. codebook: `V D`, for
-    `decoding.greedy: expected`. UserError where the model was not trained for `decoding.mode`.
+    batch are meaningless. generator: on the CPU, for a temperature above 0. UserError where the
+    model was not trained for `decoding.mode`.
     """
     assert int(cond.n_frames.min()) >= 3, cond.n_frames
     config = model.config
     mode = resolve_mode(decoding.mode, config)
-    codebook = codebook if decoding.greedy == "expected" else None
     generator = generator or torch.Generator().manual_seed(0)
     n_steps, n_tokens = int(cond.n_frames.max()) - 2, config.tokens_per_frame
     if not config.full_clip:
@@ -77,7 +75,7 @@ def generate(
         for i in range(n_steps):
             window = frames[:, -config.window :]
             logits = model(window, cond, start=i + 1 - window.shape[1])[:, 0]  # B N V
-            ids = sample(logits, decoding, generator, codebook)
+            ids = sample(logits, decoding, generator)
             frames = torch.cat([frames, ids[:, None]], 1)
             yield ids
         return
@@ -100,15 +98,16 @@ def generate(
         hidden = read(block[:, 0])
         n_cached += 1
         if mode == "parallel":
-            ids = sample(model.logits(hidden), decoding, generator, codebook)
-            yield ids
+            logits = model.logits(hidden)
+            ids = sample(logits, decoding, generator)
+            yield confident(ids, logits, decoding)
             continue
         partial = torch.full_like(ids, config.num_embeddings)
         for step in range(1, decoding.steps + 1):
             query = model.embed_query(block, partial[:, None])[:, 0]  # B N E
             logits = model.logits(read(query))
             model.gpt.forget(cache, n_cached * n_tokens, (n_cached + 1) * n_tokens)
-            partial = unmask(partial, logits, step, decoding, generator, codebook)
+            partial = unmask(partial, logits, step, decoding, generator)
         ids = partial
         yield ids
 
@@ -119,7 +118,6 @@ def unmask(
     step: int,
     decoding: Decoding,
     generator: torch.Generator,
-    codebook: Tensor | None = None,
 ) -> Tensor:
     """One step of maskgit: the most confident of the unknown tokens become known.
 
@@ -127,7 +125,7 @@ def unmask(
     N cos(pi s / 2S) tokens are known. At a temperature the confidence is noisy, less in each step.
     """
     n_tokens, vocabulary = logits.shape[1:]
-    ids = sample(logits, decoding, generator, codebook)
+    ids = sample(logits, decoding, generator)
     confidence = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]  # B N
     if decoding.temperature:
         uniform = torch.rand(confidence.shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
@@ -141,17 +139,16 @@ def unmask(
     return torch.where(new, ids, partial)
 
 
-def sample(
-    logits: Tensor,
-    decoding: Decoding,
-    generator: torch.Generator,
-    codebook: Tensor | None = None,
-) -> Tensor:
+def confident(ids: Tensor, logits: Tensor, decoding: Decoding) -> Tensor:
+    """Greedy ids `B N` with V in place of those less likely than `min_confidence`; `B N V`."""
+    if decoding.temperature or not decoding.min_confidence:
+        return ids
+    probability = logits.float().softmax(-1).gather(2, ids[..., None])[..., 0]
+    return ids.masked_fill(probability < decoding.min_confidence, logits.shape[-1])
+
+
+def sample(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
     """Logits `B N V` to token ids `B N`, on the device of the logits."""
-    if decoding.temperature == 0 and codebook is not None:
-        with torch.autocast(logits.device.type, enabled=False):
-            expected = logits.float().softmax(-1) @ codebook.float()  # B N D
-        return nearest(expected.flatten(0, 1), codebook.float()).view(logits.shape[:2])
     if decoding.temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float().cpu() / decoding.temperature  # where the generator is

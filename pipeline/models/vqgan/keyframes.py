@@ -9,8 +9,9 @@ Micheli et al., "Efficient World Models with Context-Aware Tokenization" (Delta-
 arXiv:2406.19320); here the other frames are both keyframes.
 
 Codes start linear: D principal components of the differences' patches, k-means among those. Code 0
-is pinned to zero, "as foreseen", and is what a frame without codes consists of. The decoder starts
-as exactly the eased warp plus the difference that the codes say: nothing is worse than the start.
+is pinned to zero, "as the eased warp". Id V is the null code, "not told": there the decoder is on
+its own, a learnt interpolator. It starts as exactly the eased warp plus the difference that the
+codes say: nothing is worse than the start.
 """
 
 from typing import NamedTuple
@@ -73,6 +74,11 @@ class KeyframeTokenizer(nn.Module):
         return self.quantizer.codebook  # V D
 
     @property
+    def null_code(self) -> int:
+        """The id of a token that is not told."""
+        return len(self.codebook)
+
+    @property
     def context_channels(self) -> int:
         """C of the features that the transformer is told."""
         return self.decoder.coarse_channels
@@ -130,23 +136,30 @@ class KeyframeTokenizer(nn.Module):
     def decode(
         self, ids: torch.Tensor, context: Context, output: Context | None = None
     ) -> torch.Tensor:
-        """Ids `B N` to images `B 3 H W`, clamped to [-1, 1].
+        """Ids `B N`, null codes among them, to images `B 3 H W`, clamped to [-1, 1].
 
         output: the context of the same frames at the size of the output; by default the model's.
         """
-        vectors = F.embedding(ids, self.codebook).movedim(-1, 1).unflatten(2, self.grid)
-        composed = compose(self.forward(vectors, context), output or context)
+        told = (ids != self.null_code).unflatten(1, self.grid)[:, None].float()  # B 1 h w
+        vectors = F.embedding(ids.clamp(max=self.null_code - 1), self.codebook)  # B N D
+        vectors = vectors.movedim(-1, 1).unflatten(2, self.grid)
+        composed = compose(self.forward(vectors, told, context), output or context)
         return composed.clamp(-1, 1)
 
-    def forward(self, vectors: torch.Tensor, context: Context) -> DecoderOutput:
-        """Quantized vectors `B D h w` to how the frames are composed."""
+    def forward(self, vectors: torch.Tensor, told: torch.Tensor, context: Context) -> DecoderOutput:
+        """Quantized vectors `B D h w` to how the frames are composed.
+
+        told: `B 1 h w`, 1 where the decoder is told the code, 0 where it is not.
+        """
         with torch.autocast(vectors.device.type, enabled=False):
-            difference = self.to_difference(vectors.float())  # B 3 H W
-        return self.decoder(context, difference)
+            difference = self.to_difference(vectors.float() * told)  # B 3 H W
+        return self.decoder(context, difference, told)
 
     def context_features(self, context: Context) -> torch.Tensor:
         """What the decoder sees of the context, without codes, on the token grid: `B N C`."""
-        _, coarse = self.decoder.encode(context, torch.zeros_like(context.eased))
+        nothing = torch.zeros_like(context.eased)
+        told = nothing[:, :1, : self.grid[0], : self.grid[1]]
+        _, coarse = self.decoder.encode(context, nothing, told)
         return F.adaptive_avg_pool2d(coarse.float(), self.grid).flatten(2).transpose(1, 2)
 
 
@@ -191,7 +204,7 @@ class Synthesis(nn.Module):
         # first, last, both warped, [two of RIFE], eased warp, eased warp + difference
         self.candidates = 8 if with_rife else 6
         self.coarse_channels = 2 * c
-        self.inputs = nn.Conv2d(3 * self.candidates * PIXELS**2 + 1, c, 1)
+        self.inputs = nn.Conv2d(3 * self.candidates * PIXELS**2 + 2, c, 1)
         self.fine = ResidualBlock(c)
         self.down = nn.Conv2d(c, 2 * c, 2, 2)
         self.coarse = ResidualBlock(2 * c)
@@ -213,17 +226,20 @@ class Synthesis(nn.Module):
         return self.masks.weight
 
     def encode(
-        self, context: Context, difference: torch.Tensor
+        self, context: Context, difference: torch.Tensor, told: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features `B c H/4 W/4` and `B 2c H/8 W/8` of the candidates."""
         candidates = torch.cat([*context.images, context.eased + difference], 1)  # B 3K H W
         x = F.pixel_unshuffle(candidates, PIXELS)  # B 48K H/4 W/4
-        x = torch.cat([x, context.time.expand(-1, 1, *x.shape[2:])], 1)
+        told = F.interpolate(told, x.shape[2:], mode="nearest")
+        x = torch.cat([x, context.time.expand(-1, 1, *x.shape[2:]), told], 1)
         fine = self.fine(self.inputs(x))
         return fine, self.coarse(self.down(fine))
 
-    def forward(self, context: Context, difference: torch.Tensor) -> DecoderOutput:
-        fine, coarse = self.encode(context, difference)
+    def forward(
+        self, context: Context, difference: torch.Tensor, told: torch.Tensor
+    ) -> DecoderOutput:
+        fine, coarse = self.encode(context, difference, told)
         coarse = coarse + self.up_deep(self.deep(self.down_again(coarse)))
         top = self.top(fine + self.up(self.middle(coarse)))  # B c H/4 W/4
         out = OUTPUT_GAIN * F.pixel_shuffle(self.masks(top), PIXELS).float()  # B K+3 H W
