@@ -153,7 +153,8 @@ def print_table(result: dict) -> None:
     metrics, psnr = result["metrics"], result["groups"]
     minutes = sum(result["seconds"].values()) / 60
     print(
-        f"\n{result['name']}, epochs x {result['times']:g}, seed {result['seed']}: {minutes:.1f} min"
+        f"\n{result['name']}, epochs x {result['times']:g}, seed {result['seed']}: "
+        f"{minutes:.1f} min"
     )
     print(f"{'':16}{'low':>7}{'middle':>8}{'high':>7}{'all':>7}  LPIPS high   all  motion high")
     for name in CANDIDATES:

@@ -230,7 +230,7 @@ def _warnings(
         if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
             yield (
                 f"frames {segment.first} and {segment.last} have little in common, as across a "
-                "cut: what lies between is drawn as a cross-fade; cut there, or give a frame between"
+                "cut, and are cross-faded; cut there, or give a frame between"
             )
 
 

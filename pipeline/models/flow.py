@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import frames
+from pipeline.torch_setup import exact
 
 # Small pictures are too coarse for either method: flow is found on enlarged ones.
 DIS_SCALE = 4
@@ -86,7 +87,7 @@ class Flow(NamedTuple):
 
 
 class FlowEstimator:
-    """`dis`, `rife`, or `mixed`: DIS between the keyframes, RIFE's flows at times between beside it.
+    """`dis`, `rife`, or `mixed`: DIS between the keyframes, and RIFE's flows at times between.
 
     RIFE is asked for ANCHORS times, not for that of each frame: interpolated, its flows are even
     0.2 dB better on cartoons, in a fifth of the time. Method `rife` takes its flows at the times 0
@@ -135,7 +136,8 @@ class FlowEstimator:
         size = (height * RIFE_SCALE, width * RIFE_SCALE)
         ends = torch.from_numpy(np.stack([first, last])).movedim(-1, 1).float().div(255)
         ends = F.interpolate(ends.to(self.device), size, mode="bicubic").clamp(0, 1)[:, None]
-        flow, share = self.rife.flows(ends[0], ends[1], times)
+        with torch.autocast(self.device.type, enabled=False), exact():
+            flow, share = self.rife.flows(ends[0], ends[1], times)
         flow = (F.avg_pool2d(flow, RIFE_SCALE) / RIFE_SCALE).cpu().clone()
         return flow, F.avg_pool2d(share, RIFE_SCALE).cpu().clone()
 
@@ -222,8 +224,21 @@ def make_context(
     """Of B frames: keyframes float `B 3 H W`, time and easing exponent `B 1 1 1`.
 
     confidence: as measured at another size, `B 1 h w`; by default it is measured here. It has to
-    be measured at the model's size alone: its window is in pixels.
+    be measured at the model's size alone: its window is in pixels. All of it is float32, also
+    under autocast.
     """
+    with torch.autocast(first.device.type, enabled=False):
+        return _make_context(first, last, flow, time, exponent, confidence)
+
+
+def _make_context(
+    first: torch.Tensor,
+    last: torch.Tensor,
+    flow: Flow,
+    time: torch.Tensor,
+    exponent: torch.Tensor,
+    confidence: torch.Tensor | None,
+) -> Context:
     eased_time = ease(time, exponent)
     to_first, to_last = flow_at(flow, time)
     eased_first, eased_last = flow_at(flow, eased_time)
@@ -295,7 +310,10 @@ def interpolate(
 def _local_error(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Mean squared difference around each pixel: `B 3 H W` twice to `B 1 H W`."""
     error = (a - b).square().mean(1, keepdim=True)
-    return F.avg_pool2d(error, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    for window in ((WINDOW, 1), (1, WINDOW)):  # separately: 7 + 7 instead of 49 sums a pixel
+        padding = tuple(side // 2 for side in window)
+        error = F.avg_pool2d(error, window, 1, padding, count_include_pad=False)
+    return error
 
 
 def _confidence(

@@ -214,7 +214,7 @@ class Synthesis(nn.Module):
         self.middle = ResidualBlock(2 * c)
         self.up = nn.ConvTranspose2d(2 * c, c, 2, 2)
         self.top = nn.Sequential(ResidualBlock(c), ResidualBlock(c))
-        self.masks = nn.Conv2d(c, (self.candidates + 3) * PIXELS**2, 3, padding=1)
+        self.masks = nn.Conv2d(c, (self.candidates + 3) * PIXELS**2, 1)
         self.correction = nn.Conv2d(c, 4, 3, padding=1)
         for layer in (self.masks, self.correction):
             nn.init.zeros_(layer.weight)
