@@ -20,10 +20,8 @@ import time
 from unittest import mock
 
 import torch
-from pipeline.training.tokenizer import TokenizerTask
 from torch import nn
 
-from benchmarks import one_step
 from benchmarks.lines import line, show
 from pipeline import params, presets, torch_setup
 from pipeline.errors import run_main
@@ -31,6 +29,7 @@ from pipeline.models.vqgan.discriminator import Discriminator
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.pretrained.lpips import Lpips
 from pipeline.training.adversarial import discriminator_loss, generator_loss
+from pipeline.training.vqgan import ImageTask
 
 FORMS = ("mae", "full")
 PRECISIONS = ("float32", "bf16")
@@ -51,7 +50,7 @@ def settings_of(size: str, form: str, precision: str, threads: int, device: str)
     }
     over["vqgan"] = {"loss": losses, "discriminator": {"input_scale": 1, "paired": False}}
     over["vqgan"]["trainer"] = {"augmentation": "none"}
-    preset = presets.overlay("paper_kny") if size == "thesis" else {}
+    preset = presets.overlay("paper_kny" if size == "thesis" else "whole_frames")
     return params.parse(presets.merged(presets.merged(params.read_yaml(), preset), over))
 
 
@@ -112,21 +111,27 @@ class Plain:
 
 
 class Ours:
-    """Our task, with pictures that are not read from shards."""
+    """Our task of whole frames, with pictures that are not read from shards."""
 
     def __init__(self, settings: params.Params, device: torch.device) -> None:
-        made = torch.zeros(1, settings.ingest.height, settings.ingest.width, 3, dtype=torch.uint8)
         with (
-            mock.patch("pipeline.training.tokenizer.ImageSet"),
-            mock.patch.object(TokenizerTask, "_start"),
+            mock.patch("pipeline.training.vqgan.ImageSet"),
+            mock.patch.object(ImageTask, "_start"),
         ):
-            self.task = TokenizerTask(settings, None, device)
-        self.task._training_batch = lambda rows, epoch: self.images
-        self.images = made
+            self.task = ImageTask(settings, None, device)
+        self.task._floats = lambda images: self.images
+        self.images = None
 
     def step(self, images: torch.Tensor) -> None:
+        """Forward, backward, clipping and every optimizer's step, as the loop takes them."""
         self.images = images.contiguous(memory_format=torch.channels_last)
-        one_step.step(self.task, range(len(images)), LATE)
+        for loss in self.task.losses(range(len(images)), 0, LATE):
+            loss.total.backward()
+            player = self.task.players[loss.player]
+            torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)
+            player.optimizer.step()
+            player.optimizer.zero_grad(set_to_none=True)
+            self.task.stepped(loss.player)
 
 
 def measure(given: argparse.Namespace) -> dict[str, float]:

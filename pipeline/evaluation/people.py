@@ -45,6 +45,11 @@ class Example:
         known |= {name: drawn.candidates[name] for name in PANELS if name in drawn.candidates}
         return cls(drawn.clip.clip_id, known)
 
+    def beside(self) -> dict[str, torch.Tensor]:
+        """The first three panels: without context there is no untrained one, but a cross-fade."""
+        names = [name for name in PANELS if name in self.panels][:3]
+        return {spoken(name): self.panels[name] for name in names}
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -94,14 +99,14 @@ def write(
 
 
 def _strip(example: Example) -> dict[str, torch.Tensor]:
-    rows = {spoken(name): example.panels[name] for name in PANELS[:3]}
+    rows = example.beside()
     return rows | {"error": pictures.error_map(rows["generated"], rows["true"])}
 
 
 def _write_clip(folder: Path, number: int, example: Example) -> Clip:
-    """A small video a panel, and one with generated, true and cross-fade beside each other."""
-    shown = {spoken(name): example.panels[name] for name in PANELS[:3]}
-    write_video(folder / f"{number:02d}_compare.mp4", pictures.side_by_side(shown), SHOWN_FPS)
+    """A small video a panel, and one with the first three beside each other."""
+    compared = pictures.side_by_side(example.beside())
+    write_video(folder / f"{number:02d}_compare.mp4", compared, SHOWN_FPS)
     files = {}
     for name, clip in example.panels.items():
         files[spoken(name)] = path = folder / f"{number:02d}_{name}.mp4"

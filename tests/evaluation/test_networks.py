@@ -43,7 +43,7 @@ def test_two_evaluations_give_equal_bytes_and_all_numbers(
     tiny, untrained, shards, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    names = ["black", "cross_fade", "optical_flow", "rife", "round_trip", "seed"]
+    names = ["black", "cross_fade", "optical_flow", "rife", "untrained", "round_trip"]
     ruler = {"splits": ["test"], "repetitions": 2, "video_metrics": True}
     settings = tiny(
         {
@@ -77,8 +77,11 @@ def test_two_evaluations_give_equal_bytes_and_all_numbers(
         "cross_fade", "optical_flow", "rife",
     }  # fmt: skip
     assert found["inbetween"]["lpips"] > 0 and "fid_vgg16" in found["tokenizer"]
-    assert {"fvd", "kvd", "fvd_floor", "kvd_n"} <= set(found["unranked"]["inbetween"])
+    left_out = read_json(tmp_path / "cold/notes.json")["left_out"]
+    assert left_out["fvd"] == "10 clips; it ranks from 96 on" and "kvd" in left_out
     thesis = found["seed_ruler"]["test"]
-    assert {"fvd", "kvd", "psnr", "ssim"} <= set(thesis["seed"]) and thesis["seed"]["fvd"]["n"] == 8
+    assert {"fvd", "kvd", "ssim"} <= set(thesis["model"]) and thesis["model"]["fvd"]["n"] == 8
+    # With context the given last frame is shown exactly, infinitely good by the thesis' ruler.
+    assert "psnr" not in thesis["model"] and "psnr" in thesis["black"]
     assert "fvd" not in thesis["black"]
     assert torch.get_num_threads() == 1

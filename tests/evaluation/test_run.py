@@ -15,7 +15,8 @@ from pipeline.evaluation.setwise import RANKS_FROM
 from pipeline.metrics.image import psnr, ssim
 from pipeline.shards.loaders import ClipSet
 
-BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip", "seed"}
+BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
+BASELINES |= {"untrained", "without_codes"}
 TABLES = ("clips.csv", "groups.csv", "paired.csv", "by_frame.csv", "codebook.csv")
 
 
@@ -37,7 +38,7 @@ def project(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def done(tiny, untrained, write_shards, tmp_path_factory):
     """Two evaluations of one model: the folder with shards/, one/ and two/, and the content."""
-    folder, settings = tmp_path_factory.mktemp("evaluation"), tiny({"train.layout": "clip"})
+    folder, settings = tmp_path_factory.mktemp("evaluation"), tiny()
     clips = clip_table(write_shards(folder / "shards"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
@@ -81,13 +82,13 @@ def test_two_runs_give_the_same_bytes(done):
 def test_a_baseline_and_the_round_trip_by_another_way(done, tiny, untrained):
     """Mean over inner frames, then over clips; given frames are not scored."""
     folder, content = done
-    model, clips = untrained(tiny({"train.layout": "clip"})), ClipSet(folder / "shards", "test")
+    model, clips = untrained(tiny()), ClipSet(folder / "shards", "test")
     held, tripped, high = [], [], []
     for row in range(len(clips)):
         clip = clips[row].frames
         inner = clip[1:-1]
         held.append(psnr(clip[:1].expand_as(inner).contiguous(), inner).mean())
-        tripped.append(ssim(model.round_trip(inner)[0], inner).mean())
+        tripped.append(ssim(model.round_trip(clip)[0], inner).mean())
     high = held[2:]  # motion is the clip's number
     assert content["baselines"]["hold_first"]["psnr"] == pytest.approx(float(sum(held)) / 4)
     found = content["baselines_high_motion"]["hold_first"]["psnr"]
@@ -135,7 +136,7 @@ def test_pictures_videos_and_page_for_people(done):
     with Image.open(folder / "one/strip.png") as strip:
         assert strip.width > 200 and strip.height > 2 * 4 * 96, "two clips of four rows"
     names = {path.name for path in (folder / "one/videos").iterdir()}
-    panels = ("compare", "generated", "true", "cross_fade")
+    panels = ("compare", "generated", "true", "untrained", "cross_fade")
     assert names == {f"0{k}_{what}.mp4" for k in (1, 2) for what in panels}
     # the third with most motion: clips 2 and 3, of 6 and 3 frames
     for name, n in (("01_generated", 6), ("02_generated", 3), ("01_compare", 6), ("02_true", 3)):
@@ -153,7 +154,7 @@ def test_a_model_that_draws_the_truth_is_perfect(
     test = ClipSet(tmp_path / "shards", "test")
     truth = iter([test[row].frames for row in range(len(test))])
     model = untrained(tiny())
-    monkeypatch.setattr(model, "draw", lambda first, *_: [next(truth) for _ in first])
+    monkeypatch.setattr(model, "generate", lambda first, *_: [next(truth) for _ in first])
     changes = {"evaluate.batch_size": 3, "evaluate.samples": 0, "evaluate.baselines": ["black"]}
     settings = tiny(changes | {"evaluate.seed_ruler": {
         "splits": [], "repetitions": 1, "video_metrics": False}})  # fmt: skip
@@ -166,12 +167,21 @@ def test_a_model_that_draws_the_truth_is_perfect(
     assert "diversity" not in found and "seed_ruler" not in content
 
 
+def test_without_context_there_is_nothing_to_draw_without_codes(
+    tiny, untrained, write_shards, tmp_path
+):
+    clips = clip_table(write_shards(tmp_path / "shards"))
+    settings = tiny({"vqgan.context": "none", "evaluate.samples": 0})
+    content = evaluate(untrained(settings), tmp_path / "shards", clips, settings, tmp_path / "out")
+    assert set(content["baselines"]) == BASELINES - {"untrained", "without_codes"}
+
+
 def test_a_model_that_draws_no_numbers_is_named(tiny, untrained, write_shards, tmp_path):
     clips = clip_table(write_shards(tmp_path / "shards"))
     model = untrained(tiny())
     with torch.no_grad():
         model.tokenizer.quantizer.codebook.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"test-00, test-01: frame 1 is NaN .* diverged"):
+    with pytest.raises(UserError, match=r"test-00, test-01: frame 1 or later is NaN .* diverged"):
         evaluate(model, tmp_path / "shards", clips, tiny(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

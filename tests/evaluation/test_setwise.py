@@ -15,7 +15,9 @@ from pipeline.evaluation.setwise import (
 )
 from pipeline.metrics.distances import frechet
 from pipeline.metrics.extractors import FeatureStore
+from pipeline.metrics.image import psnr
 from pipeline.pretrained.i3d import LEAST_FRAMES
+from pipeline.shards.loaders import Clip
 
 
 class Means:
@@ -101,44 +103,45 @@ def test_features_that_are_no_numbers_name_the_clip(clips, tmp_path):
         sets.add("the-seventh", clips[0], {"model": clips[0]})
 
 
-@pytest.fixture
-def pictures(moving) -> torch.Tensor:
-    return torch.cat([moving(4, seed) for seed in range(6)])
+class Clips:
+    """As ClipSet: clips of six frames, of which all four inner ones are measured."""
 
-
-class Pictures:
-    """As ImageSet."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images = images
+    def __init__(self, clips: list[torch.Tensor]) -> None:
+        self.clips = clips
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.clips)
 
-    def batch(self, rows) -> torch.Tensor:
-        return self.images[list(rows)]
+    def __getitem__(self, number: int) -> Clip:
+        return Clip(f"c{number}", self.clips[number])
 
 
-def test_tokenizer_by_hand(tiny, untrained, pictures, tmp_path):
-    model, notes = untrained(tiny()), Notes()
+@pytest.fixture
+def little(moving) -> list[torch.Tensor]:
+    return [moving(6, seed) for seed in range(6)]
+
+
+@pytest.mark.parametrize("context", ["keyframes", "none"])
+def test_tokenizer_by_hand(tiny, untrained, little, tmp_path, context):
+    model, notes = untrained(tiny({"vqgan.context": context})), Notes()
     tools = ImageTools(None, Extractor(PictureMeans(), FeatureStore(tmp_path)), 4, 1)
-    numbers, uses = measure_tokenizer(model, Pictures(pictures), 5, tools, notes)
-    codes = model.round_trip(pictures)[1].flatten()
-    assert uses.tolist() == torch.bincount(codes, minlength=16).tolist()
+    numbers, uses = measure_tokenizer(model, Clips(little), tools, notes)
+    trips = [model.round_trip(clip) for clip in little]
+    ids = torch.cat([ids.flatten() for _, ids in trips])
+    assert uses.tolist() == torch.bincount(ids, minlength=16).tolist()
     share = uses[uses > 0] / uses.sum()
     assert numbers["perplexity"] == pytest.approx(np.prod(share**-share))
     assert numbers["codebook_usage"] == (uses > 0).mean() and numbers["n"] == 24
+    scores = [psnr(shown, clip[1:-1]) for (shown, _), clip in zip(trips, little, strict=True)]
+    assert numbers["psnr"] == pytest.approx(float(torch.cat(scores).mean()))
     assert numbers["fid_means"] == pytest.approx(frechet(tools.drawn_features, tools.true_features))
     assert min(numbers["fid_means_half"], numbers["fid_means_floor"]) > numbers["fid_means"] > 0
     assert numbers["fid_means_n"] == 24
 
 
-def test_few_pictures_leave_the_fid_out_with_its_reason(tiny, untrained, pictures, tmp_path):
-    tools, notes = (
-        ImageTools(None, Extractor(PictureMeans(), FeatureStore(tmp_path)), 4, 1),
-        Notes(),
-    )
-    few = Pictures(pictures[:3])
-    numbers, _ = measure_tokenizer(untrained(tiny()), few, 2, tools, notes)
+def test_few_pictures_leave_the_fid_out_with_its_reason(tiny, untrained, little, tmp_path):
+    notes = Notes()
+    tools = ImageTools(None, Extractor(PictureMeans(), FeatureStore(tmp_path)), 4, 1)
+    numbers, _ = measure_tokenizer(untrained(tiny()), Clips(little[:1]), tools, notes)
     assert not [key for key in numbers if key.startswith("fid")]
-    assert "3 test pictures" in notes.left_out["fid_means"]
+    assert "4 test pictures" in notes.left_out["fid_means"]
