@@ -16,6 +16,7 @@ SMALL = {
     "base": {"device": "cpu", "precision": "float32", "threads": 1},
     "ingest": {"height": HEIGHT, "width": WIDTH},
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
+    "flow": {"method": "dis"},
     "vqgan": {
         "context": "keyframes",
         "keyframes": {"channels": 8},
@@ -46,8 +47,8 @@ def tokenizer(changes: dict | None = None, seed: int = 0) -> KeyframeTokenizer:
     """Untrained, its codes started from the differences of two clips; in evaluation mode."""
     config = settings(changes)
     torch.manual_seed(seed)
-    model = KeyframeTokenizer(config.vqgan, config.ingest.height, config.ingest.width).eval()
     size = config.ingest.height, config.ingest.width
+    model = KeyframeTokenizer(config.vqgan, *size, config.flow.method).eval()
     differences = []
     for speed in (2, 3):
         clip = square_clip(7, speed, *size)

@@ -22,6 +22,7 @@ from pipeline.models.vqgan.keyframes import DecoderOutput, compose
 
 CLIP = square_clip(7)
 CONTEXT = clip_context(CLIP)
+WITH_RIFE = CONTEXT._replace(rife=CONTEXT.warped_last, rife_eased=CONTEXT.warped_first)
 IMAGES = frames.to_float(CLIP[1:-1])
 NETWORK = {"vqgan.keyframes.encoder": "network"}
 
@@ -40,10 +41,8 @@ def maps(model, ids: torch.Tensor) -> torch.Tensor:
 
 def mirrored(context: Context) -> Context:
     sign = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1)
-    flipped = {name: getattr(context, name).flip(-1) for name in Context._fields}
-    for name in ("to_first", "to_last"):
-        flipped[name] = flipped[name] * sign
-    return Context(**flipped | {"time": context.time})
+    flipped = Context(*(None if x is None else x.flip(-1) for x in context))
+    return flipped._replace(to_first=flipped.to_first * sign, to_last=flipped.to_last * sign)
 
 
 @pytest.mark.parametrize("patch", [4, 8, 16, 32])
@@ -58,6 +57,16 @@ def test_an_untrained_decoder_shows_the_warp_and_what_the_codes_say(patch):
     decoded = model.decode(ids, CONTEXT)
     assert torch.equal(frames.to_uint8(decoded), frames.to_uint8(wanted))
     assert F.mse_loss(decoded, IMAGES) < F.mse_loss(alone, IMAGES), "codes help from the start"
+
+
+def test_two_more_candidates_change_nothing_at_the_start():
+    model = tokenizer({"flow.method": "mixed"})
+    alone = model.decode(nothing(model), WITH_RIFE)
+    assert torch.equal(frames.to_uint8(alone), frames.to_uint8(CONTEXT.eased))
+    randomize(model)
+    output = model(maps(model, nothing(model)), WITH_RIFE)
+    assert output.mix.shape[1] == 8
+    assert torch.allclose(output.mix.sum(1), torch.ones(()), atol=1e-5)
 
 
 def test_no_codes_are_the_first_code():
@@ -200,7 +209,7 @@ def test_a_saved_tokenizer_comes_back_with_its_flow_and_timing(tmp_path, encoder
     loaded = load_tokenizer(tmp_path, CPU)
     assert (loaded.flow_method, loaded.easing) == ("mixed", easing)
     assert (loaded.ingest.height, loaded.ingest.width) == (HEIGHT, WIDTH)
-    ids = model.encode(IMAGES, CONTEXT)
-    assert torch.equal(loaded.tokenizer.encode(IMAGES, CONTEXT), ids)
-    assert torch.equal(loaded.tokenizer.decode(ids, CONTEXT), model.decode(ids, CONTEXT))
+    ids = model.encode(IMAGES, WITH_RIFE)
+    assert torch.equal(loaded.tokenizer.encode(IMAGES, WITH_RIFE), ids)
+    assert torch.equal(loaded.tokenizer.decode(ids, WITH_RIFE), model.decode(ids, WITH_RIFE))
     assert not any(p.requires_grad for p in loaded.tokenizer.parameters())
