@@ -41,7 +41,7 @@ from pipeline.training.schedule import warmup_cosine
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
-ERROR_FLOOR = 0.01  # mean absolute error on [-1, 1] below which all frames count alike
+ERROR_FLOOR = 0.005  # mean absolute error on [-1, 1] below which all frames count alike
 
 
 class Reconstruction(NamedTuple):
