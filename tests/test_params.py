@@ -22,7 +22,6 @@ SIZES = {
     "clip_chunk.max_frames": 25,
     "clip_chunk.train_share": 0.8,
     "clip_chunk.val_share": 0.1,
-    "vqgan.context": "none",
     "vqgan.loss.perceptual_loss": "none",
     "vqgan.keyframes.patch_size": 16,
     "vqgan.autoencoder.channels_multiplier": [1, 2, 4, 4],
