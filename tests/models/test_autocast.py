@@ -26,7 +26,8 @@ def test_the_tokenizer_learns_in_bf16():
     with torch.autocast("cpu", torch.bfloat16):
         context, images = clip_context(clip), frames.to_float(clip[1:-1])
         quantized = model.quantize(images, context, torch.Generator().manual_seed(0))
-        decoded = compose(model(quantized.vectors, context), context)
+        told = torch.ones_like(quantized.vectors[:, :1])
+        decoded = compose(model(quantized.vectors, told, context), context)
         loss = (decoded.float() - images).abs().mean() + quantized.commitment_loss
         loss.backward()
     assert decoded.dtype == torch.float32 and finite_gradients(model)

@@ -31,12 +31,18 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def nothing(model) -> torch.Tensor:
-    return torch.zeros(len(IMAGES), model.tokens_per_frame, dtype=torch.int64)
+def same(model, code: int = 0) -> torch.Tensor:
+    """Ids of all frames, all alike."""
+    return torch.full((len(IMAGES), model.tokens_per_frame), code)
 
 
 def maps(model, ids: torch.Tensor) -> torch.Tensor:
     return F.embedding(ids, model.codebook).movedim(-1, 1).unflatten(2, model.grid)
+
+
+def output_of(model, ids: torch.Tensor, context: Context) -> DecoderOutput:
+    vectors = maps(model, ids)
+    return model(vectors, torch.ones_like(vectors[:, :1]), context)
 
 
 def mirrored(context: Context) -> Context:
@@ -49,7 +55,7 @@ def mirrored(context: Context) -> Context:
 def test_an_untrained_decoder_shows_the_warp_and_what_the_codes_say(patch):
     model = tokenizer({"vqgan.keyframes.patch_size": patch})
     assert model.grid == (HEIGHT // patch, WIDTH // patch)
-    alone = model.decode(nothing(model), CONTEXT)
+    alone = model.decode(same(model), CONTEXT)
     assert torch.equal(frames.to_uint8(alone), frames.to_uint8(CONTEXT.eased))
     ids = model.encode(IMAGES, CONTEXT)
     assert ids.shape == (len(IMAGES), model.tokens_per_frame) and ids.any()
@@ -61,19 +67,33 @@ def test_an_untrained_decoder_shows_the_warp_and_what_the_codes_say(patch):
 
 def test_two_more_candidates_change_nothing_at_the_start():
     model = tokenizer({"flow.method": "mixed"})
-    alone = model.decode(nothing(model), WITH_RIFE)
+    alone = model.decode(same(model), WITH_RIFE)
     assert torch.equal(frames.to_uint8(alone), frames.to_uint8(CONTEXT.eased))
     randomize(model)
-    output = model(maps(model, nothing(model)), WITH_RIFE)
+    output = output_of(model, same(model), WITH_RIFE)
     assert output.mix.shape[1] == 8
     assert torch.allclose(output.mix.sum(1), torch.ones(()), atol=1e-5)
 
 
-def test_no_codes_are_the_first_code():
+def test_codes_that_are_not_told():
+    """The null code: at first as code 0, later another, and nothing of the code comes through."""
     model = tokenizer()
+    assert model.null_code == 16
+    unknown = model.decode(same(model, 16), CONTEXT)
+    assert torch.equal(unknown, model.decode(same(model), CONTEXT))
     randomize(model)
-    dropped = compose(model(maps(model, model.encode(IMAGES, CONTEXT)) * 0, CONTEXT), CONTEXT)
-    assert torch.equal(dropped.clamp(-1, 1), model.decode(nothing(model), CONTEXT))
+    unknown = model.decode(same(model, 16), CONTEXT)
+    assert not torch.allclose(unknown, model.decode(same(model), CONTEXT), atol=1e-3)
+    ids = model.encode(IMAGES, CONTEXT)
+    vectors = maps(model, ids)
+    hidden = compose(model(vectors, torch.zeros_like(vectors[:, :1]), CONTEXT), CONTEXT)
+    assert torch.equal(hidden.clamp(-1, 1), unknown)
+    part = ids.clone()
+    part[:, 3] = 16
+    told = torch.ones_like(vectors[:, :1])
+    told[:, :, 0, 3] = 0
+    hidden = compose(model(vectors, told, CONTEXT), CONTEXT)
+    assert torch.equal(hidden.clamp(-1, 1), model.decode(part, CONTEXT))
 
 
 def test_the_first_code_stays_zero_while_the_codebook_moves():
@@ -111,7 +131,8 @@ def test_a_network_starts_as_the_linear_encoder_and_learns_through_the_codes():
     linear, network = tokenizer(), tokenizer(NETWORK)
     assert torch.equal(linear.encode(IMAGES, CONTEXT), network.encode(IMAGES, CONTEXT))
     quantized = network.quantize(IMAGES, CONTEXT, seeded())
-    decoded = compose(network(quantized.vectors, CONTEXT), CONTEXT)
+    told = torch.ones_like(quantized.vectors[:, :1])
+    decoded = compose(network(quantized.vectors, told, CONTEXT), CONTEXT)
     (decoded - IMAGES).square().mean().backward()
     assert network.encoder.out.weight.grad.any() and network.to_vectors.weight.grad.any()
     assert all(not p.requires_grad for p in (linear.to_vectors.weight, linear.to_difference.weight))
@@ -127,7 +148,7 @@ def test_bf16_gives_the_same_ids():
 def test_shares_add_up_to_one():
     model = tokenizer()
     randomize(model, 0.5)
-    mix = model(maps(model, model.encode(IMAGES, CONTEXT)), CONTEXT).mix
+    mix = output_of(model, model.encode(IMAGES, CONTEXT), CONTEXT).mix
     assert mix.shape == (len(IMAGES), 6, HEIGHT, WIDTH) and mix.std() > 0.05
     assert torch.allclose(mix.sum(1), torch.ones(()), atol=1e-5)
 
@@ -135,11 +156,11 @@ def test_shares_add_up_to_one():
 def test_a_mirrored_context_is_drawn_mirrored():
     """By an untrained decoder; a trained one has no such symmetry, but its composition has."""
     model = tokenizer()
-    plain = model.decode(nothing(model), CONTEXT)
-    flipped = model.decode(nothing(model), mirrored(CONTEXT)).flip(-1)
+    plain = model.decode(same(model), CONTEXT)
+    flipped = model.decode(same(model), mirrored(CONTEXT)).flip(-1)
     assert torch.equal(frames.to_uint8(flipped), frames.to_uint8(plain))
     randomize(model)
-    output = model(maps(model, model.encode(IMAGES, CONTEXT)), CONTEXT)
+    output = output_of(model, model.encode(IMAGES, CONTEXT), CONTEXT)
     assert output.correction.std() > 0.1
     turned = [x.flip(-1) for x in output]
     turned[2] = turned[2] * torch.tensor([-1.0, 1, -1, 1]).view(1, 4, 1, 1)
@@ -159,13 +180,13 @@ def resized(size: tuple[int, int], clip: torch.Tensor = CLIP) -> Context:
 def test_a_larger_frame_is_composed_alike():
     model = tokenizer()
     randomize(model)
-    output = model(maps(model, model.encode(IMAGES, CONTEXT)), CONTEXT)
+    output = output_of(model, model.encode(IMAGES, CONTEXT), CONTEXT)
     # Noise from pixel to pixel has no larger size: what is enlarged is smooth.
     output = DecoderOutput(*(F.avg_pool2d(x, 9, 1, 4, count_include_pad=False) for x in output))
     large = compose(output, resized((2 * HEIGHT, 2 * WIDTH)))
     small = compose(output, CONTEXT)
     error = (F.avg_pool2d(large, 2) - small).abs().mean()
-    assert error < 0.1 * (small - CONTEXT.eased).abs().mean()
+    assert error < 0.2 * (small - CONTEXT.eased).abs().mean()
 
 
 def test_odd_sizes_are_drawn_too():
