@@ -36,16 +36,17 @@ FAST = {  # of the evaluation: nothing that the table does not show
 }
 ROWS: dict[str, dict] = {
     "default": {},
-    "flow_mixed": {"flow.method": "mixed"},
+    "flow_dis": {"flow.method": "dis"},
     "flow_rife": {"flow.method": "rife"},
     "even_timing": {"flow.easing": False},
     "no_lpips": {"vqgan.loss.perceptual_loss": "none"},
     "no_edges": {"vqgan.loss.edge_weight": 0.0},
-    "worst_pixel": {"vqgan.loss.worst_pixel_weight": 0.01},
+    "worst_pixel": {"vqgan.loss.worst_pixel_weight": 0.03},
     "adversarial": {"vqgan.loss.discriminator.factor": 1.0},
     "encoder_network": {"vqgan.keyframes.encoder": "network"},
     "tokens_8": {"vqgan.keyframes.patch_size": 32},
     "tokens_128": {"vqgan.keyframes.patch_size": 8},
+    "small_batch": {"vqgan.trainer.batch_size": 8},
     "one_span": {"vqgan.keyframes.spans_per_clip": 0},
     "maskgit": {"train.mode": "maskgit"},
     "context_none": {

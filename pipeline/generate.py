@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, help="0: greedy; about 1: sampled, varied clips")
     add("--top-k", type=int, help="at a temperature: only the likeliest k codes; 0: all")
     add("--top-p", type=float, help="only the fewest codes that make up this share; 1: all")
+    least = "greedy: less likely tokens are not told to the decoder; 0: all are"
+    add("--min-confidence", type=float, help=least)
     add(
         "--ease", type=float, help="pace: 1: even, up to 16: held until the middle; default: learnt"
     )
@@ -118,6 +120,7 @@ def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
         ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
         ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all codes"),
         ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
+        ("min-confidence", decoding.min_confidence, 0 <= decoding.min_confidence <= 1, "0 to 1"),
         ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
         ("samples", given.samples, given.samples >= 1, "1 or more"),
         ("ease", given.ease, given.ease is None or 1 <= given.ease <= MAX_EXPONENT, paced),

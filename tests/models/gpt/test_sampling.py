@@ -6,7 +6,14 @@ import torch
 from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.models.gpt.sampling import Decoding, filter_logits, generate, sample, unmask
+from pipeline.models.gpt.sampling import (
+    Decoding,
+    confident,
+    filter_logits,
+    generate,
+    sample,
+    unmask,
+)
 
 LENGTHS = torch.tensor([6, 9, 4])
 CHANNELS = 3
@@ -207,3 +214,23 @@ def test_a_maskgit_model_generates_in_parallel_too(make):
     maskgit = torch.stack(list(generate(model, *ends(), Decoding("maskgit"))))
     parallel = torch.stack(list(generate(model, *ends(), Decoding("parallel"))))
     assert torch.equal(auto, maskgit) and not torch.equal(auto, parallel)
+
+
+def test_unlikely_greedy_tokens_become_the_null_code(make):
+    """What the model reads stays its own choice: only what it yields has null codes."""
+    model = make(channels=CHANNELS)
+    first, cond = ends(channels=CHANNELS)
+    every = torch.stack(list(generate(model, first, cond)))
+    told = torch.stack(list(generate(model, first, cond, Decoding(min_confidence=0.5))))
+    null = told == model.config.num_embeddings
+    assert null.any() and not null.all()
+    assert torch.equal(told[~null], every[~null])
+    nothing = torch.stack(list(generate(model, first, cond, Decoding(min_confidence=1.0))))
+    assert (nothing == model.config.num_embeddings).all()
+
+
+def test_confidence_is_the_probability_of_the_chosen_token():
+    logits = torch.tensor([[[0.0, 2.0, 0.0], [0.0, 0.1, 0.0]]])
+    ids = logits.argmax(-1)
+    assert confident(ids, logits, Decoding(min_confidence=0.7)).tolist() == [[1, 3]]
+    assert torch.equal(confident(ids, logits, Decoding(min_confidence=0.7, temperature=1.0)), ids)
