@@ -475,16 +475,10 @@ def test_transparent_rotated_and_grey_pictures_are_read(tmp_path):
     assert turned.flags.writeable, "PyTorch warns people of arrays that are not"
 
 
-def test_keyframes_with_nothing_in_common_are_named(project, capsys):
-    folder = project()
-    random = np.random.default_rng(0)
-    for name in ("cut_a", "cut_b"):
-        blocks = random.integers(0, 256, (6, 12, 3), dtype=np.uint8)
-        Image.fromarray(np.kron(blocks, np.ones((16, 16, 1), np.uint8))).save(
-            folder / f"{name}.png"
-        )
-    ends = ["--first", "cut_a.png", "--last", "cut_b.png"]
-    generate.main([*ends, "--out", "cut", "--n-frames", "4"])
-    assert "frames 0 and 3 have little in common" in capsys.readouterr().err
+@pytest.mark.parametrize(("share", "named"), [(0.05, True), (0.6, False)])
+def test_keyframes_with_nothing_in_common_are_named(project, capsys, monkeypatch, share, named):
+    monkeypatch.setattr(generate, "consistent_share", lambda flow: share)
+    monkeypatch.setattr(generate, "CUT_CHANGE", 0.0)
+    project()
     main("--n-frames", "4")
-    assert "little in common" not in capsys.readouterr().err
+    assert ("frames 0 and 3 have little in common" in capsys.readouterr().err) == named

@@ -11,6 +11,7 @@ from pipeline.models.flow import (
     Easing,
     Flow,
     FlowEstimator,
+    consistent_share,
     ease,
     fit_easing,
     interpolate,
@@ -244,3 +245,17 @@ def test_the_exponent_falls_with_the_change_within_its_limits():
 
 def test_a_context_names_what_a_frame_is_mixed_of():
     assert Context._fields[:5] == ("first", "last", "warped_first", "warped_last", "eased")
+
+
+def test_across_a_cut_hardly_any_pixel_comes_back():
+    random = torch.Generator().manual_seed(0)
+    unrelated = [
+        torch.randint(0, 256, (8, 16, 3), generator=random)
+        .byte()
+        .repeat_interleave(8, 0)
+        .repeat_interleave(8, 1)
+        .numpy()
+        for _ in range(2)
+    ]
+    assert consistent_share(DIS(*unrelated)) < 0.3
+    assert consistent_share(DIS(square_at(20).numpy(), square_at(26).numpy())) > 0.8
