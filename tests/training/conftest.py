@@ -59,7 +59,7 @@ def gpt_task(tiny, tokens) -> Callable:
     from pipeline.training.gpt import GptTask
 
     def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> GptTask:
-        settings = tiny(changes)
+        settings = tiny({"vqgan.context": "none"} | (changes or {}))
         torch.manual_seed(0)  # the tokenizer is given, whatever happens to the transformer
         tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
         torch.manual_seed(seed)
