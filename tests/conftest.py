@@ -127,9 +127,9 @@ def untrained(moving) -> Callable:
     from pipeline.models.vqgan.keyframes import KeyframeTokenizer
     from pipeline.models.vqgan.model import Tokenizer
 
-    def start_keyframes(tokenizer: KeyframeTokenizer, clips: list) -> "torch.Tensor":
+    def start_keyframes(tokenizer: KeyframeTokenizer, clips: list, method: str) -> "torch.Tensor":
         """Codes from the clips' differences; gives the context features of their frames."""
-        estimator, differences, features = FlowEstimator("dis"), [], []
+        estimator, differences, features = FlowEstimator(method), [], []
         for clip in clips:
             images = frames.to_float(clip)
             ends = [images[[k]].expand(len(clip), -1, -1, -1) for k in (0, -1)]
@@ -147,8 +147,8 @@ def untrained(moving) -> Callable:
         size = settings.ingest.height, settings.ingest.width
         clips = [moving(5, seed, *size) for seed in range(6)]
         if settings.vqgan.context == "keyframes":
-            tokenizer = KeyframeTokenizer(settings.vqgan, *size).eval()
-            features = start_keyframes(tokenizer, clips)
+            tokenizer = KeyframeTokenizer(settings.vqgan, *size, settings.flow.method).eval()
+            features = start_keyframes(tokenizer, clips, settings.flow.method)
             gpt = FrameGpt(GptConfig.from_params(settings, tokenizer.context_channels)).eval()
             gpt.fit_context(features)
         else:
@@ -160,6 +160,7 @@ def untrained(moving) -> Callable:
             gpt = FrameGpt(GptConfig.from_params(settings)).eval()
         gpt.init_from_codebook(tokenizer.codebook)
         precision = settings.base.precision
-        return InBetweener(tokenizer, gpt, settings.ingest, torch.device("cpu"), precision)
+        cpu, method = torch.device("cpu"), settings.flow.method
+        return InBetweener(tokenizer, gpt, settings.ingest, cpu, precision, method)
 
     return make

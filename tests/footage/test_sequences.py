@@ -37,7 +37,13 @@ def made(settings, monkeypatch):
     monkeypatch.setattr(sequences, "SEQUENCES_A_FILE", 2)
 
     def make(**changes) -> params.Params:
-        rules = {"train_sequences": 5, "test_sequences": 3, "digits": 2, "n_frames": LENGTH}
+        rules = {
+            "seed": 1,
+            "train_sequences": 5,
+            "test_sequences": 3,
+            "digits": 2,
+            "n_frames": LENGTH,
+        }
         size = {"height": 64, "width": 64} | {k: v for k, v in changes.items() if k in SIZES}
         rules |= {key: value for key, value in changes.items() if key not in SIZES}
         source = settings.source.model_copy(update={"moving_mnist": params.MovingMnist(**rules)})

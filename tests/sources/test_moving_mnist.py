@@ -15,7 +15,7 @@ ANGLES = np.random.default_rng(0).uniform(0, 2 * math.pi, 40)
 
 
 def rules(**changes):
-    content = {"train_sequences": 4, "test_sequences": 3, "digits": 2, "n_frames": 20}
+    content = {"seed": 1, "train_sequences": 4, "test_sequences": 3, "digits": 2, "n_frames": 20}
     return params.MovingMnist(**content | changes)
 
 
