@@ -223,7 +223,7 @@ def test_weights_that_nothing_asks_for_may_be_missing(settings, monkeypatch):
     changes = {"lpips_network": "none", "fid_network": "none", "video_metrics": []}
     frugal = _set(settings, "evaluate", **changes, baselines=["black"])
     loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "none"})
-    frugal = _set(frugal, "vqgan", loss=loss)
+    frugal = _set(_set(frugal, "vqgan", loss=loss), "flow", method="dis")
     assert list(check.weight_files(frugal)) == []
     loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "vgg16"})
     assert "vqgan.loss.perceptual_loss = vgg16" in _sentence(
@@ -235,6 +235,7 @@ def test_a_folder_of_weights_serves_in_place_of_packages(settings, project, monk
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
     loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "none"})
     changed = _set(_set(settings, "vqgan", loss=loss), "evaluate", weights_dir="mine")
+    changed = _set(changed, "flow", method="dis")
     first = next(check.weight_files(changed))
     assert "evaluate.weights_dir = mine: no such folder" in first.sentence
     (project / "mine").mkdir()

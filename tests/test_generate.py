@@ -181,6 +181,7 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
 )
 def test_options_go_over_the_parameters(project, drawn, options, decoding):
     usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
+    usual["min_confidence"] = 0.0
     project(train__mode="maskgit", evaluate__decoding=usual)
     main("--n-frames", "4", *options.split())
     (call,) = drawn

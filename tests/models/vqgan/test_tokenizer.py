@@ -12,7 +12,7 @@ SIZES = "vqgan.autoencoder."
 
 def make(tiny, changes: dict, height: int = 16, width: int = 32) -> Tokenizer:
     torch.manual_seed(0)
-    return Tokenizer(tiny(changes).vqgan, height, width).eval()
+    return Tokenizer(tiny({"vqgan.context": "none"} | changes).vqgan, height, width).eval()
 
 
 @pytest.mark.parametrize("shortcut", [True, False])
@@ -40,7 +40,11 @@ def test_shapes_there_and_back(
     }
     tokenizer = make(tiny, changes, height, width)
     stride = patch * 2 ** (len(multiplier) - 1)
-    assert tokenizer.grid == (height // stride, width // stride) == tiny(changes).grid
+    assert (
+        tokenizer.grid
+        == (height // stride, width // stride)
+        == tiny({"vqgan.context": "none"} | changes).grid
+    )
     images = torch.rand(2, 3, height, width) * 2 - 1
     with torch.no_grad():
         codes = tokenizer.encode(images)
@@ -62,7 +66,7 @@ def test_channels_at_a_level_are_a_multiple_of_the_base_not_of_the_level_before(
 
 def test_codes_are_row_by_row(tiny, untrained, moving):
     """What changes in the lower right corner of a picture changes the last code."""
-    tokenizer = untrained(tiny()).tokenizer
+    tokenizer = untrained(tiny({"vqgan.context": "none"})).tokenizer
     assert isinstance(tokenizer.shortcut, Shortcut)
     nn.init.zeros_(tokenizer.before.weight)  # the linear path alone sees one token's pixels
     image = torch.zeros(1, 3, 16, 32)
@@ -77,7 +81,7 @@ def test_codes_are_row_by_row(tiny, untrained, moving):
 
 
 def test_mean_vectors_decode_as_codes_do(tiny, untrained, moving):
-    tokenizer = untrained(tiny()).tokenizer
+    tokenizer = untrained(tiny({"vqgan.context": "none"})).tokenizer
     codes = torch.randint(0, 16, (2, 32), generator=torch.Generator().manual_seed(0))
     sure = nn.functional.one_hot(codes, 16).float() @ tokenizer.codebook
     assert torch.allclose(tokenizer.decode_vectors(sure), tokenizer.decode(codes), atol=1e-6)
@@ -101,7 +105,7 @@ def test_evaluation_changes_nothing(tiny, kind):
 def test_a_picture_is_encoded_the_same_in_any_batch(tiny, untrained, moving):
     from pipeline.frames import to_float
 
-    tokenizer = untrained(tiny()).tokenizer
+    tokenizer = untrained(tiny({"vqgan.context": "none"})).tokenizer
     images = to_float(torch.cat([moving(3, seed) for seed in range(3)]))
     alone = torch.cat([tokenizer.encode(image[None]) for image in images])
     assert torch.equal(tokenizer.encode(images), alone)
