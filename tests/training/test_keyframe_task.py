@@ -38,10 +38,10 @@ def weights(task) -> torch.Tensor:
 @pytest.mark.parametrize("encoder", ["linear", "network"])
 def test_training_draws_better_than_the_start(task, run, encoder):
     trained = task({"vqgan.keyframes.encoder": encoder, "vqgan.trainer.gen_lr": 5e-3})
-    last = run(trained, batch_size=4, n_epochs=14, log_interval=10).epochs[-1]
+    last = run(trained, batch_size=4, n_epochs=24, log_interval=10).epochs[-1]
     assert last["psnr"] > last["psnr_start"] + 1.0
     assert last["psnr_without_codes"] > last["psnr_start"] + 0.3
-    if encoder == "linear":  # a codebook that moves has not settled in 56 steps
+    if encoder == "linear":  # with a network they are no help on this data (-0.2 to 0 dB)
         assert last["psnr"] > last["psnr_without_codes"]
     assert not trained.tokenizer.codebook[0].any()
 
