@@ -292,6 +292,8 @@ class InBetweener:
         ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
         exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)
         enlarged = make_context(*ends, flow, context.time, exponent, context.confidence)
+        # Warped anew with the corrected flow; 200 MB at 2160x3840.
+        enlarged = enlarged._replace(warped_first=None, warped_last=None)
         return self.tokenizer.decode(codes, context, enlarged)
 
     def _check(self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]) -> None:
