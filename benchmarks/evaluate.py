@@ -24,18 +24,18 @@ import pandas as pd
 import torch
 
 from benchmarks.lines import line, show
-from pipeline import frames, params, torch_setup
+from pipeline import config, frames, runtime
+from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
+from pipeline.evaluation.baselines import cross_fade
+from pipeline.evaluation.flow_baselines import RifeBaseline, optical_flow
+from pipeline.evaluation.metrics.distances import frechet
+from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
+from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.line_chamfer import Outlines, chamfer
+from pipeline.evaluation.metrics.perceptual import Perceptual
+from pipeline.evaluation.metrics.video import diagnose
 from pipeline.evaluation.run import evaluate
-from pipeline.metrics.baselines import cross_fade
-from pipeline.metrics.distances import frechet
-from pipeline.metrics.extractors import VideoFeatures, image_network
-from pipeline.metrics.flow import RifeBaseline, optical_flow
-from pipeline.metrics.image import psnr, ssim
-from pipeline.metrics.lines import Outlines, chamfer
-from pipeline.metrics.perceptual import Perceptual
-from pipeline.metrics.video import diagnose
-from pipeline.pretrained.rife import Rife
-from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
+from pipeline.models.pretrained.rife import Rife
 
 FRAMES, HEIGHT, WIDTH = 20, 64, 128
 HOLD_THRESHOLD = 1.5
@@ -130,7 +130,7 @@ def _skimage(inner: list[tuple], name: str) -> Callable:
 
 def frechet_lines(count: int = 21, width: int = 400) -> list[dict]:
     """One Fréchet distance of few samples, ours and clean-fid's."""
-    torch_setup.repair_torchvision()
+    runtime.repair_torchvision()
     from cleanfid.fid import frechet_distance
 
     a, b = np.random.default_rng(0).normal(size=(2, count, width))
@@ -148,7 +148,7 @@ class Ready:
     """In the place of a model whose clips were drawn elsewhere: gives cross-fades at once."""
 
     def __init__(self, device: torch.device, codes: int = 64) -> None:
-        self.device, self.ingest = device, params.load().ingest
+        self.device, self.ingest = device, config.load().ingest
         self.tokenizer = SimpleNamespace(codebook=torch.zeros(codes, 1))
 
     def draw(self, first, last, n_frames, style, pick=None) -> list[torch.Tensor]:
@@ -162,7 +162,7 @@ class Ready:
 
 def whole(count: int, device: torch.device) -> list[dict]:
     """A whole evaluation of `count` clips, and of a quarter of them: time and memory."""
-    settings = params.load()
+    settings = config.load()
     spent, peaks = {}, {}
     for n in (count // 4, count):
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
@@ -209,8 +209,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    base = params.load().base
-    device = torch_setup.prepare(
+    base = config.load().base
+    device = runtime.prepare(
         base.model_copy(update={"device": given.device, "threads": given.threads})
     )
     clips = moving_clips(given.clips)

@@ -4,16 +4,17 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from pipeline import engine, params, schema
-from pipeline.footage.clips import chunk_clips
-from pipeline.footage.duplicates import index_frames
-from pipeline.footage.ingest import ingest
-from pipeline.footage.scenes import split_scenes
-from pipeline.shards.checking import INDEX
-from pipeline.shards.writing import pack
+from pipeline import config, io
+from pipeline.data import executor
+from pipeline.data.clips import chunk_clips
+from pipeline.data.holds import index_frames
+from pipeline.data.ingest import ingest
+from pipeline.data.integrity import INDEX
+from pipeline.data.scenes import split_scenes
+from pipeline.data.shard_writer import pack
 
 
-def shards(videos: Path, work: Path, settings: params.Params) -> Path:
+def shards(videos: Path, work: Path, settings: config.Params) -> Path:
     """The folder of shards under `work`; made once, and taken as it is where it is there."""
     frames, scenes, index, clips, out = (
         work / name for name in ("frames", "scenes", "frame_index", "clips", "shards")
@@ -26,9 +27,9 @@ def shards(videos: Path, work: Path, settings: params.Params) -> Path:
         split_scenes(frames, scenes, settings.scene_split)
         index_frames(frames, scenes, index, settings.frame_subsample)
         chunk_clips(frames, scenes, index, clips, settings.clip_chunk)
-        rows = schema.read_table(index / "frame_index.parquet", schema.FRAME_INDEX)
-        chosen = schema.read_table(clips / "clips.parquet", schema.CLIPS)
-        place = engine.Place("local", workers, "")
+        rows = io.read_table(index / "frame_index.parquet", io.FRAME_INDEX)
+        chosen = io.read_table(clips / "clips.parquet", io.CLIPS)
+        place = executor.Place("local", workers, "")
         shape = (size.height, size.width)
         pack(frames, rows, chosen, out, shape, settings.shard_pack.shard_mb, place)
     return out

@@ -19,7 +19,7 @@ import cv2
 import psutil
 
 from pipeline.errors import UserError
-from pipeline.sources.opening import executable
+from pipeline.video.ffmpeg_input import executable
 
 Size = tuple[int, int]  # height, width
 WATCH_SECONDS = 0.1

@@ -23,9 +23,9 @@ from pathlib import Path
 from benchmarks import footage_ways as ways
 from benchmarks.lines import line, show
 from pipeline import errors
+from pipeline.data.frame_file import read_videos
+from pipeline.data.ingest import list_source
 from pipeline.errors import UserError
-from pipeline.footage.framefile import read_videos
-from pipeline.footage.ingest import list_source
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import params
-from pipeline.footage.ingest import ingest
-from pipeline.footage.scenes import split_scenes
+from pipeline import config
+from pipeline.data.ingest import ingest
+from pipeline.data.scenes import split_scenes
 
 
 def main(videos: str, out: str, height: str, width: str, workers: str) -> None:
-    settings = params.load()
+    settings = config.load()
     size = settings.ingest.model_copy(update={"height": int(height), "width": int(width)})
     ingest(Path(videos), Path(out) / "frames", size, int(workers))
     started = time.perf_counter()

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.lines import line, show
-from pipeline import params, torch_setup
+from pipeline import config, runtime
+from pipeline.config import Vqvae
 from pipeline.errors import run_main
 from pipeline.models.vqgan.quantizers import QUANTIZERS, nearest
-from pipeline.params import Vqvae
 
 SIZES = ((8192, 50257, 128), (8192, 1024, 32), (8192, 2048, 8))  # N V D
 CODES, DIM = 2048, 32  # of the training step
@@ -61,8 +61,8 @@ def _resident(which: str) -> float:
     return 1024 * next(float(one.split()[1]) for one in lines if one.startswith(which))
 
 
-def peak_of(way: str, size: tuple[int, int, int], base: params.Base) -> float:
-    device = torch_setup.prepare(base)
+def peak_of(way: str, size: tuple[int, int, int], base: config.Base) -> float:
+    device = runtime.prepare(base)
     vectors, codebook = inputs(size, device)
     return extra_peak(lambda: WAYS[way](vectors, codebook), device)
 
@@ -83,8 +83,8 @@ def milliseconds(
     return best
 
 
-def search(base: params.Base, rounds: int) -> list[dict]:
-    device, lines = torch_setup.prepare(base), []
+def search(base: config.Base, rounds: int) -> list[dict]:
+    device, lines = runtime.prepare(base), []
     for size in SIZES:
         vectors, codebook = inputs(size, device)
         works = {way: lambda f=f, v=vectors, c=codebook: f(v, c) for way, f in WAYS.items()}
@@ -117,8 +117,8 @@ def training_step(kind: str, device: torch.device) -> Callable[[], None]:
     return work
 
 
-def training(base: params.Base, rounds: int) -> list[dict]:
-    device = torch_setup.prepare(base)
+def training(base: config.Base, rounds: int) -> list[dict]:
+    device = runtime.prepare(base)
     works = {f"quantizer/step/{kind}": training_step(kind, device) for kind in QUANTIZERS}
     times = milliseconds(works, device, 4 * rounds)
     return [line(name, value, "ms") for name, value in times.items()]
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     changes = {"device": given.device, "threads": given.threads}
-    base = params.load().base.model_copy(update=changes)
+    base = config.load().base.model_copy(update=changes)
     show([*search(base, given.rounds), *training(base, given.rounds)], "Quantizers")
 
 

@@ -5,7 +5,7 @@
 Pictures: truth, a light and a strong blur, by PSNR, SSIM, LPIPS, line chamfer and the Fréchet
 distance. Clips: truth (half against half), cross-fade, frozen frame, by FVD and KVD, as `evaluate`
 computes them. For the distances of sets the table gives, by number of samples, in what share of
-random subsets the order came out right; `RANKS_FROM` of pipeline/evaluation/setwise.py is the
+random subsets the order came out right; `RANKS_FROM` of pipeline/evaluation/distribution.py is the
 fewest from which on that was at least SURE. Prints a table, then a JSON line a row.
 """
 
@@ -22,19 +22,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import params, progress, schema, torch_setup
-from pipeline.footage.clips import chunk_clips
-from pipeline.footage.duplicates import index_frames
-from pipeline.footage.framefile import open_frames
-from pipeline.footage.ingest import ingest
-from pipeline.footage.scenes import split_scenes
-from pipeline.metrics.baselines import cross_fade, hold_first
-from pipeline.metrics.distances import frechet, halved, polynomial_mmd
-from pipeline.metrics.extractors import VideoFeatures, image_network
-from pipeline.metrics.image import psnr, ssim
-from pipeline.metrics.lines import line_chamfer
-from pipeline.metrics.perceptual import Perceptual
-from pipeline.pretrained.i3d import LEAST_FRAMES
+from pipeline import config, io, progress, runtime
+from pipeline.data.clips import chunk_clips
+from pipeline.data.frame_file import open_frames
+from pipeline.data.holds import index_frames
+from pipeline.data.ingest import ingest
+from pipeline.data.scenes import split_scenes
+from pipeline.evaluation.baselines import cross_fade, hold_first
+from pipeline.evaluation.metrics.distances import frechet, halved, polynomial_mmd
+from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
+from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.line_chamfer import line_chamfer
+from pipeline.evaluation.metrics.perceptual import Perceptual
+from pipeline.models.pretrained.i3d import LEAST_FRAMES
 
 BLURS = {"light_blur": 0.7, "strong_blur": 2.0}  # deviation of the Gaussian, pixels at 64x128
 SURE = 1.0  # share of subsets that must come out right
@@ -44,14 +44,14 @@ SAMPLES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 
 def true_clips(videos: Path, work: Path) -> list[torch.Tensor]:
     """Clips uint8 `n H W 3` of a folder of videos, cut as the pipeline cuts them."""
-    settings = params.load()
+    settings = config.load()
     ingest(videos, work / "frames", settings.ingest, settings.engine.workers)
     split_scenes(work / "frames", work / "scenes", settings.scene_split)
     index_frames(work / "frames", work / "scenes", work / "index", settings.frame_subsample)
     chunk_clips(
         work / "frames", work / "scenes", work / "index", work / "clips", settings.clip_chunk
     )
-    table = schema.read_table(work / "clips" / "clips.parquet", schema.CLIPS)
+    table = io.read_table(work / "clips" / "clips.parquet", io.CLIPS)
     clips = []
     for row in table[table.split != ""].itertuples():
         frames = open_frames(work / "frames", row.video_id)
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, required=True, help="folder of cartoons")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    base = params.load().base.model_copy(update={"threads": given.threads})
-    device = torch_setup.prepare(base)
+    base = config.load().base.model_copy(update={"threads": given.threads})
+    device = runtime.prepare(base)
     with tempfile.TemporaryDirectory() as work:
         clips = true_clips(given.videos, Path(work))
     images = torch.cat([clip[::5] for clip in clips])

@@ -25,9 +25,9 @@ from rich.table import Table
 
 from pipeline import progress
 from pipeline.errors import UserError
-from pipeline.metrics.baselines import BLIND
-from pipeline.metrics.image import psnr, ssim
-from pipeline.metrics.rulers import seed_psnr, seed_ssim
+from pipeline.evaluation.baselines import BLIND
+from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.thesis_metrics import seed_psnr, seed_ssim
 
 MNIST = Path(os.environ.get("NAKAWARI_DATA", "../shared/data")) / "mnist"
 DIGITS = "t10k-images-idx3-ubyte.gz"

@@ -33,16 +33,17 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from benchmarks.lines import line
 from benchmarks.quantizer import extra_peak
-from pipeline import params, presets, schema, torch_setup
+from pipeline import config, io, runtime
+from pipeline.commands import presets
+from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
 from pipeline.errors import run_main
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import FlowEstimator
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sampling import Decoding
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
-from pipeline.training.contract import Task
 from pipeline.training.gpt import GptTask
+from pipeline.training.task import Task
 from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 PRECISIONS = ("float32", "bf16")
@@ -167,14 +168,14 @@ def write_data(folder: Path, size: tuple[int, int], clips: int, tokenizer: Keyfr
             features = torch.randn(n_tokens, tokenizer.context_channels).half().numpy()
             row = {"clip_id": f"{k}", "flipped": False, "reversed": False, "n_frames": FRAMES}
             rows.append(row | {"tokens": ids, "features": features.tobytes()})
-        schema.write_table(rows, schema.TOKENS, folder / f"{split}.parquet")
+        io.write_table(rows, io.TOKENS, folder / f"{split}.parquet")
 
 
 def measure(content: dict, precisions: list[str], rounds: int, many: int) -> list[Row]:
     """All rows. content: as params.yaml; many: clips of the larger generation."""
-    settings = params.parse(content)
-    whole = params.parse(presets.merged(content, presets.overlay("whole_frames")))
-    device = torch_setup.prepare(settings.base)
+    settings = config.parse(content)
+    whole = config.parse(presets.merged(content, presets.overlay("whole_frames")))
+    device = runtime.prepare(settings.base)
     benchmark, rows = Benchmark(device, precisions, rounds), []
     peak = benchmark.peak()
     size = settings.ingest.height, settings.ingest.width
@@ -202,7 +203,7 @@ def measure(content: dict, precisions: list[str], rounds: int, many: int) -> lis
     cases = [("1_clip", "parallel", 1, None), (f"{many}_clips", "parallel", many, None)]
     cases += [("maskgit_8_steps", "maskgit", 1, None), (f"{LARGE[0]}p", "parallel", 1, large)]
     for name, mode, clips, output in cases:
-        trained = params.parse(presets.merged(content, {"train": {"mode": mode}}))
+        trained = config.parse(presets.merged(content, {"train": {"mode": mode}}))
         gpt = FrameGpt(GptConfig.from_params(trained, tokenizer.context_channels)).to(device)
         models = InBetweener(tokenizer, gpt.eval(), settings.ingest.frame_size, device, "float32")
         models.estimator = estimator  # warm
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="both")
     given = parser.parse_args()
-    content = presets.merged(params.read_yaml(), {"base": {"threads": given.threads}})
+    content = presets.merged(config.read_yaml(), {"base": {"threads": given.threads}})
     precisions = list(PRECISIONS) if given.precision == "both" else [given.precision]
     rows = measure(content, precisions, *((1, 4) if given.quick else (3, 16)))
     show(rows, precisions, f"Speed, {given.threads} threads")

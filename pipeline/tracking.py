@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline import records
+from pipeline import io
+from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.params import Params
 
 FLUSH_SECONDS = 15.0  # metrics reach the store at the latest after this time
 CLOSE_SECONDS = 300.0  # patience with a slow server or machine at the end of a stage
@@ -37,7 +37,7 @@ UNTRACKED = ("tracking", "engine")  # sections that change no result
 
 def seconds_file(name: str) -> Path:
     """Where the wall-clock of a stage is kept: never in an output of DVC."""
-    return records.project_root() / ".store" / "seconds" / f"{name}.json"
+    return io.project_root() / ".store" / "seconds" / f"{name}.json"
 
 
 @contextmanager
@@ -81,8 +81,8 @@ class Run:
 
     def finish(self, summary: dict, out: Path) -> None:
         """Writes `out/summary.json`, and its numbers as metrics, its other values as tags."""
-        records.write_json(out / "summary.json", summary)
-        flat = records.flatten(summary)
+        io.write_json(out / "summary.json", summary)
+        flat = io.flatten(summary)
         self._headline = _headline(summary)
         self.log({key: value for key, value in flat.items() if _is_number(value)})
         others = {key: value for key, value in flat.items() if not _is_number(value)}
@@ -96,7 +96,7 @@ class Run:
         `pictures`, by the name under which MLflow sets those of several runs side by side.
         """
         now = int(time.time() * 1000)
-        flat = records.flatten(metrics)
+        flat = io.flatten(metrics)
         points = [(key, float(flat[key]), now, 0) for key in flat if _is_number(flat[key])]
         files = [_existing(path) for path in artifacts]
         shown = [[key, _existing(path)] for key, path in (pictures or {}).items()]
@@ -104,7 +104,7 @@ class Run:
 
     def _succeed(self) -> None:
         seconds, peak = round(time.monotonic() - self._started, 2), round(_peak_mb())
-        records.write_json(seconds_file(self._name), {"seconds": seconds, "peak_mb": peak})
+        io.write_json(seconds_file(self._name), {"seconds": seconds, "peak_mb": peak})
         self.log({"seconds": seconds, "peak_mb": peak})
         self._close("FINISHED")
         parts = [self._headline, f"{seconds:.1f} s", f"{peak:,} MB"]
@@ -172,7 +172,7 @@ def _session(name: str, settings: Params) -> dict:
             "tracking.enabled = True and mlflow is not installed; "
             "`pip install -r requirements.txt`, or set tracking.enabled to false"
         )
-    store = records.project_root() / "mlflow.db"
+    store = io.project_root() / "mlflow.db"
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}"
     served = uri.startswith(("http://", "https://"))
     if served:
@@ -183,13 +183,13 @@ def _session(name: str, settings: Params) -> dict:
     return {
         "stage": name,
         "uri": uri,
-        "artifacts": None if served else (records.project_root() / "mlartifacts").as_uri(),
-        "lock": str(records.project_root() / ".store" / "mlflow.lock"),
+        "artifacts": None if served else (io.project_root() / "mlartifacts").as_uri(),
+        "lock": str(io.project_root() / ".store" / "mlflow.lock"),
         "experiment": experiment,
         "key": f"{experiment}/{title}/{revision}/{params_hash(settings)}",
         "name": title if title != "workspace" else f"workspace {revision[:7]}",
         "revision": revision,
-        "params": _texts(records.flatten(settings.model_dump())),
+        "params": _texts(io.flatten(settings.model_dump())),
         "flush_seconds": FLUSH_SECONDS,
     }
 

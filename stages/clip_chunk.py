@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
-from pipeline.footage.clips import chunk_clips
+from pipeline import config, errors, tracking
+from pipeline.data.clips import chunk_clips
 
 FRAMES, SCENES = Path("data/frames"), Path("data/scenes")
 INDEX, OUT = Path("data/frame_index"), Path("data/clips")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("clip_chunk", settings) as run:
         summary = chunk_clips(FRAMES, SCENES, INDEX, OUT, settings.clip_chunk)
         run.finish(summary, OUT)

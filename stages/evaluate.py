@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, schema, torch_setup, tracking
+from pipeline import config, errors, io, runtime, tracking
 from pipeline.evaluation.run import evaluate
 from pipeline.inference.inbetweener import InBetweener
 
@@ -14,12 +14,12 @@ HISTORIES = {
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("evaluate", settings) as run:
-        device = torch_setup.prepare(settings.base)
+        device = runtime.prepare(settings.base)
         precision = settings.base.precision
         model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
-        clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
+        clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         content = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
         run.finish(content, OUT)
 

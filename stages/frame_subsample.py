@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
-from pipeline.footage.duplicates import index_frames
+from pipeline import config, errors, tracking
+from pipeline.data.holds import index_frames
 
 FRAMES, SCENES, OUT = Path("data/frames"), Path("data/scenes"), Path("data/frame_index")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("frame_subsample", settings) as run:
         summary = index_frames(FRAMES, SCENES, OUT, settings.frame_subsample)
         run.finish(summary, OUT)

@@ -2,26 +2,27 @@
 
 from pathlib import Path
 
-from pipeline import check, errors, params, tracking
+from pipeline import config, errors, tracking
+from pipeline.commands import check
 from pipeline.models.checkpoints import fingerprint, load_tokenizer, require_own_tokens
 from pipeline.models.gpt.checkpoint import save_gpt
-from pipeline.training import processes
+from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask
-from pipeline.training.loop import Plan, train
+from pipeline.training.trainer import Plan, train
 
 TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     check.require_weights(settings)
-    if processes.started("stages.gpt2_train", settings.base):
+    if distributed.started("stages.gpt2_train", settings.base):
         return
-    first = processes.rank() == 0
+    first = distributed.rank() == 0
     with (
         tracking.stage("gpt2_train", settings, first) as run,
-        processes.joined(settings.base) as together,
+        distributed.joined(settings.base) as together,
     ):
         require_own_tokens(TOKENS, VQGAN)
         tokenizer = load_tokenizer(VQGAN, together.device).tokenizer

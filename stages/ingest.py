@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from pipeline import check, engine, errors, params, tracking
-from pipeline.footage.ingest import ingest
-from pipeline.footage.sequences import ingest_sequences
+from pipeline import config, errors, tracking
+from pipeline.commands import check
+from pipeline.data import executor
+from pipeline.data.ingest import ingest
+from pipeline.data.sequences import ingest_sequences
 
 OUT = Path("data/frames")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     check.require_weights(settings)
     with tracking.stage("ingest", settings) as run:
         source = Path(settings.source.path)
@@ -18,7 +20,7 @@ def main() -> None:
             summary = ingest_sequences(source, OUT, settings)
         else:
             workers, address = settings.engine.workers, settings.engine.address
-            place = engine.Place(settings.engine.kind, workers, address)
+            place = executor.Place(settings.engine.kind, workers, address)
             summary = ingest(source, OUT, settings.ingest, place)
         run.finish(summary, OUT)
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
-from pipeline.report import PAGE, collect_metrics, collect_plots, is_picture
+from pipeline import config, errors, tracking
+from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots, is_picture
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("report", settings) as run:
         numbers = collect_metrics(METRICS)
         files = collect_plots(PLOTS)

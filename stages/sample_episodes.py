@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, tracking
-from pipeline.sources.cartoon import render_episodes
+from pipeline import config, errors, tracking
+from pipeline.sample import render_episodes
 
 OUT = Path("data/sample")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("sample_episodes", settings) as run:
         sample = settings.sample_episodes
         summary = render_episodes(sample, sample.seed, OUT, settings.engine.workers)

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from pipeline import check, errors, params, tracking
-from pipeline.footage.scenes import split_scenes
+from pipeline import config, errors, tracking
+from pipeline.commands import check
+from pipeline.data.scenes import split_scenes
 
 FRAMES, OUT = Path("data/frames"), Path("data/scenes")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     check.require_weights(settings)
     with tracking.stage("scene_split", settings) as run:
         summary = split_scenes(FRAMES, OUT, settings.scene_split)

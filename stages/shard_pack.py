@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
-from pipeline import engine, errors, params, schema, tracking
-from pipeline.shards.writing import pack
+from pipeline import config, errors, io, tracking
+from pipeline.data import executor
+from pipeline.data.shard_writer import pack
 
 OUT = Path("data/shards")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("shard_pack", settings) as run:
-        index = schema.read_table(Path("data/frame_index/frame_index.parquet"), schema.FRAME_INDEX)
-        clips = schema.read_table(Path("data/clips/clips.parquet"), schema.CLIPS)
+        index = io.read_table(Path("data/frame_index/frame_index.parquet"), io.FRAME_INDEX)
+        clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         size = (settings.ingest.height, settings.ingest.width)
         workers, address = settings.engine.workers, settings.engine.address
-        place = engine.Place(settings.engine.kind, workers, address)
+        place = executor.Place(settings.engine.kind, workers, address)
         shard_mb = settings.shard_pack.shard_mb
         summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, place)
         run.finish(summary, OUT)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import errors, params, torch_setup, tracking
+from pipeline import config, errors, runtime, tracking
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import load_tokenizer, sign_tokens
 
@@ -10,9 +10,9 @@ VQGAN, OUT = Path("models/vqgan"), Path("data/tokens")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     with tracking.stage("token_precompute", settings) as run:
-        device = torch_setup.prepare(settings.base)
+        device = runtime.prepare(settings.base)
         rules, precision = settings.token_precompute, settings.base.precision
         tokenizer = load_tokenizer(VQGAN, device)
         shards = Path("data/shards")

@@ -2,26 +2,27 @@
 
 from pathlib import Path
 
-from pipeline import check, errors, params, tracking
+from pipeline import config, errors, tracking
+from pipeline.commands import check
 from pipeline.models.checkpoints import save_tokenizer
 from pipeline.models.flow import EVEN
-from pipeline.training import processes
+from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
-from pipeline.training.loop import Plan, train
+from pipeline.training.trainer import Plan, train
 from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 
 
 def main() -> None:
-    settings = params.load()
+    settings = config.load()
     check.require_weights(settings)
-    if processes.started("stages.vqgan_train", settings.base):
+    if distributed.started("stages.vqgan_train", settings.base):
         return
-    first = processes.rank() == 0
+    first = distributed.rank() == 0
     with (
         tracking.stage("vqgan_train", settings, first) as run,
-        processes.joined(settings.base) as together,
+        distributed.joined(settings.base) as together,
     ):
         kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
         task = kind(settings, SHARDS, together.device, together)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_settings import TINY
 
-from pipeline import params, presets, schema
+from pipeline import config, io
+from pipeline.commands import presets
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,11 +20,11 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Callable[[dict | None], params.Params]:
+def tiny() -> Callable[[dict | None], config.Params]:
     """params.yaml made tiny, with dotted keys changed: `tiny({"train.n_epochs": 3})`."""
-    content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
+    content = config.read_yaml(Path(__file__).parents[1] / "params.yaml")
 
-    def make(changes: dict | None = None) -> params.Params:
+    def make(changes: dict | None = None) -> config.Params:
         mine = presets.merged(content, TINY)
         for dotted, value in (changes or {}).items():
             *sections, key = dotted.split(".")
@@ -31,17 +32,17 @@ def tiny() -> Callable[[dict | None], params.Params]:
             for section in sections:
                 place = place[section]
             place[key] = value
-        return params.parse(mine)
+        return config.parse(mine)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def thesis() -> params.Params:
+def thesis() -> config.Params:
     """params.yaml with the thesis' configuration of the tokenizer."""
     root = Path(__file__).parents[1]
-    content = params.read_yaml(root / "params.yaml")
-    return params.parse(presets.merged(content, presets.overlay("paper_kny", root / "presets")))
+    content = config.read_yaml(root / "params.yaml")
+    return config.parse(presets.merged(content, presets.overlay("paper_kny", root / "presets")))
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +68,14 @@ def moving() -> Callable:
 @pytest.fixture(scope="session")
 def write_shards(moving) -> Callable:
     """Shards of moving clips, and their frames as pictures; the folder and each clip's motion."""
-    from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
+    from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
 
     lengths = {"train": (7, 6, 7, 5), "val": (6, 5), "test": (7, 5, 6, 3)}
 
     def write(folder: Path, height: int = 16, width: int = 32) -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
         motion = {}
-        for number, split in enumerate(schema.SPLITS):
+        for number, split in enumerate(io.SPLITS):
             clips = ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(height, width))
             images = ShardWriter(
                 folder / f"images-{split}-00000.arrow", image_schema(height, width)
@@ -109,7 +110,7 @@ def write_tokens() -> Callable:
                 row = {"clip_id": f"{split}-{k:02d}", "flipped": False, "reversed": False}
                 row |= {"n_frames": len(ids), "tokens": ids.flatten()}
                 rows.append(row | {"features": features.astype(np.float16).tobytes()})
-            schema.write_table(rows, schema.TOKENS, folder / f"{split}.parquet")
+            io.write_table(rows, io.TOKENS, folder / f"{split}.parquet")
         return folder
 
     return write
@@ -142,7 +143,7 @@ def untrained(moving) -> Callable:
         return torch.cat(features).flatten(0, 1)
 
     @torch.no_grad()
-    def make(settings: params.Params) -> InBetweener:
+    def make(settings: config.Params) -> InBetweener:
         torch.manual_seed(settings.base.seed)
         size = settings.ingest.height, settings.ingest.width
         clips = [moving(5, seed, *size) for seed in range(6)]

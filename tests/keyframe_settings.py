@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline import frames, params, presets
+from pipeline import config, frames
+from pipeline.commands import presets
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
 from pipeline.models.gpt.model import FrameGpt, GptConfig
@@ -30,9 +31,9 @@ SMALL = {
 }
 
 
-def settings(changes: dict | None = None) -> params.Params:
+def settings(changes: dict | None = None) -> config.Params:
     """params.yaml made small, with dotted keys changed."""
-    content = params.read_yaml(Path(__file__).parents[1] / "params.yaml")
+    content = config.read_yaml(Path(__file__).parents[1] / "params.yaml")
     content = presets.merged(content, SMALL)
     for dotted, value in (changes or {}).items():
         *sections, key = dotted.split(".")
@@ -40,7 +41,7 @@ def settings(changes: dict | None = None) -> params.Params:
         for section in sections:
             place = place[section]
         place[key] = value
-    return params.parse(content)
+    return config.parse(content)
 
 
 def tokenizer(changes: dict | None = None, seed: int = 0) -> KeyframeTokenizer:

@@ -9,7 +9,7 @@ from benchmarks import footage_ways as ways
 from benchmarks import ingest
 from benchmarks.lines import line, show
 from pipeline.errors import UserError
-from pipeline.sources.encode import write_video
+from pipeline.video.writer import write_video
 
 LENGTHS = {"a.mp4": 40, "b.mp4": 24}
 SIZE = (16, 32)

@@ -10,7 +10,8 @@ from keyframe_settings import SMALL
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from pipeline import params, presets
+from pipeline import config
+from pipeline.commands import presets
 
 TINY = {
     "flow": {"method": "dis"},
@@ -40,7 +41,7 @@ def test_every_row_is_there_in_both_precisions(monkeypatch, capsys):
     monkeypatch.setattr(speed, "FRAMES", 6)
     monkeypatch.setattr(speed, "LARGE", (48, 96))
     monkeypatch.setattr(speed, "PRODUCTS", ((16, 16, 16), (32, 16, 16)))
-    content = presets.merged(presets.merged(params.read_yaml(), SMALL), TINY)
+    content = presets.merged(presets.merged(config.read_yaml(), SMALL), TINY)
     rows = speed.measure(content, list(speed.PRECISIONS), rounds=1, many=2)
     lines = speed.show(rows, list(speed.PRECISIONS), "Speed")
     told = {one["name"]: one for one in lines if one["unit"] != "MB"}

@@ -57,7 +57,7 @@ def untouched(tmp_path_factory) -> Path:
 def project(tmp_path_factory) -> Path:
     """A clone in which the preset `tiny` has run."""
     folder = clone_into(tmp_path_factory.mktemp("tiny") / "project")
-    run(folder, sys.executable, "-m", "pipeline.presets", "tiny")
+    run(folder, sys.executable, "-m", "pipeline", "presets", "tiny")
     run(folder, "git", "commit", "-q", "-a", "-m", "tiny")
     run(folder, "dvc", "repro")
     run(folder, "git", "add", "-A")
@@ -147,7 +147,7 @@ def test_generate_from_the_trained_models(project, tmp_path):
         Image.new("RGB", (150, 90), colour).save(tmp_path / f"{name}.png")
     ends = ["--first", str(tmp_path / "a.png"), "--last", str(tmp_path / "b.png")]
     out = ["--n-frames", "5", "--out", str(tmp_path / "clip")]
-    run(project, sys.executable, "-m", "pipeline.generate", *ends, *out)
+    run(project, sys.executable, "-m", "pipeline", "generate", *ends, *out)
     assert len(list((tmp_path / "clip").glob("frame_*.png"))) == 5
 
 

@@ -1,17 +1,17 @@
 """Tracking: what a stage leaves in the store, on disk and on stderr, and what failures cost."""
 
-import io
 import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from pipeline import params, records, tracking, tracking_store
+from pipeline import config, io, tracking, tracking_store
 from pipeline.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ STAGES = ("ingest", "scene_split")  # written by bare writers, beside a whole st
 
 @pytest.fixture(scope="module")
 def settings():
-    return params.load(REPOSITORY / "params.yaml")
+    return config.load(REPOSITORY / "params.yaml")
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_store_and_its_artifacts_lie_in_the_real_repository(store):
 
 def test_a_new_parent_has_all_parameters(store, settings):
     (parent,) = _runs(store, "attributes.run_name = 'brave-crow'")
-    flat = records.flatten(settings.model_dump())
+    flat = io.flatten(settings.model_dump())
     assert set(parent.data.params) == set(flat)
     multiplier = json.dumps(settings.vqgan.autoencoder.channels_multiplier)
     assert parent.data.params["vqgan.autoencoder.channels_multiplier"] == multiplier
@@ -129,7 +129,7 @@ def test_a_stage_leaves_metrics_tags_artifacts_and_a_summary(store):
     history = store.client.get_metric_history(child.info.run_id, "train.loss")
     assert [point.step for point in history] == list(range(1200))
     assert [item.path for item in store.client.list_artifacts(child.info.run_id)] == ["curve.csv"]
-    assert records.read_json(store.root / "out/summary.json")["net"] == {"kind": "ema"}
+    assert io.read_json(store.root / "out/summary.json")["net"] == {"kind": "ema"}
 
 
 def test_a_failed_child_is_continued_and_a_finished_one_replaced(store):
@@ -150,7 +150,7 @@ def test_a_failed_child_is_continued_and_a_finished_one_replaced(store):
 def test_a_killed_stage_stays_running_and_is_reopened(store):
     session = {**store.session, "stage": "gpt2_train"}
     events = [session, {"do": "metrics", "points": [["loss", 2.0, 1, 0]]}]
-    tracking_store.Delivery(session, io.StringIO()).serve(_Inbox(events[1:]))
+    tracking_store.Delivery(session, StringIO()).serve(_Inbox(events[1:]))
     killed = _child(store, "gpt2_train")
     assert killed.info.status == "RUNNING" and killed.data.metrics == {"loss": 2.0}
     assert tracking_store.Store(session).child_id == killed.info.run_id
@@ -209,12 +209,12 @@ def test_without_tracking_only_files_and_two_lines_are_written(
         run.log({"loss": 1.0}, step=1)
         run.finish({"frames": 4992}, tmp_path / "out")
         run.publish({"a": 1.0}, [tmp_path / "out/summary.json"])
-    assert records.read_json(tmp_path / "out/summary.json") == {"frames": 4992}
+    assert io.read_json(tmp_path / "out/summary.json") == {"frames": 4992}
     printed = capsys.readouterr()
     first, last = printed.err.splitlines()
     assert first == "ingest: starts" and last.startswith("ingest: 4,992 frames, ")
     assert printed.out == ""
-    assert set(records.read_json(tmp_path / ".store/seconds/ingest.json")) == {"seconds", "peak_mb"}
+    assert set(io.read_json(tmp_path / ".store/seconds/ingest.json")) == {"seconds", "peak_mb"}
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ class _Inbox:
         return self._events.pop(0)
 
 
-def _delivery(monkeypatch, handle) -> tuple[tracking_store.Delivery, io.StringIO]:
+def _delivery(monkeypatch, handle) -> tuple[tracking_store.Delivery, StringIO]:
     monkeypatch.setattr(tracking_store, "Store", lambda session: SimpleNamespace(handle=handle))
-    complaints = io.StringIO()
+    complaints = StringIO()
     session = {"stage": "ingest", "flush_seconds": 0.0}
     return tracking_store.Delivery(session, complaints), complaints
 
@@ -335,7 +335,7 @@ def test_what_is_not_stored_in_the_end_is_counted(monkeypatch):
 
 
 def test_points_are_collected_into_batches():
-    delivery = tracking_store.Delivery({"stage": "ingest"}, io.StringIO())
+    delivery = tracking_store.Delivery({"stage": "ingest"}, StringIO())
     inbox = _Inbox([{"do": "metrics", "points": [["a", float(n), 1, n]]} for n in range(1500)])
     while not delivery._take(inbox, due=0.0):
         pass

@@ -22,14 +22,12 @@ import pandas as pd
 import torch
 
 from pipeline import progress
+from pipeline.config import Params
+from pipeline.data.datasets import Clip, ClipSet, batches
 from pipeline.errors import UserError
-from pipeline.evaluation import numbers, people
-from pipeline.evaluation.candidates import Candidates, check_length, check_size
-from pipeline.evaluation.clipwise import ClipScorer
-from pipeline.evaluation.notes import Notes
-from pipeline.evaluation.numbers import FrameMeans
-from pipeline.evaluation.seed import SeedRuler, measure_split, plan
-from pipeline.evaluation.setwise import (
+from pipeline.evaluation import aggregate, visuals
+from pipeline.evaluation.aggregate import FrameMeans
+from pipeline.evaluation.distribution import (
     RANKS_FROM,
     VIDEO_MEASURES,
     Extractor,
@@ -37,13 +35,15 @@ from pipeline.evaluation.setwise import (
     VideoSets,
     measure_tokenizer,
 )
+from pipeline.evaluation.methods import Candidates, check_length, check_size
+from pipeline.evaluation.metrics.extractors import FeatureStore, VideoFeatures, image_network
+from pipeline.evaluation.per_clip import ClipScorer
+from pipeline.evaluation.statistics.paired_tests import paired, verdict
+from pipeline.evaluation.statistics.summary import group_table, motion_groups, summarise
+from pipeline.evaluation.thesis_protocol import SeedRuler, measure_split, plan
+from pipeline.evaluation.warnings import Notes
 from pipeline.inference.inbetweener import InBetweener
-from pipeline.metrics.comparison import paired, verdict
-from pipeline.metrics.extractors import FeatureStore, VideoFeatures, image_network
-from pipeline.metrics.summary import group_table, motion_groups, summarise
-from pipeline.params import Params
-from pipeline.records import project_root, write_json
-from pipeline.shards.loaders import Clip, ClipSet, batches
+from pipeline.io import project_root, write_json
 
 DIGITS = 5  # of the tables
 
@@ -88,11 +88,11 @@ class Evaluation:
         table = pd.DataFrame(rows)
         pairs = paired(table, self.settings.resamples, self.seed)
         found = {"tokenizer": tokenizer} | summarise(table)
-        found |= numbers.rivals(pairs)
+        found |= aggregate.rivals(pairs)
         if videos:
             of_videos = videos.numbers(self.settings.halvings, self.seed, self.notes)
-            found = numbers.with_video_numbers(found, of_videos)
-        found = numbers.without_rank(found) | self._seed_numbers(seed_ruler)
+            found = aggregate.with_video_numbers(found, of_videos)
+        found = aggregate.without_rank(found) | self._seed_numbers(seed_ruler)
         self.notes.verdict, self.notes.networks = verdict(pairs), self._networks()
         self.store.prune()
         tables = {
@@ -100,17 +100,17 @@ class Evaluation:
             "groups": group_table(table),
             "paired": pairs,
             "by_frame": self.by_frame.table(),
-            "codebook": numbers.ranked_codes(uses),
+            "codebook": aggregate.ranked_codes(uses),
         }
         self._write(found, tables)
         tables |= {title: pd.read_csv(path) for title, path in histories.items()}
-        shown = people.Shown(examples, *pairs_of_pictures, list(histories))
-        people.write(self.out, found, tables, shown, self.notes, self.all)
+        shown = visuals.Shown(examples, *pairs_of_pictures, list(histories))
+        visuals.write(self.out, found, tables, shown, self.notes, self.all)
         return found
 
     def _measure_clips(
         self, seed_ruler: SeedRuler | None
-    ) -> tuple[list[dict], VideoSets | None, list[people.Example]]:
+    ) -> tuple[list[dict], VideoSets | None, list[visuals.Example]]:
         rows, examples = [], []
         videos = self._video_sets()
         shown = _shown(self.about, self.settings.strips)
@@ -132,7 +132,7 @@ class Evaluation:
                     if seed_ruler:
                         seed_ruler.add(drawn)
                     if clip_id in shown:
-                        examples.append(people.Example.of(drawn))
+                        examples.append(visuals.Example.of(drawn))
                     bar.update()
         return rows, videos, examples
 
@@ -145,9 +145,9 @@ class Evaluation:
 
     def _measure_tokenizer(self) -> tuple[dict, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         found, uses = measure_tokenizer(self.model, self.clips, self.image_tools, self.notes)
-        step = max(1, len(self.clips) // people.PAIRS)
+        step = max(1, len(self.clips) // visuals.PAIRS)
         true, decoded = [], []
-        for number in range(0, len(self.clips), step)[: people.PAIRS]:
+        for number in range(0, len(self.clips), step)[: visuals.PAIRS]:
             clip = self.clips[number].frames
             middle = (len(clip) - 2) // 2
             true.append(clip[1 + middle])
@@ -214,7 +214,7 @@ class Evaluation:
         write_json(self.out / "metrics.json", found)
         self.notes.write(self.out / "notes.json")
         (self.out / "plots").mkdir(exist_ok=True)
-        curves = numbers.curves(tables["groups"], tables["by_frame"])
+        curves = aggregate.curves(tables["groups"], tables["by_frame"])
         curves = {f"plots/{name}": table for name, table in curves.items()}
         for name, table in (tables | curves).items():
             path = self.out / f"{name}.csv"

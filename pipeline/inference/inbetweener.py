@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import frames
+from pipeline.config import FrameSize
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import fingerprint, load_tokenizer
 from pipeline.models.flow import (
@@ -34,8 +35,7 @@ from pipeline.models.gpt.model import Conditioning, FrameGpt
 from pipeline.models.gpt.sampling import GREEDY, Decoding, generate, resolve_mode
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.params import FrameSize
-from pipeline.torch_setup import autocast
+from pipeline.runtime import autocast
 
 MAX_PIXELS = 2**19  # of the frames that are composed at once: bounds the memory
 CACHED_FLOWS = 64  # pairs of keyframes whose flow is kept

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import frames, progress, schema
+from pipeline import frames, io, progress
+from pipeline.data.datasets import ClipSet
+from pipeline.io import write_table
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.schema import write_table
-from pipeline.shards.loaders import ClipSet
-from pipeline.torch_setup import autocast
+from pipeline.runtime import autocast
 
 SPLITS = ("train", "val")
 
@@ -66,7 +66,7 @@ def precompute(
                         }
                     )
                 bar.update()
-        write_table(rows, schema.TOKENS, out / f"{split}.parquet")
+        write_table(rows, io.TOKENS, out / f"{split}.parquet")
         counts[f"clips_{split}"] = len(clips)
     share = uses.double() / uses.sum().clamp_min(1)
     return counts | {

@@ -15,26 +15,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline import params
+from pipeline import config
 from pipeline.errors import UserError
+from pipeline.io import read_json, write_json
 from pipeline.models.flow import EVEN, Easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.records import read_json, write_json
 
 
 class LoadedTokenizer(NamedTuple):
     """A trained tokenizer, how its images were fitted, and by what keyframes are warped for it."""
 
     tokenizer: Tokenizer | KeyframeTokenizer
-    ingest: params.FrameSize
+    ingest: config.FrameSize
     flow_method: str
     easing: Easing
 
 
 def save_tokenizer(
     tokenizer: Tokenizer | KeyframeTokenizer,
-    settings: params.Params,
+    settings: config.Params,
     folder: Path,
     easing: Easing = EVEN,
 ) -> None:
@@ -52,8 +52,8 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
     path = folder / "config.json"
     content = read_json(path)
     try:
-        vqgan = params.Vqgan.model_validate(content["vqgan"])
-        ingest = params.FrameSize.model_validate(content["ingest"])
+        vqgan = config.Vqgan.model_validate(content["vqgan"])
+        ingest = config.FrameSize.model_validate(content["ingest"])
         method, easing = content["flow"]["method"], Easing(**content["flow"]["easing"])
     except (KeyError, TypeError, ValidationError) as error:
         raise other_version(path, error) from None

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import frames
-from pipeline.torch_setup import exact
+from pipeline.runtime import exact
 
 # Small pictures are too coarse for either method: flow is found on enlarged ones.
 DIS_SCALE = 4
@@ -97,7 +97,7 @@ class FlowEstimator:
         self.method, self.device = method, torch.device(device)
         self.rife = None
         if method != "dis":
-            from pipeline.pretrained.rife import Rife  # which imports `warp` from here
+            from pipeline.models.pretrained.rife import Rife  # which imports `warp` from here
 
             self.rife = Rife.pretrained().to(self.device)
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.config import AdversarialLoss
+from pipeline.config import Discriminator as Sizes
 from pipeline.models.vqgan.discriminator import Discriminator
-from pipeline.params import AdversarialLoss
-from pipeline.params import Discriminator as Sizes
 
 DELTA = 1e-6  # thesis, eq. 7
 LARGEST_RATIO = 1e4  # as in the source

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
+from pipeline.config import Section
 from pipeline.errors import UserError
-from pipeline.params import Section
-from pipeline.records import project_root
-from pipeline.training.contract import Task
+from pipeline.io import project_root
+from pipeline.training.task import Task
 
 LIBRARY = Path(__file__).parents[1]
 

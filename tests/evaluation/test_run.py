@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.data.datasets import ClipSet
 from pipeline.errors import UserError
-from pipeline.evaluation.numbers import without_rank
+from pipeline.evaluation.aggregate import without_rank
+from pipeline.evaluation.distribution import RANKS_FROM
+from pipeline.evaluation.metrics.image import psnr, ssim
 from pipeline.evaluation.run import Evaluation, evaluate
-from pipeline.evaluation.setwise import RANKS_FROM
-from pipeline.metrics.image import psnr, ssim
-from pipeline.shards.loaders import ClipSet
 
 BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
 BASELINES |= {"untrained", "without_codes"}

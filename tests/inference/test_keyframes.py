@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.inference.keyframes import (
-    Segment,
-    frames_to_draw,
-    given_frames,
-    last_step,
-    segments,
-)
+from pipeline.inference.keyframes import Segment, frames_to_draw, given_frames, last_step, segments
 
 A, B, M = Path("a.png"), Path("b.png"), Path("mid.png")
 

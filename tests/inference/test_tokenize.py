@@ -16,11 +16,11 @@ from keyframe_settings import (
 )
 
 from pipeline import frames
+from pipeline.data.datasets import ClipSet
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Easing, make_context
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.shards.loaders import ClipSet
 
 EASING = Easing(0.5, 0.2)
 

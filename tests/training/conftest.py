@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.training.checkpoint import Resume
-from pipeline.training.contract import History
-from pipeline.training.loop import Plan, train
+from pipeline.training.task import History
+from pipeline.training.trainer import Plan, train
 
 CPU = torch.device("cpu")
 

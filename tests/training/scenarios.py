@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline import params
+from pipeline import config
+from pipeline.config import Base
 from pipeline.errors import UserError
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.params import Base
 from pipeline.training.checkpoint import Resume
-from pipeline.training.contract import Loss, Player, Task, weighted_means
+from pipeline.training.distributed import Processes, joined
 from pipeline.training.gpt import GptTask
-from pipeline.training.loop import Plan, train
-from pipeline.training.processes import Processes, joined
+from pipeline.training.task import Loss, Player, Task, weighted_means
+from pipeline.training.trainer import Plan, train
 from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 
@@ -83,14 +83,14 @@ def little(job: dict, processes: Processes) -> Task:
 
 def transformer(job: dict, processes: Processes) -> Task:
     torch.manual_seed(1)
-    settings = params.parse(job["settings"])
+    settings = config.parse(job["settings"])
     tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
     return GptTask(settings, Path(job["tokens"]), tokenizer, processes.device, processes)
 
 
 def tokenizer(job: dict, processes: Processes) -> Task:
     torch.manual_seed(1)
-    settings = params.parse(job["settings"])
+    settings = config.parse(job["settings"])
     kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
     return kind(settings, Path(job["shards"]), processes.device, processes)
 

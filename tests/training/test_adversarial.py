@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.params import AdversarialLoss
+from pipeline.config import AdversarialLoss
 from pipeline.training.adversarial import (
     GanLoss,
     adaptive_weight,

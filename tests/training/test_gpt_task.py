@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.models.gpt.sampling import Decoding, generate
 from pipeline.training import gpt, token_dataset
-from pipeline.training.contract import Loss
+from pipeline.training.task import Loss
 from pipeline.training.token_dataset import TokenBatch, add_token_noise, mask_tokens
 
 CPU = torch.device("cpu")
@@ -437,13 +437,13 @@ def test_truncation_keeps_both_ends_of_each_clip(gpt_task, context_tokens):
 
 
 def test_variants_of_a_clip_are_rows_of_their_own(gpt_task, tokens, tmp_path, write_tokens):
-    from pipeline import schema
+    from pipeline import io
 
     clip = torch.zeros(5, 32, dtype=torch.int64)
     folder = write_tokens(tmp_path / "tokens", {"train": [clip, clip], "val": [clip]})
-    table = schema.read_table(folder / "train.parquet", schema.TOKENS)
+    table = io.read_table(folder / "train.parquet", io.TOKENS)
     table.loc[1, ["clip_id", "flipped", "reversed"]] = ["train-00", True, True]
-    schema.write_table(table, schema.TOKENS, folder / "train.parquet")
+    io.write_table(table, io.TOKENS, folder / "train.parquet")
     task = gpt_task(folder=folder)
     assert task.size("train") == 2
     assert task.names([0, 1]) == ["clip train-00", "clip train-00 flipped reversed"]

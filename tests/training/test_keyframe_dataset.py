@@ -6,8 +6,8 @@ import torch
 from keyframe_settings import CPU, HEIGHT, WIDTH
 
 from pipeline import frames
+from pipeline.data.datasets import ClipSet
 from pipeline.models.flow import Flow, FlowEstimator, warp
-from pipeline.shards.loaders import ClipSet
 from pipeline.training.keyframe_dataset import KeyframeSet, _augmented
 
 DIS = FlowEstimator("dis")

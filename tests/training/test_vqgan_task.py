@@ -8,7 +8,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.models.flow import EVEN
 from pipeline.training.adversarial import generator_loss
-from pipeline.training.appearance import edge_loss
+from pipeline.training.perceptual import edge_loss
 from pipeline.training.vqgan import perplexity
 
 ADVERSARIAL = {"vqgan.loss.discriminator.factor": 1.0, "vqgan.loss.discriminator.iter_start": 5}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import UserError
-from pipeline.torch_setup import repair_torchvision
+from pipeline.runtime import repair_torchvision
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

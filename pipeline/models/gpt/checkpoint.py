@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.io import read_json, write_json
 from pipeline.models.checkpoints import load_weights, other_version, save_weights
 from pipeline.models.gpt.model import FrameGpt, GptConfig
-from pipeline.records import read_json, write_json
 
 
 def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.config import GPT2_SIZES, Params
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import INIT_STD, HuggingFaceGpt, PlainGpt
 from pipeline.models.gpt.sequence import clip_mask, remaining
-from pipeline.params import GPT2_SIZES, Params
 
 GPT2_POSITIONS = 1024  # rows of the published position tables
 ALL_FRAMES = 10**9  # a window without end

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline import params
+from pipeline import config
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
 
@@ -32,7 +32,7 @@ class Decoding:
     min_confidence: float = 0.0  # greedy, parallel: less likely token ids become the null code
 
     @classmethod
-    def from_params(cls, settings: params.Decoding, **changes: object) -> "Decoding":
+    def from_params(cls, settings: config.Decoding, **changes: object) -> "Decoding":
         return cls(**settings.model_dump() | changes)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.params import Autoencoder
+from pipeline.config import Autoencoder
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:

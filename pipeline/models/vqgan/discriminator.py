@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.params import Discriminator as Settings
+from pipeline.config import Discriminator as Settings
 
 SAME = (1, 2, 1, 2)  # padding that keeps the size under 4x4: left, right, top, bottom
 WEIGHT_DEVIATION = 0.02  # of the weights at the start, as in the source and the thesis

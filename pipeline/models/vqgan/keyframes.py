@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.config import Vqgan as Settings
 from pipeline.models.flow import Context, resize_flow, warp
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
-from pipeline.params import Vqgan as Settings
 
 PIXELS = 4  # a side, that the decoder's finest level sees as channels
 # Logits of the last two candidates before training, the eased warp and that with the codes'

@@ -6,9 +6,9 @@ Images are float `B 3 H W` in [-1, 1]; codes are int64 `B N`, N = (H/s)(W/s), ro
 import torch
 from torch import nn
 
+from pipeline.config import Vqgan as Settings
 from pipeline.models.vqgan.autoencoder import Decoder, Encoder
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
-from pipeline.params import Vqgan as Settings
 
 
 class Tokenizer(nn.Module):

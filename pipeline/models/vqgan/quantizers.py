@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.params import Vqvae
+from pipeline.config import Vqvae
 
 BLOCK = {"cpu": 1024, "cuda": 4096}  # vectors and codes of a block of distances: 4 MB, 64 MB
 DECAY = 0.98  # of the moving averages; about 50 batches

@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import load_pretrained
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.torch_setup import repair_torchvision
+from pipeline.runtime import repair_torchvision
 
 
 @pytest.fixture(scope="module")

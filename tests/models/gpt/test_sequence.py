@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from pipeline.models.gpt.sequence import (
-    clip_mask,
-    is_target,
-    pad,
-    remaining,
-    truncated_frames,
-)
+from pipeline.models.gpt.sequence import clip_mask, is_target, pad, remaining, truncated_frames
 
 CPU = torch.device("cpu")
 

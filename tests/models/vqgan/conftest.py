@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from pipeline.config import Vqvae
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantizer
-from pipeline.params import Vqvae
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.config import Discriminator as Settings
 from pipeline.models.vqgan.discriminator import Discriminator
-from pipeline.params import Discriminator as Settings
 
 BASE = {
     "num_layers": 2,

@@ -1,0 +1,32 @@
+"""Commands beside the stages: `python -m pipeline COMMAND`, `python -m pipeline COMMAND --help`."""
+
+import importlib
+import sys
+
+from pipeline.errors import run_main
+
+COMMANDS = {
+    "generate": "draws the in-between frames of given pictures",
+    "check": "says what is missing before a run",
+    "presets": "lists sets of parameters, and writes one into params.yaml",
+    "experiments": "lists prepared experiments, and queues one",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        del sys.argv[1]
+        run_main(importlib.import_module(f"pipeline.commands.{name}").main)
+        return
+    width = max(map(len, COMMANDS))
+    lines = [f"  {command:{width}}  {text}" for command, text in COMMANDS.items()]
+    usage = "\n".join(["usage: python -m pipeline COMMAND [options]", "", *lines])
+    if name in ("-h", "--help"):
+        print(usage)
+    else:
+        sys.exit(f"python -m pipeline: {name!r} is no command\n\n{usage}")
+
+
+if __name__ == "__main__":
+    main()

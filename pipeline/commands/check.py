@@ -1,0 +1,313 @@
+"""Says everything that stands between this folder and a run, all at once, a sentence each.
+
+    python -m pipeline check                before `dvc repro`
+    python -m pipeline check --experiment   before `dvc exp run`: what only that needs is an error
+
+Errors stop a run, warnings do not. Exit code 1 where there is an error. DVC refuses some of this
+in its own words; here it is said in ours, with the remedy.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pipeline import config
+from pipeline.config import Params
+from pipeline.data import executor, moving_mnist
+from pipeline.errors import UserError
+from pipeline.models.pretrained import required_weights
+
+REQUIREMENTS = Path("requirements.txt")
+RAY_REQUIREMENTS = Path("requirements-ray.txt")
+DVC_FILE = Path("dvc.yaml")
+CPUINFO = Path("/proc/cpuinfo")
+FREE_GB = 5  # environment excepted, the default run needs about one
+VIDEO_SUFFIXES = (
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".ts", ".mts")
+    + (".mxf", ".wmv", ".flv", ".ogv", ".ogg", ".3gp", ".gif")
+)  # fmt: skip
+DEVELOPMENT = (  # no stage runs these
+    "hypothesis",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "ruff",
+    "vector-quantize-pytorch",
+)
+
+
+class Finding(NamedTuple):
+    """One sentence: what is wrong, what was expected, and what to do."""
+
+    level: Literal["error", "warning"]
+    sentence: str
+
+
+def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -> list[Finding]:
+    """All that is wrong in the current folder, errors first."""
+    found = [*python_version(), *packages(), *interpreter(), *git(experiment), *disk()]
+    try:
+        settings = config.load(params_file)
+    except UserError as error:
+        found.append(Finding("error", str(error)))
+    else:
+        found += [*source(settings), *hidden_footage(settings)]
+        found += [*device(settings), *weight_files(settings), *ray(settings)]
+        found += discriminator(settings)
+    return sorted(found, key=lambda finding: finding.level)
+
+
+def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[Finding]:
+    if version < (3, 11):
+        yield Finding(
+            "error",
+            f"Python {version[0]}.{version[1]}: expected 3.11 or newer; make the environment again "
+            "with a newer one, for example `python3.11 -m venv .venv`",
+        )
+
+
+def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
+    """Pinned packages that are not there, or there in another version."""
+    missing, other = [], []
+    for name, pinned in _pins(requirements):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if version.split("+")[0] != pinned and name not in DEVELOPMENT:  # +cpu, +cu126: the same
+            other.append(f"{name} {version} instead of {pinned}")
+    remedy = f"run `pip install -r {requirements}`"
+    if missing:
+        yield Finding("error", f"packages missing: {', '.join(missing)}; {remedy}")
+    if other:
+        yield Finding("error", f"packages of another version: {', '.join(other)}; {remedy}")
+
+
+def interpreter() -> Iterator[Finding]:
+    """DVC runs the stages with the `python` that PATH finds first, not with its own."""
+    found = shutil.which("python")
+    here = Path(sys.executable).parent
+    if found is None or Path(found).parent.resolve() != here.resolve():
+        yield Finding(
+            "warning",
+            f"stages run with {found or 'no `python`'} as PATH has it, this check with "
+            f"{sys.executable}; activate the environment (`. .venv/bin/activate`)",
+        )
+
+
+def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
+    """The folder of episodes. One that a stage makes may be absent before the first run."""
+    path = Path(settings.source.path)
+    name = f"source.path = {path}"
+    remedy = "put videos there, or name another folder with source.path"
+    if path.is_symlink() and not path.exists():
+        yield Finding("error", f"{name}: a broken link; {remedy}")
+    elif not path.exists():
+        if not _made_by_a_stage(path, dvc_file):
+            yield Finding("error", f"{name}: no such folder; {remedy}")
+    elif not path.is_dir():
+        yield Finding("error", f"{name}: a file, expected a folder of videos; {remedy}")
+    elif settings.source.kind == "moving_mnist":
+        yield from _digits(path)
+    else:
+        yield from _folder(path, name, remedy)
+
+
+def hidden_footage(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
+    """Footage that git does not know is not in the copies that queued experiments work in."""
+    path = Path(settings.source.path)
+    absent = not path.is_dir() or path.is_absolute() or _made_by_a_stage(path, dvc_file)
+    if absent or Path(f"{path}.dvc").is_file() or _git("rev-parse", "--git-dir") is None:
+        return
+    if not _git("ls-files", "--", str(path)):
+        yield Finding(
+            "warning",
+            f"source.path = {path}: git does not know these files, so `dvc exp run --temp` and "
+            f"`--queue` do not see them (dvc repro and dvc exp run do); `dvc add {path}`, commit "
+            f"{path}.dvc, or name an absolute path",
+        )
+
+
+def git(experiment: bool) -> Iterator[Finding]:
+    """What DVC needs of git: a repository always, a commit and an identity for experiments."""
+    if shutil.which("git") is None:
+        yield Finding("error", "git is not installed, and DVC needs it; install git")
+        return
+    if _git("rev-parse", "--git-dir") is None:
+        yield Finding("error", "no git repository here; run `git init`, or work in a clone")
+        return
+    level = "error" if experiment else "warning"
+    if _git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+        yield Finding(
+            level,
+            "no commit yet, and `dvc exp run` starts from one; run `git add -A && git commit`",
+        )
+    unknown = [key for key in ("user.name", "user.email") if not _identity(key)]
+    if unknown:
+        commands = " && ".join(f'git config {key} "..."' for key in unknown)
+        yield Finding(level, f"git has no identity, and `dvc exp run` commits; run `{commands}`")
+
+
+def device(settings: Params) -> Iterator[Finding]:
+    """A GPU that is asked for and not there; bf16 on a processor that has to imitate it."""
+    asked = settings.base.device
+    if asked.startswith("cuda"):
+        index = int(asked.partition(":")[2] or 0)
+        if index >= _gpus():
+            seen = "1 GPU" if _gpus() == 1 else f"{_gpus() or 'no'} GPUs"
+            yield Finding(
+                "error",
+                f"base.device = {asked}: PyTorch sees {seen}; set base.device to auto, or "
+                "install a CUDA build of PyTorch (`make repro TORCH_INDEX=...`)",
+            )
+        return
+    imitated = settings.base.precision == "bf16" and _has_bf16() is False
+    if imitated and (asked == "cpu" or _gpus() == 0):
+        yield Finding(
+            "warning",
+            "base.precision = bf16: this processor has no bf16 instructions, so it will be slow; "
+            "set base.precision to float32",
+        )
+
+
+def _has_bf16() -> bool | None:
+    """Whether the processor has bf16 instructions; None where that is not to be found out."""
+    try:
+        flags = set(CPUINFO.read_text("utf-8").lower().split())
+    except OSError:
+        return None
+    return bool(flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
+
+
+def weight_files(settings: Params) -> Iterator[Finding]:
+    """Pretrained networks that training or evaluation will read and that are not there."""
+    for sentence in required_weights.faults(settings):
+        yield Finding("error", sentence)
+
+
+def discriminator(settings: Params) -> Iterator[Finding]:
+    """One that judges each place by more than the whole picture: most of it sees padding."""
+    sees, used = settings.vqgan.discriminator, settings.vqgan.loss.discriminator.factor > 0
+    side = min(settings.ingest.height, settings.ingest.width)
+    if used and sees.output == "patch" and sees.receptive_field > side:
+        yield Finding(
+            "warning",
+            f"vqgan.discriminator.num_layers = {sees.num_layers}, input_scale = "
+            f"{sees.input_scale}: each of its logits sees {sees.receptive_field} pixels, the "
+            f"frames' shorter side has {side}; set num_layers lower",
+        )
+
+
+def ray(settings: Params, requirements: Path = RAY_REQUIREMENTS) -> Iterator[Finding]:
+    """Ray, where it is asked for: not there, or there in another version."""
+    if fault := executor.without_ray(settings.engine.kind):
+        yield Finding("error", fault)
+    elif settings.engine.kind == "ray":
+        yield from packages(requirements)
+
+
+def require_weights(settings: Params) -> None:
+    """For stages that work long: a UserError before the work, not hours later in `evaluate`."""
+    missing = [finding.sentence for finding in weight_files(settings)]
+    if missing:
+        raise UserError("weight files are missing\n  " + "\n  ".join(missing))
+
+
+def disk(folder: Path = Path(), enough_gb: float = FREE_GB) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < enough_gb:
+        yield Finding(
+            "warning", f"{free:.1f} GB of disk are free, {enough_gb:g} GB are advisable; free some"
+        )
+
+
+def report(found: list[Finding]) -> str:
+    """The findings as text, a sentence each."""
+    lines = [f"{finding.level}: {finding.sentence}" for finding in found]
+    return "\n".join(lines) or "everything is in place"
+
+
+def _digits(path: Path) -> Iterator[Finding]:
+    """MNIST's files, by their names; what is in them is looked at when they are read."""
+    try:
+        moving_mnist.locate(path)
+    except UserError as error:
+        yield Finding("error", str(error))
+
+
+def _folder(path: Path, name: str, remedy: str) -> Iterator[Finding]:
+    """What lies in the folder of episodes: links to folders are not entered."""
+    files = [Path(at) / item for at, dirs, names in os.walk(path) for item in [*dirs, *names]]
+    broken = [str(item) for item in files if item.is_symlink() and not item.exists()]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        listed = ", ".join(broken[:3]) + more
+        yield Finding("error", f"{name}: broken link in it: {listed}; DVC refuses it, remove it")
+    if not files:
+        yield Finding("error", f"{name}: the folder is empty; {remedy}")
+    elif not broken and not any(item.suffix.lower() in VIDEO_SUFFIXES for item in files):
+        yield Finding(  # no more than a warning: `ingest` looks into the files, not at their names
+            "warning",
+            f"{name}: no file in it is named like a video (.mp4, .mkv, .webm, ...); {remedy}",
+        )
+
+
+def _pins(requirements: Path) -> Iterator[tuple[str, str]]:
+    if not requirements.is_file():
+        return
+    for line in requirements.read_text("utf-8").splitlines():
+        name, pinned, version = line.partition("#")[0].strip().partition("==")
+        if pinned:
+            yield name.partition("[")[0].strip(), version.partition(";")[0].strip()
+
+
+def _made_by_a_stage(path: Path, dvc_file: Path) -> bool:
+    """Whether the path is an output of a stage in dvc.yaml, or lies in one, or holds one."""
+    if not dvc_file.is_file():
+        return False
+    stages = (config.read_yaml(dvc_file).get("stages") or {}).values()
+    outs = [out for stage in stages for out in stage.get("outs") or []]
+    made = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]
+    return any(out == path or out in path.parents or path in out.parents for out in made)
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command, None where it failed or git is missing."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _identity(key: str) -> bool:
+    variable = key.replace("user.", "").upper()
+    return bool(_git("config", "--get", key) or os.environ.get(f"GIT_COMMITTER_{variable}"))
+
+
+def _gpus() -> int:
+    """GPUs that PyTorch sees. Importing it costs two seconds: only asked where it matters."""
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline check", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--experiment", action="store_true", help="also require what only `dvc exp run` needs"
+    )
+    found = findings(experiment=parser.parse_args().experiment)
+    print(report(found), file=sys.stderr if found else sys.stdout)
+    sys.exit(any(finding.level == "error" for finding in found))

@@ -1,0 +1,133 @@
+"""Scenes to clips of 15-25 frames (thesis, section 5.1), and each scene to one split.
+
+A scene of n frames becomes k = ceil(n / max_frames) parts, one fewer where a part would have less
+than `min_frames`. Parts differ by at most one frame, longer ones last. A scene that is too short
+has a row with its reason and no split; so has a clip that a filter refuses, and each clip of a
+scene that another split holds nearly identical.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import config, io
+from pipeline.data.filters import NAMES, Clip, Filter, make_filters, refusal
+from pipeline.data.frame_file import FrameFile, open_frames
+from pipeline.data.near_duplicates import Scene, find_leaks, hash_scene
+from pipeline.data.splits import check_splits, split_key, split_of
+from pipeline.progress import bar
+
+SHORT, LEAK = "short", "leak"  # why a clip is rejected, beside the names of filters
+
+
+def chunk_clips(
+    footage: Path, scenes: Path, index: Path, out: Path, rules: config.ClipChunk
+) -> dict[str, int | float]:
+    """Writes `clips.parquet`; returns counts. Raises a UserError if a split is empty."""
+    table = io.read_table(scenes / "scenes.parquet", io.SCENES)
+    usable = _usable_frames(index)
+    chunker = Chunker(rules)
+    for video_id, its_scenes in bar(
+        table.groupby("video_id", sort=False), what="clips", unit="video"
+    ):
+        frames = open_frames(footage, video_id)
+        for scene in its_scenes.itertuples():
+            chunker.add(scene, usable.get(scene.scene_id, np.empty(0, np.int32)), frames)
+    chunker.drop_leaks()
+    counts = Counter(row["split"] for row in chunker.rows)
+    check_splits(counts, rules)
+    io.write_table(chunker.rows, io.CLIPS, out / "clips.parquet")
+    return _summary(chunker, counts)
+
+
+class Chunker:
+    """Gathers the rows of `clips.parquet` scene by scene; `rejected` counts the refused."""
+
+    def __init__(self, rules: config.ClipChunk):
+        self.rules, self.filters = rules, make_filters(rules.filters)
+        self.rows: list[dict] = []
+        self.rejected: Counter[str] = Counter()
+        self._hashed: list[Scene] = []
+
+    def add(self, scene, usable: np.ndarray, footage: FrameFile) -> None:
+        """A row of `scenes.parquet`, the numbers of its frames that feed clips, its video."""
+        rows, rejected = scene_clips(scene, usable, footage, self.rules, self.filters)
+        self.rows += rows
+        self.rejected.update(rejected)
+        splits = {row["split"] for row in rows} - {""}
+        if splits and self.rules.near_identical_bits >= 0:
+            small = footage.plane("small")[scene.start : scene.end]  # T 32 32
+            self._hashed.append(hash_scene(scene.scene_id, splits.pop(), small))
+
+    def drop_leaks(self) -> None:
+        """Rejects the clips of scenes that stand nearly identical in another split."""
+        leaks = find_leaks(self._hashed, self.rules.near_identical_bits)
+        for row in self.rows:
+            if row["split"] and row["scene_id"] in leaks:
+                row |= {"split": "", "reason": leaks[row["scene_id"]]}
+                self.rejected[LEAK] += 1
+
+
+def part_lengths(n_frames: int, min_frames: int, max_frames: int) -> list[int]:
+    """Lengths of the clips that a scene of `n_frames` becomes; none where it is too short."""
+    if n_frames < min_frames:
+        return []
+    parts = math.ceil(n_frames / max_frames)
+    if n_frames // parts < min_frames:
+        parts -= 1
+    short, longer = divmod(n_frames, parts)
+    return [short] * (parts - longer) + [short + 1] * longer
+
+
+def scene_clips(
+    scene, usable: np.ndarray, footage: FrameFile, rules: config.ClipChunk, filters: list[Filter]
+) -> tuple[list[dict], list[str]]:
+    """Rows of `clips.parquet` for one scene, and a name for each rejection among them."""
+    kept = usable[rules.drop_first_frames :]
+    lengths = part_lengths(len(kept), rules.min_frames, rules.max_frames)
+    if not lengths:
+        reason = f"scene of {len(kept)} frames, at least {rules.min_frames} needed"
+        return [_clip_row(scene, 0, Clip(footage, kept), split="", reason=reason)], [SHORT]
+    key = split_key(scene.video_id, scene.start, rules.split_by)
+    source = footage.about.get("split", "")
+    split = split_of(key, rules.train_share, rules.val_share, source)
+    rows, rejected = [], []
+    for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
+        clip = Clip(footage, frames)
+        name, reason = refusal(clip, filters)
+        rows.append(_clip_row(scene, part, clip, split="" if name else split, reason=reason))
+        rejected += [name] if name else []
+    return rows, rejected
+
+
+def _clip_row(scene, part: int, clip: Clip, split: str, reason: str) -> dict:
+    return {
+        "clip_id": f"{scene.scene_id}-{part:02d}",
+        "scene_id": scene.scene_id,
+        "video_id": scene.video_id,
+        "frames": clip.frames.tolist(),
+        "n_frames": len(clip.frames),
+        "motion": clip.motion,
+        "split": split,
+        "reason": reason,
+    }
+
+
+def _summary(chunker: Chunker, counts: Counter) -> dict[str, int | float]:
+    lengths = [row["n_frames"] for row in chunker.rows if row["split"]]
+    return {
+        **{f"clips_{split}": counts[split] for split in io.SPLITS},
+        "clips_rejected": counts[""],
+        **{f"rejected_{name}": chunker.rejected[name] for name in (SHORT, *NAMES, LEAK)},
+        "frames": sum(lengths),
+    }
+
+
+def _usable_frames(index: Path) -> dict[str, np.ndarray]:
+    """Numbers of the frames that feed clips, by scene."""
+    table = io.read_table(index / "frame_index.parquet", io.FRAME_INDEX)
+    kept: pd.DataFrame = table[table["use_clip"]]
+    return {name: rows["frame"].to_numpy() for name, rows in kept.groupby("scene_id")}

@@ -1,0 +1,138 @@
+"""Decoded videos, kept by content, parameters and code, so that no video is decoded twice.
+
+`<DVC_ROOT>/.store/ingest/<key>.arrow` is the frame file, `<key>.json` its row without the names,
+written last: an entry is complete or absent. Files are hard links of those in the stage's output
+(copies where links do not work), so they cost no second place on disk until DVC copies its own.
+DVC deletes an output before a stage runs; the store is what remains. Frame files are never written
+into, only replaced, so a link changes nothing elsewhere.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from pipeline import config
+from pipeline.data.frame_file import SUFFIX
+from pipeline.video import decode
+
+LIBRARY = Path(__file__).parents[1]
+CODE = (
+    "data/decoding.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
+    "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/pts.py",
+    "video/decode.py",
+)  # fmt: skip
+LIBRARIES = (cv2.__version__, np.__version__, pa.__version__)
+NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
+SPARE = 2  # the store may hold this many times the bytes of the present run beside it, and
+KEPT_BYTES = 20 * 10**9  # so many in any case: a run of the sample must not forget a season
+STALE_SECONDS = 3600  # younger half-made entries may be those of another run
+BLOCK_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class Store:
+    """One folder of entries, as seen with the parameters of a run."""
+
+    folder: Path
+    size: config.Ingest
+
+    def take(self, sha256: str, frame_file: Path) -> dict | None:
+        """Links an entry's frame file to that name and gives its row; None where there is none."""
+        kept, about = self._paths(sha256)
+        try:
+            row = json.loads(about.read_text("utf-8"))
+            if not sha256 or row.pop("crc32") != _crc32(kept):
+                return None
+            _link(kept, frame_file)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # absent (pruned by another run, say) or damaged: it is decoded again
+        for path in (kept, about):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # what was used last is pruned last
+        return row
+
+    def keep(self, row: dict, frame_file: Path) -> None:
+        """Adds a finished video."""
+        kept, about = self._paths(row["sha256"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _link(frame_file, kept)
+        partial = about.with_suffix(f".{os.getpid()}.partial")
+        plain = {key: value for key, value in row.items() if key not in NAMES}
+        plain["crc32"] = _crc32(kept)
+        partial.write_text(json.dumps(plain, sort_keys=True), "utf-8")
+        partial.replace(about)
+
+    def prune(self, used_bytes: int) -> None:
+        """Removes entries, those not used for longest first, until few enough bytes are left.
+
+        Another run may be at work in the same store.
+        """
+        limit, total = max(KEPT_BYTES, (1 + SPARE) * used_bytes), 0
+        for path, told in sorted(_stats(self.folder, SUFFIX), key=lambda item: -item[1].st_mtime):
+            total += told.st_size
+            if total > limit:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        for path, told in _stats(self.folder, ".partial"):
+            if told.st_ctime < time.time() - STALE_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def _paths(self, sha256: str) -> tuple[Path, Path]:
+        told = {"content": sha256, "code": _code_hash(), "reading": self._reading()}
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / f"{key}{SUFFIX}", self.folder / f"{key}.json"
+
+    def _reading(self) -> dict:
+        """The parameters that change a frame file; the others judge it afterwards."""
+        return self.size.model_dump(exclude={"min_frames", "on_error"})
+
+
+def _stats(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
+    """Files that were not removed meanwhile."""
+    found = []
+    for path in folder.glob(f"*{ending}"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.stat()))
+    return found
+
+
+def _crc32(path: Path) -> int:
+    """Reads 3 GB a second: a footer alone would not tell a page of zeros after a power cut."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            value = zlib.crc32(block, value)
+    return value
+
+
+@functools.cache
+def _code_hash() -> str:
+    digest = hashlib.sha256(json.dumps([*decode.version(), *LIBRARIES]).encode())
+    for name in CODE:
+        digest.update((LIBRARY / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives a file a second name, replacing what has it; a copy across file systems."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, partial)
+    if target.exists() and partial.samefile(target):
+        partial.unlink()  # rename() does nothing where both names are one file
+    else:
+        partial.replace(target)

@@ -1,0 +1,218 @@
+"""One Arrow IPC file a video: frame numbers, small pictures, and what was measured on the way.
+
+Uncompressed, readers map it into memory. Compressed (lz4 or zstd), it is read in batches of some
+fifty frames, of which the last few are kept. Written under a temporary name and renamed: a file
+with its final name is complete.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.errors import UserError, naming
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READABLE = (
+    "ok",
+    "truncated",
+    "damaged",
+)  # states in videos.parquet of a video that has a frame file
+SUFFIX, PARTIAL = ".arrow", ".arrow.partial"
+PACKED = "compression"  # its name in a file's metadata
+KEPT_BATCHES = 4  # unpacked batches of a compressed file in memory
+
+
+def frame_schema(height: int, width: int, about: dict[str, str] | None = None) -> pa.Schema:
+    """Columns of a frame file; height, width and `about` stand in its metadata."""
+    fields = [("frame", pa.int32()), ("image", pa.binary(height * width * 3))]
+    fields += [(name, pa.float32()) for name in TERMS]
+    fields += [(name, pa.binary(_plane_bytes(name))) for name in PLANES]
+    size = {"height": str(height), "width": str(width)}
+    return pa.schema(fields, metadata=(about or {}) | size)
+
+
+def frame_bytes(height: int, width: int) -> int:
+    """What a frame takes on disk: its number, its picture, its terms and planes."""
+    return 4 + height * width * 3 + 4 * len(TERMS) + sum(map(_plane_bytes, PLANES))
+
+
+class FrameWriter:
+    """Appends batches; `n_frames` counts what was written."""
+
+    def __init__(self, writer: pa.RecordBatchFileWriter, columns: pa.Schema):
+        self._writer, self._schema, self.n_frames = writer, columns, 0
+
+    def append(self, images: np.ndarray, terms: dict[str, np.ndarray]) -> None:
+        """uint8 `B H W 3`; `terms` holds float32 `B` for each of TERMS, and the PLANES."""
+        count = len(images)
+        numbers = np.arange(self.n_frames, self.n_frames + count, dtype=np.int32)
+        columns = [pa.array(numbers), self._binary("image", images)]
+        columns += [pa.array(terms[name]) for name in TERMS]
+        columns += [self._binary(name, terms[name]) for name in PLANES]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self.n_frames += count
+
+    def _binary(self, name: str, values: np.ndarray) -> pa.FixedSizeBinaryArray:
+        """An array `B ...` as the column of that name, its bytes a frame."""
+        width = self._schema.field(name).type
+        if name in PLANES:
+            values = values.astype(PLANES[name][0], copy=False)
+        assert values.nbytes == len(values) * width.byte_width, (name, values.shape)
+        data = pa.py_buffer(np.ascontiguousarray(values))
+        return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, data])
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a frame file while it is written."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL)
+
+
+@contextlib.contextmanager
+def write_frames(
+    path: Path,
+    height: int,
+    width: int,
+    about: dict[str, str] | None = None,
+    compression: str = "none",
+) -> Iterator[FrameWriter]:
+    """Opens a frame file for writing; it gets its name at the end if a frame was written.
+
+    `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"};
+    `compression` is none, lz4 or zstd.
+    A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
+    """
+    partial = partial_of(path)
+    packed = None if compression == "none" else compression
+    columns = frame_schema(height, width, (about or {}) | ({PACKED: packed} if packed else {}))
+    options = pa.ipc.IpcWriteOptions(compression=packed)
+    try:
+        with (
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, columns, options=options) as writer,
+        ):
+            frames = FrameWriter(writer, columns)
+            yield frames
+        if frames.n_frames:
+            partial.replace(path)
+    except OSError as error:
+        raise naming(error, path) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_videos(folder: Path) -> "pd.DataFrame":
+    """The rows of `videos.parquet` that have a frame file."""
+    from pipeline import io  # pandas takes a quarter of a second, which decoders do without
+
+    table = io.read_table(folder / "videos.parquet", io.VIDEOS)
+    return table[table["status"].isin(READABLE)].reset_index(drop=True)
+
+
+def open_frames(folder: Path, video_id: str) -> "FrameFile":
+    return FrameFile(folder / f"{video_id}{SUFFIX}")
+
+
+def _once(read: Callable) -> Callable:
+    """Keeps what a FrameFile reads of a column: a stage asks for it scene by scene."""
+
+    @functools.wraps(read)
+    def kept(self: "FrameFile", name: str) -> np.ndarray:
+        if name not in self._kept:
+            self._kept[name] = read(self, name)
+        return self._kept[name]
+
+    return kept
+
+
+class FrameFile:
+    """A frame file: `footage[i]` is frame i, uint8 `H W 3` (a view; of the file where mapped).
+
+    `about` is what `write_frames` was told of it.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._kept = path, {}
+        numbers = _open(path, "frame")
+        about = {key.decode(): text.decode() for key, text in numbers.schema.metadata.items()}
+        self._shape = int(about.pop("height")), int(about.pop("width")), 3
+        packed = about.pop(PACKED, None)
+        self.about: dict[str, str] = about
+        batches = [numbers.get_batch(k) for k in range(numbers.num_record_batches)]
+        self._starts = np.cumsum([0, *(len(batch) for batch in batches)])
+        self._images = _open(path, "image")
+        self._recent: dict[int, np.ndarray] = {}  # batches; no functools: it would keep the file
+        self._most = KEPT_BATCHES if packed else len(batches)  # what is mapped costs nothing
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        batch = int(np.searchsorted(self._starts, frame, side="right")) - 1
+        if batch not in self._recent:
+            if len(self._recent) == self._most:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[batch] = self._read_batch(batch)
+        return self._recent[batch][frame - self._starts[batch]]
+
+    @_once
+    def term(self, name: str) -> np.ndarray:
+        """One of TERMS for all frames, float32 `T`; read once, then kept."""
+        return _open(self._path, name).read_all().column(name).to_numpy()
+
+    @_once
+    def plane(self, name: str) -> np.ndarray:
+        """One of PLANES for all frames: uint8 `T 32 32` or uint32 `T 256`; read once, then kept."""
+        kind, shape = PLANES[name]
+        chunks = _open(self._path, name).read_all().column(name).chunks
+        arrays = [_view(chunk, kind, shape) for chunk in chunks]
+        return np.concatenate(arrays).astype(kind.newbyteorder("="))
+
+    def _read_batch(self, number: int) -> np.ndarray:
+        """uint8 `B H W 3`."""
+        column = self._images.get_batch(number).column("image")
+        return _view(column, np.dtype("u1"), self._shape)
+
+
+def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
+    """A reader of one column where the file is compressed, so that no other is unpacked; of all
+    where it is mapped (Arrow copies what it chooses).
+
+    A UserError where the file is missing, damaged or of another version.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
+    remedy = "delete it and run `dvc repro ingest`"
+    file = pa.memory_map(str(path))
+    try:
+        reader = pa.ipc.open_file(file)
+        names = reader.schema.names
+        absent = {"frame", "image", *TERMS, *PLANES} - set(names)
+        if absent:
+            lacks = ", ".join(sorted(absent))
+            raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
+        if PACKED.encode() not in reader.schema.metadata:
+            return reader
+        wanted = pa.ipc.IpcReadOptions(included_fields=[names.index(column)])
+        return pa.ipc.open_file(file, options=wanted)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def _plane_bytes(name: str) -> int:
+    kind, shape = PLANES[name]
+    return kind.itemsize * math.prod(shape)
+
+
+def _view(chunk: pa.FixedSizeBinaryArray, kind: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape)
+    data = np.frombuffer(chunk.buffers()[1], kind)
+    return data[chunk.offset * size :][: len(chunk) * size].reshape(len(chunk), *shape)

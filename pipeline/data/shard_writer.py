@@ -1,0 +1,215 @@
+"""Shards: a few large Arrow files that the loaders map into memory.
+
+`images-<split>-NNNNN.arrow` has a row a picture, `clips-<split>-NNNNN.arrow` a row a clip. Pixels
+are stored as they are (uint8 `H W 3`), so that a row is read without a copy. `index.json` lists
+every shard with rows, bytes and sha256.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from pipeline import io
+from pipeline.data import executor
+from pipeline.data.frame_file import open_frames
+from pipeline.data.integrity import INDEX, file_sha256
+from pipeline.errors import naming
+from pipeline.io import write_json
+
+ROWS_A_BATCH = {"images": 256, "clips": 8}
+
+
+def image_schema(height: int, width: int) -> pa.Schema:
+    pixels = pa.binary(height * width * 3)
+    fields = [("video_id", pa.string()), ("frame", pa.int32()), ("image", pixels)]
+    return pa.schema(fields, {"height": str(height), "width": str(width)})
+
+
+def clip_schema(height: int, width: int) -> pa.Schema:
+    fields = [("clip_id", pa.string()), ("n_frames", pa.int32()), ("images", pa.large_binary())]
+    return pa.schema(fields, {"height": str(height), "width": str(width)})
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to be written: its rows of the index or of the clips."""
+
+    folder: Path
+    kind: str  # images, clips
+    split: str
+    number: int
+    size: tuple[int, int]
+    rows: pd.DataFrame
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.kind}-{self.split}-{self.number:05d}.arrow"
+
+
+def pack(
+    frames: Path,
+    index: pd.DataFrame,
+    clips: pd.DataFrame,
+    out: Path,
+    size: tuple[int, int],
+    shard_mb: float,
+    workers: int | executor.Place = 1,
+) -> dict:
+    """Writes all shards of all splits below `out`; gives counts of images, clips and bytes.
+
+    The same bytes whatever the number of workers (here, or of another place): what stands in a
+    shard is settled before. Shards that lay in `out` go; after an error or a killed worker no
+    unfinished one stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _remove(out, INDEX, "*.arrow", "*.partial")
+    accepted = clips[clips.split != ""].sort_values("clip_id")
+    images = _images_with_split(index, accepted)
+    shards, counts = [], {}
+    for split in io.SPLITS:
+        for kind, table in (("images", images), ("clips", accepted)):
+            rows = table[table.split == split].sort_values("video_id", kind="stable")
+            counts[f"{kind}_{split}"] = len(rows)
+            parts = enumerate(_parts(rows, kind, size, shard_mb * 1e6))
+            shards += [Shard(out, kind, split, number, size, part) for number, part in parts]
+    place = executor.Place.of(workers).at_most(len(shards))
+    try:
+        records = executor.again(lambda: _write_all(shards, frames, place), workers)
+    finally:
+        _remove(out, "*.partial")
+    height, width = size
+    write_json(out / INDEX, {"height": height, "width": width, "shards": records})
+    return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        path.unlink(missing_ok=True)
+
+
+def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
+    """Rows of each shard: as many as `limit` bytes of pixels hold, at least one."""
+    lengths = rows.n_frames if kind == "clips" else pd.Series(1, rows.index)
+    start = filled = 0
+    for at, pixels in enumerate(lengths.to_numpy() * (size[0] * size[1] * 3)):
+        if filled and filled + pixels > limit:
+            yield rows.iloc[start:at]
+            start, filled = at, 0
+        filled += pixels
+    if filled:
+        yield rows.iloc[start:]
+
+
+def _write_all(shards: list[Shard], frames: Path, place: executor.Place) -> list[dict]:
+    """Their records, in order. Finished shards are written again, to the same bytes, if need be."""
+    with executor.opened(place, __name__) as pool:
+        futures = [pool.executor.submit(write_shard, shard, frames) for shard in shards]
+        pool.watch(futures, sum(len(s.rows) for s in shards), what="packing", unit="row")
+        return [future.result() for future in futures]
+
+
+def write_shard(shard: Shard, frames: Path) -> dict:
+    """Writes one shard; its name, rows, bytes and sha256."""
+    make, fields = KINDS[shard.kind]
+    with ShardWriter(shard.path, fields(*shard.size)) as writer:
+        for row in make(shard.rows, frames):
+            writer.add(row)
+            executor.count(1)
+        return writer.close()
+
+
+def _images_with_split(index: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
+    """Pictures take the split of their scene, so that no scene teaches one network and tests it."""
+    split = accepted.drop_duplicates("scene_id").set_index("scene_id").split
+    images = index[index.use_image].copy()
+    images["split"] = images.scene_id.map(split)
+    return images.dropna(subset="split").sort_values(["video_id", "frame"])
+
+
+def _image_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
+    for video_id, its_rows in rows.groupby("video_id"):
+        footage = open_frames(frames, video_id)
+        for row in its_rows.itertuples():
+            image = footage[row.frame].tobytes()
+            yield {"video_id": video_id, "frame": row.frame, "image": image}
+
+
+def _clip_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
+    for video_id, its_rows in rows.groupby("video_id"):
+        footage = open_frames(frames, video_id)
+        for row in its_rows.itertuples():
+            images = b"".join(footage[frame].tobytes() for frame in row.frames)
+            yield {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images}
+
+
+class ShardWriter:
+    """Appends rows to one shard, which gets its name when it is complete.
+
+    After an error, a full disk for instance, the unfinished one is removed.
+    """
+
+    def __init__(self, path: Path, fields: pa.Schema) -> None:
+        self.path, self.fields, self.count = path, fields, 0
+        self.rows_a_batch = ROWS_A_BATCH[path.name.split("-")[0]]
+        self._rows: list[dict] = []
+        self._file = self._writer = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            self._abandon()
+
+    def add(self, row: dict) -> None:
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) >= self.rows_a_batch:
+            self._flush()
+
+    def close(self) -> dict:
+        """Completes the shard; gives its name, rows, bytes and sha256."""
+        self._flush()
+        with self._complete_or_gone():
+            self._writer.close()
+            self._file.close()
+            self._partial.replace(self.path)
+        record = {"file": self.path.name, "rows": self.count, "bytes": self.path.stat().st_size}
+        return record | {"sha256": file_sha256(self.path)}
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(self.path.name + ".partial")
+
+    def _flush(self) -> None:
+        with self._complete_or_gone():
+            if self._writer is None:
+                self._file = pa.OSFile(str(self._partial), "wb")
+                self._writer = pa.ipc.new_file(self._file, self.fields)
+            if self._rows:
+                self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
+        self._rows = []
+
+    @contextlib.contextmanager
+    def _complete_or_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError):
+                raise naming(error, self.path) from None
+            raise
+
+    def _abandon(self) -> None:
+        """Removes the unfinished shard; closing it may fail once more on a full disk."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+KINDS = {"images": (_image_rows, image_schema), "clips": (_clip_rows, clip_schema)}

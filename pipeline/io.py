@@ -1,0 +1,157 @@
+"""Files that travel between stages: small JSON files, and tables with their columns and types.
+
+Both are written under a temporary name and renamed. JSON also goes into git: numbers have six
+digits, keys are sorted, NaN is refused. Columns and names of tables are a contract: other programs
+read these files.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+
+
+def project_root() -> Path:
+    """The real repository, also inside a temporary or queued experiment; else the current folder.
+
+    DVC sets DVC_ROOT in stages. What outlives an experiment's copy (tracking store, saved states,
+    seconds) lies below it.
+    """
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes atomically; numbers keep six significant digits, so that a diff shows real changes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(
+        json.dumps(_rounded(content, path), indent=2, sort_keys=True) + "\n", "utf-8"
+    )
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro` makes it")
+    return json.loads(path.read_text("utf-8"))
+
+
+def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bool | None]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists stay as they are."""
+    flat = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _rounded(value, path: Path):
+    if isinstance(value, dict):
+        return {str(key): _rounded(item, path) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item, path) for item in value]
+    if isinstance(value, float):
+        assert math.isfinite(value), f"{value} in {path}"
+        return float(f"{value:.6g}")
+    return value
+
+
+SPLITS = ("train", "val", "test")
+
+VIDEOS = pa.schema(
+    [
+        ("video_id", pa.string()),  # from the relative path: stable when other videos come or go
+        ("path", pa.string()),  # relative to source.path, with forward slashes
+        ("sha256", pa.string()),
+        ("codec", pa.string()),
+        ("fps", pa.string()),  # a fraction, "24000/1001"
+        ("n_frames", pa.int32()),
+        ("height", pa.int32()),  # of the source, in pixels
+        ("width", pa.int32()),
+        ("duration", pa.float64()),  # seconds
+        ("status", pa.string()),  # "ok", "truncated", "damaged", "undecodable", "duplicate of ..."
+        ("reason", pa.string()),  # empty where status is "ok"
+    ]
+)
+
+SCENES = pa.schema(
+    [
+        ("scene_id", pa.string()),  # "<video_id>-<start, six digits>"
+        ("video_id", pa.string()),
+        ("start", pa.int32()),  # half-open range [start, end) of frame numbers
+        ("end", pa.int32()),
+        ("cut_score", pa.float64()),  # detector's score at `start`; 0 for a video's first scene
+    ]
+)
+
+FRAME_INDEX = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("frame", pa.int32()),
+        ("scene_id", pa.string()),
+        ("hold", pa.int32()),  # frames that this drawing is shown, on its first frame; else 0
+        ("use_image", pa.bool_()),
+        ("use_clip", pa.bool_()),
+        ("reason", pa.string()),  # why the frame is in neither set, or "held drawing"
+    ]
+)
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),  # "<scene_id>-<part, two digits>"
+        ("scene_id", pa.string()),
+        ("video_id", pa.string()),
+        ("frames", pa.list_(pa.int32())),
+        ("n_frames", pa.int32()),
+        ("motion", pa.float64()),  # mean absolute change from frame to frame, grey levels
+        ("split", pa.string()),  # "train", "val", "test", or "" where rejected
+        ("reason", pa.string()),  # why the scene or clip was rejected, else ""
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("flipped", pa.bool_()),  # variants of a clip in train: mirrored,
+        ("reversed", pa.bool_()),  # played backwards
+        ("n_frames", pa.int32()),
+        ("tokens", pa.list_(pa.uint16())),  # n_frames * N, frame by frame, row by row
+        ("features", pa.large_binary()),  # float16 n_frames * N * C, empty without context
+    ]
+)
+
+
+def write_table(rows: pd.DataFrame | dict | list[dict], schema: pa.Schema, path: Path) -> None:
+    """Writes parquet under a temporary name and renames it: no half-written table is ever left."""
+    if isinstance(rows, pd.DataFrame):
+        table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+    elif isinstance(rows, dict):
+        table = pa.Table.from_pydict(rows, schema=schema)
+    else:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        pq.write_table(table.replace_schema_metadata(None), partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """Reads a table and checks its columns against the contract."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; `dvc repro` makes it")
+    table = pq.read_table(path)
+    if table.schema.names != schema.names:
+        raise UserError(
+            f"{path} has the columns {table.schema.names}, expected {schema.names}; "
+            "run `dvc repro` to make it again"
+        )
+    return table.to_pandas()

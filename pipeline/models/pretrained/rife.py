@@ -1,0 +1,161 @@
+"""RIFE 4.0: optical flow from a picture between two others to both of them, at any time.
+
+Huang et al., "Real-Time Intermediate Flow Estimation for Video Frame Interpolation" (ECCV 2022,
+arXiv:2011.06294). In: two pictures float `1 3 H W` in [0, 1] and times `K` in (0, 1). Out: flows
+`K 4 H W` in pixels (x and y to the first, x and y to the last picture) and the share of the first
+`K 1 H W`. As in the published inference, the refinement by a context network is left out.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.flow import warp
+from pipeline.models.pretrained import weights
+
+CHANNELS = (192, 128, 96, 64)
+SCALES = (8, 4, 2, 1)  # by which each block sees the pictures reduced
+MULTIPLE = 64  # sides that every block can reduce, also at doubled scales
+FAR = 32.0  # pixels: more than the second block is to add to both flows
+CHUNK_PIXELS = 2**19  # computed at once: bounds the memory (times 16 of 128x256)
+UNUSED = ("block_tea", "contextnet", "unet")  # teacher of the training; refinement
+PARTS = {"shrink": "conv0", "body": "convblock", "head": "lastconv"}  # ours: published name
+
+
+class Block(nn.Module):
+    """One step from coarse to fine: what is to be added to flow and mask."""
+
+    def __init__(self, before: int, channels: int) -> None:
+        super().__init__()
+        self.shrink = nn.Sequential(
+            _layer(before, channels // 2, 2), _layer(channels // 2, channels, 2)
+        )
+        self.body = nn.Sequential(*(_layer(channels, channels, 1) for _ in range(8)))
+        self.head = nn.ConvTranspose2d(channels, 5, 4, 2, 1)
+
+    def forward(self, x: torch.Tensor, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.shrink(x)  # K C H/4s W/4s
+        x = self.head(self.body(x) + x)  # K 5 H/2s W/2s
+        x = _resize(x, 2 * scale)  # K 5 H W
+        return x[:, :4] * (2 * scale), x[:, 4:]
+
+
+class Rife(nn.Module):
+    """The network's four blocks; weights are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = (7, 12, 12, 12)  # two pictures, the time; from the second on mask and flows too
+        self.blocks = nn.ModuleList(map(Block, inputs, CHANNELS))
+        self.requires_grad_(False)
+
+    @classmethod
+    def pretrained(cls, folder: Path | None = None) -> "Rife":
+        """The published network, from `folder` or its package; UserError where neither has it."""
+        model = cls()
+        model.load_published(weights.read_tensors(weights.RIFE, folder))
+        return model.eval()
+
+    def load_published(self, published: dict[str, torch.Tensor]) -> None:
+        """Takes the published state dict; UserError where its tensors are others than expected."""
+        names = {name: _published_name(name) for name in self.state_dict()}
+        wanted = {names[name]: tensor.shape for name, tensor in self.state_dict().items()}
+        found = {name: x.shape for name, x in published.items() if not _unused(name)}
+        missing, unexpected = wanted.items() - found.items(), found.items() - wanted.items()
+        if missing or unexpected:
+            raise UserError(
+                f"weights of RIFE 4.0: missing {_listed(missing)}; unexpected "
+                f"{_listed(unexpected)}; take {weights.RIFE.name} of {weights.RIFE.package}"
+            )
+        self.load_state_dict({ours: published[theirs] for ours, theirs in names.items()})
+
+    @torch.inference_mode()
+    def flows(
+        self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flows `K 4 H W` and the share of the first picture `K 1 H W` in [0, 1]."""
+        assert first.shape == last.shape and first.shape[:2] == (1, 3), (first.shape, last.shape)
+        height, width = first.shape[2:]
+        padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
+        first, last = (F.pad(x, padding, mode="replicate") for x in (first, last))
+        size = max(1, CHUNK_PIXELS // first[0, 0].numel())
+        parts = [self._estimate(first, last, chunk) for chunk in times.to(first).split(size)]
+        flow, mask = (torch.cat(part)[..., :height, :width] for part in zip(*parts, strict=True))
+        return flow, mask.sigmoid()
+
+    @torch.inference_mode()
+    def pictures(
+        self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """The pictures `K 3 H W` in [0, 1] at the given times."""
+        return merge(first, last, *self.flows(first, last, times))
+
+    def _estimate(
+        self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flows and the mask before its sigmoid. Times with far motion start at half the size."""
+        flow, mask, far = self._refine(first, last, times, SCALES)
+        if far.any():
+            doubled = tuple(2 * scale for scale in SCALES)
+            flow[far], mask[far], _ = self._refine(first, last, times[far], doubled)
+        return flow, mask
+
+    def _refine(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        times: torch.Tensor,
+        scales: tuple[int, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Flow `K 4 H W`, mask `K 1 H W`, and where motion is far `K`."""
+        k = len(times)
+        ends = torch.cat([first, last], 1).expand(k, -1, -1, -1)  # K 6 H W
+        time = times.view(k, 1, 1, 1).expand(-1, -1, *first.shape[2:])  # K 1 H W
+        seen = _resize(torch.cat([ends, time], 1), 1 / scales[0])
+        flow, mask = self.blocks[0](seen, scales[0])
+        far = torch.zeros(k, dtype=torch.bool, device=times.device)
+        for number, (block, scale) in enumerate(zip(self.blocks[1:], scales[1:], strict=True)):
+            warped = [warp(first, flow[:, :2]), warp(last, flow[:, 2:])]
+            seen = _resize(torch.cat([*warped, time, mask, flow / scale], 1), 1 / scale)
+            more_flow, more_mask = block(seen, scale)
+            if number == 0:
+                far = (more_flow.unflatten(1, (2, 2)).abs().amax((2, 3, 4)) > FAR).all(1)
+            flow, mask = flow + more_flow, mask + more_mask
+        return flow, mask, far
+
+
+def merge(
+    first: torch.Tensor, last: torch.Tensor, flow: torch.Tensor, share: torch.Tensor
+) -> torch.Tensor:
+    """`1 C H W` twice, warped by flows `K 4 H W` and mixed, `share` `K 1 H W` of the first."""
+    return share * warp(first, flow[:, :2]) + (1 - share) * warp(last, flow[:, 2:])
+
+
+def _layer(before: int, after: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.PReLU(after))
+
+
+def _resize(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """Bilinear without a filter before reduction, as the network was trained."""
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _published_name(name: str) -> str:
+    """`blocks.2.shrink.0.0.weight` to `module.block2.conv0.0.0.weight`."""
+    _, number, part, rest = name.split(".", 3)
+    return f"module.block{number}.{PARTS[part]}.{rest}"
+
+
+def _unused(name: str) -> bool:
+    return name.removeprefix("module.").split(".")[0] in UNUSED
+
+
+def _listed(tensors: Iterable[tuple[str, torch.Size]]) -> str:
+    """Names with shapes, or "none"."""
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in sorted(tensors)) or "none"

@@ -1,0 +1,154 @@
+"""Five layers of VGG16 or VGG19, which perceptual losses compare (Simonyan and Zisserman, 2014,
+arXiv:1409.1556).
+
+In: float `B 3 H W` in [-1, 1], sides of at least 16. Out: what follows the ReLU of conv1_2,
+conv2_2, conv3_2, conv4_2 and conv5_2, `B C H' W'` with C = 64, 128, 256, 512, 512 and half the
+height and width each time. The thesis' choice of layers, after Chen and Koltun, 2017
+(arXiv:1707.09405).
+
+2x2 pixels are averaged between the groups, as the thesis' code does, although both networks were
+trained with the maximum: with it the activations of deep layers are larger, and nearly all of the
+thesis' loss would come from the last layer (numbers in training/appearance.py).
+
+VGG16's convolutions are those that LPIPS brings. VGG19's come from torchvision's file, which no
+package has: the user downloads it and names it in `vqgan.loss.vgg19_file`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.pretrained.lpips import Lpips
+
+VGG16, VGG19 = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)  # convolutions of each group
+CHANNELS = (64, 128, 256, 512, 512)
+SEEN = 2  # the convolution of each group whose activations are given out
+LEAST = 16  # shortest side of a picture of which every group sees something
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for [0, 1]
+URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+
+Layer = tuple[torch.Tensor, torch.Tensor]  # a convolution's weight and bias
+
+
+class VggFeatures(nn.Module):
+    """The network up to conv5_2; weights are frozen."""
+
+    def __init__(self, depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.groups, before = nn.ModuleList(), 3
+        for depth, channels in zip((*depths[:-1], SEEN), CHANNELS, strict=True):
+            sizes = (before, *[channels] * depth)
+            self.groups.append(nn.ModuleList(_conv(*sizes[i : i + 2]) for i in range(depth)))
+            before = channels
+        mean, deviation = torch.tensor(MEAN), torch.tensor(DEVIATION)
+        self.register_buffer("shift", (2 * mean - 1).view(1, 3, 1, 1))
+        self.register_buffer("scale", (2 * deviation).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    @classmethod
+    def vgg16(cls) -> "VggFeatures":
+        """From the package that brings LPIPS; UserError where it is missing."""
+        convs = Lpips.pretrained("vgg16").convs
+        return cls(VGG16)._filled((conv.weight, conv.bias) for conv in convs)
+
+    @classmethod
+    def vgg19(cls, path: Path) -> "VggFeatures":
+        """From torchvision's file, or one like it; UserError where it is missing or another."""
+        return cls(VGG19)._filled(read_torchvision(path))
+
+    def _filled(self, layers: Iterable[Layer]) -> "VggFeatures":
+        convs = (conv for group in self.groups for conv in group)
+        for conv, (weight, bias) in zip(convs, layers, strict=False):  # the file has more of them
+            conv.weight.copy_(weight)
+            conv.bias.copy_(bias)
+        return self.eval().to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        assert images.ndim == 4 and images.shape[1] == 3, images.shape
+        if min(images.shape[-2:]) < LEAST:
+            raise ValueError(
+                f"the perceptual loss needs pictures of at least {LEAST} pixels a side, "
+                f"got {tuple(images.shape[-2:])} (height, width)"
+            )
+        x, maps = (images.float() - self.shift) / self.scale, []
+        for i, group in enumerate(self.groups):
+            if i:
+                x = F.avg_pool2d(x, 2)  # B C H/2 W/2
+            for j, conv in enumerate(group, 1):
+                x = F.relu(conv(x), inplace=True)
+                if j == SEEN:
+                    maps.append(x)
+        return maps
+
+
+def verify(path: Path) -> None:
+    """UserError where the file is missing, or is not the one whose sha256 its name begins.
+
+    The name ends as torchvision's do, `-` and digits. A file without them is taken as it is: the
+    user's own.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"VGG19: {path} is missing; download {URL} and name it in vqgan.loss.vgg19_file"
+        )
+    digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
+    if digits is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(digits[1]):
+        raise UserError(
+            f"VGG19: {path} has sha256 {digest}, expected {digits[1]}... as its name says; "
+            f"download {URL} again"
+        )
+
+
+def read_torchvision(path: Path) -> list[Layer]:
+    """The convolutions of VGG19 in order, from a state dict of torchvision's `vgg19`."""
+    verify(path)
+    tensors = _state_dict(path)
+    shapes = dict(_published(VGG19))
+    ours = {name for name in tensors if str(name).startswith("features.")}
+    faults = [f"missing {name}" for name in shapes if name not in tensors]
+    faults += [f"unexpected {name}" for name in sorted(ours - shapes.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if faults:
+        raise UserError(f"VGG19: {path} is another network: {'; '.join(faults[:5])}; take {URL}")
+    found = [tensors[name] for name in shapes]
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file, read without running code."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in ten ways, even with an AssertionError
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise UserError(f"VGG19: {path} is no file of weights ({reason}); take {URL}") from None
+    content = content if isinstance(content, dict) else {}
+    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _published(depths: tuple[int, ...]) -> Iterator[tuple[str, torch.Size]]:
+    """torchvision's names and shapes: its list `features` counts ReLUs and poolings too."""
+    place, before = 0, 3
+    for depth, channels in zip(depths, CHANNELS, strict=True):
+        for _ in range(depth):
+            yield f"features.{place}.weight", torch.Size((channels, before, 3, 3))
+            yield f"features.{place}.bias", torch.Size((channels,))
+            place, before = place + 2, channels
+        place += 1
+
+
+def _conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1)

@@ -1,5 +1,0 @@
-"""The embedded sample: a cartoon series drawn by code, with known cuts, holds and motion."""
-
-from pipeline.sources.cartoon.render import render_episodes
-
-__all__ = ["render_episodes"]

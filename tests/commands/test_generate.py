@@ -1,0 +1,486 @@
+"""`python -m pipeline generate`: pictures in, a clip out; wrong input gets a sentence."""
+
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline import frames
+from pipeline.commands import generate
+from pipeline.errors import UserError
+from pipeline.inference import inbetweener
+from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import last_step
+from pipeline.models.checkpoints import fingerprint, save_tokenizer
+from pipeline.models.flow import Easing
+from pipeline.models.gpt.checkpoint import save_gpt
+from pipeline.models.gpt.sampling import Decoding
+from pipeline.sample.episode import episode_script
+from pipeline.sample.shooting import shoot
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, tiny, untrained):
+    """A folder with params.yaml, random models and the pictures a, b and mid.png of 30x50."""
+
+    def make(**changes) -> Path:
+        settings = tiny({name.replace("__", "."): value for name, value in changes.items()})
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(settings.model_dump(), file)
+        model = untrained(settings)
+        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
+        save_gpt(model.gpt, fingerprint(tmp_path / "models/vqgan"), tmp_path / "models/gpt2")
+        for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
+            random = np.random.default_rng(seed)
+            save(tmp_path / f"{name}.png", random.integers(1, 256, (30, 50, 3), np.uint8))
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return make
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    Image.fromarray(image).save(path)
+    return path
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[dict]:
+    """The arguments of each call of `InBetweener.generate`, which draws as ever."""
+    calls, generate_clips = [], InBetweener.generate
+
+    def record(self, first, last, n_frames, **options):
+        calls.append({"n_frames": n_frames, **options})
+        return generate_clips(self, first, last, n_frames, **options)
+
+    monkeypatch.setattr(InBetweener, "generate", record)
+    return calls
+
+
+def main(*options: str, out: str = "clip", first: str = "a.png") -> None:
+    generate.main(["--first", first, "--last", "b.png", "--out", out, *options])
+
+
+def frame_options(**pictures: str) -> list[str]:
+    """`--frame 0=a.png ...` of `_0="a"`."""
+    numbered = ((name.strip("_"), picture) for name, picture in pictures.items())
+    return [x for number, name in numbered for x in ("--frame", f"{number}={name}.png")]
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def clip_in(folder: Path) -> np.ndarray:
+    """uint8 `n H W 3` of frame_0000.png, ..."""
+    return np.stack([read(path) for path in sorted(folder.glob("frame_*.png"))])
+
+
+def decoded(path: Path) -> np.ndarray:
+    """uint8 `n H W 3` of a video."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+def psnr(shown: np.ndarray, truth: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((shown.astype(float) - truth) ** 2)))
+
+
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
+def test_a_folder_begins_and_ends_with_the_given_pictures(project, fit):
+    folder = project(ingest__fit=fit)
+    main("--n-frames", "5")
+    names = sorted(path.name for path in (folder / "clip").iterdir())
+    assert names == [f"frame_{k:04d}.png" for k in range(5)]
+    clip = [read(folder / "clip" / name) for name in names]
+    for shown, name in ((clip[0], "a.png"), (clip[-1], "b.png")):
+        picture = read(folder / name)
+        if fit == "crop":  # 30x50 to the aspect 1:2: rows are cut
+            picture = frames.even(frames.canvas(picture, 16, 32, "crop"))
+        assert np.array_equal(shown, picture)
+    assert all(image.shape == clip[0].shape for image in clip)
+    assert not np.array_equal(clip[1], clip[0])
+
+
+@pytest.mark.parametrize("on", ["1", "2", "3"])
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
+def test_given_frames_stand_at_their_numbers(project, fit, on):
+    folder = project(ingest__fit=fit)
+    given = {0: "a", 4: "mid", 5: "b", 9: "a"}
+    options = frame_options(**{f"_{number}": name for number, name in given.items()})
+    generate.main([*options, "--on", on, "--out", "clip"])
+    clip = clip_in(folder / "clip")
+    assert len(clip) == 10
+    for number, name in given.items():
+        picture = read(folder / f"{name}.png")
+        if fit == "crop":
+            picture = frames.even(frames.canvas(picture, 16, 32, "crop"))
+        assert np.array_equal(clip[number], picture)
+
+
+def test_segments_are_clips_of_their_own_drawn_together(project, drawn):
+    folder = project()
+    generate.main([*frame_options(_0="a", _4="mid", _5="a", _11="b"), "--out", "clip"])
+    assert [call["n_frames"] for call in drawn] == [[5, 7]]  # neighbours need no drawing
+    whole = clip_in(folder / "clip").astype(int)
+    for first, last, start, end in (("a", "mid", 0, 4), ("a", "b", 5, 11)):
+        generate.main([*frame_options(_0=first, **{f"_{end - start}": last}), "--out", "part"])
+        part = clip_in(folder / "part")
+        assert np.abs(whole[start : end + 1] - part).max() <= 1  # the last digit of a float
+
+
+def test_first_and_last_are_short_for_frames(project):
+    folder = project()
+    main("--n-frames", "7", *frame_options(_3="mid"))
+    short = clip_in(folder / "clip")
+    generate.main([*frame_options(_6="b", _0="a", _3="mid"), "--out", "clip"])
+    assert np.array_equal(clip_in(folder / "clip"), short)
+
+
+@pytest.mark.parametrize(
+    ("on", "shown"),
+    [
+        ("1", [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("2", [0, 0, 1, 1, 2, 2, 3, 4]),
+        ("3", [0, 0, 0, 1, 1, 1, 2, 3]),
+        ("4", [0, 0, 0, 0, 1, 1, 1, 2]),
+    ],
+)
+def test_on_twos_is_a_shorter_clip_held(project, drawn, on, shown):
+    folder = project()
+    main("--n-frames", "8", "--on", on)
+    held = clip_in(folder / "clip")
+    main("--n-frames", str(max(shown) + 1))
+    assert drawn[0]["n_frames"] == drawn[1]["n_frames"] == [max(shown) + 1]
+    assert np.array_equal(held, clip_in(folder / "clip")[shown])
+
+
+def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
+    folder = project()
+    main("--n-frames", "5", "--on", "4")
+    clip = clip_in(folder / "clip")
+    assert not drawn
+    assert all(np.array_equal(frame, read(folder / "a.png")) for frame in clip[:4])
+    assert np.array_equal(clip[4], read(folder / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "decoding"),
+    [
+        ("", Decoding("maskgit", 5, 0.0, 3, 0.9)),
+        ("--mode parallel", Decoding("parallel", 5, 0.0, 3, 0.9)),
+        ("--steps 2", Decoding("maskgit", 2, 0.0, 3, 0.9)),
+        ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9)),
+        ("--top-p 1", Decoding("maskgit", 5, 0.0, 3, 1.0)),
+    ],
+)
+def test_options_go_over_the_parameters(project, drawn, options, decoding):
+    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
+    usual["min_confidence"] = 0.0
+    project(train__mode="maskgit", evaluate__decoding=usual)
+    main("--n-frames", "4", *options.split())
+    (call,) = drawn
+    assert call["decoding"] == decoding
+
+
+@pytest.mark.parametrize("context", ["keyframes", "none"])
+@pytest.mark.parametrize("mode", ["parallel", "maskgit"])
+def test_every_mode_draws(project, mode, context):
+    folder = project(train__mode="maskgit", vqgan__context=context)
+    main("--n-frames", "4", "--mode", mode, "--temperature", "1")
+    assert len(clip_in(folder / "clip")) == 4
+
+
+def test_what_the_model_was_not_trained_for_is_said(project):
+    folder = project()
+    with pytest.raises(UserError, match="train it with -S train"):
+        main("--mode", "maskgit")
+    assert not (folder / "clip").exists()
+
+
+def test_a_pace_of_ones_own(project, monkeypatch):
+    """Nearly held, the first inner frame is nearly the first given one."""
+
+    def as_foreseen(gpt, first, cond, decoding, generator):
+        return iter([torch.zeros_like(first)] * (int(cond.n_frames.max()) - 2))
+
+    monkeypatch.setattr(inbetweener, "generate", as_foreseen)
+    folder = project()
+    for ease in ("1", "16"):
+        main("--n-frames", "8", "--ease", ease, out=f"at_{ease}")
+    main("--n-frames", "8")
+    learnt, even, held = (clip_in(folder / name) for name in ("clip", "at_1", "at_16"))
+    steps = [psnr(clip[1], clip[0]) for clip in (even, learnt, held)]
+    assert steps[0] + 0.5 < steps[1] < steps[2] - 0.5
+
+
+def test_without_context_there_is_no_pace(project):
+    folder = project(vqgan__context="none")
+    with pytest.raises(UserError, match="--ease 2: this model warps no keyframes"):
+        main("--ease", "2")
+    assert not (folder / "clip").exists()
+
+
+def test_best_of_keeps_the_sample_that_meets_the_last_frame_best(project):
+    folder = project()
+    options = ["--n-frames", "4", "--temperature", "1", "--seed", "5"]
+    main(*options, "--best-of", "3", out="best")
+    main(*options, "--samples", "3")
+    samples = [clip_in(folder / f"clip_{k}") for k in (1, 2, 3)]
+    jumps = [last_step(clip) for clip in samples]
+    assert len(set(jumps)) == 3
+    assert np.array_equal(clip_in(folder / "best"), samples[int(np.argmin(jumps))])
+    assert not list(folder.glob("best_*")), "one clip under its own name"
+
+
+@pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif"])
+def test_samples_are_numbered_clips(project, out):
+    folder = project()
+    main("--n-frames", "4", "--temperature", "1", "--samples", "3", out=out)
+    place = (folder / out).parent
+    names = {f"{Path(out).stem}_{k}{Path(out).suffix}" for k in (1, 2, 3)}
+    assert names <= {path.name for path in place.iterdir()} and not (folder / out).exists()
+
+
+def test_a_sample_is_a_clip_with_a_seed_of_its_own(project):
+    folder = project()
+    main("--n-frames", "4", "--temperature", "1", "--samples", "3", "--seed", "5")
+    samples = [clip_in(folder / f"clip_{k}") for k in (1, 2, 3)]
+    assert not np.array_equal(samples[0], samples[1])
+    main("--n-frames", "4", "--temperature", "1", "--seed", "7")
+    assert np.array_equal(clip_in(folder / "clip"), samples[2])
+
+
+def test_all_samples_are_checked_before_one_is_drawn(project, drawn):
+    folder = project()
+    (folder / "clip_2").write_text("mine")
+    with pytest.raises(UserError, match="--out clip_2 is a file"):
+        main("--temperature", "1", "--samples", "2")
+    assert not drawn and not (folder / "clip_1").exists()
+
+
+def cartoon(height: int, width: int, settings) -> list[np.ndarray]:
+    """Three frames of a scene of the sample."""
+    scene = episode_script(settings.sample_episodes, 1, 2)[1]
+    film = [picture for picture, _ in shoot(scene, 24, height, width)]
+    return [film[0], film[len(film) // 2], film[-1]]
+
+
+def shapes(height: int, width: int, settings) -> list[np.ndarray]:
+    """Flat, saturated discs with outlines, without soft edges: the hardest for halved colour."""
+    pictures = []
+    for shift in range(3):
+        picture = np.full((height, width, 3), (240, 220, 40), np.uint8)
+        for k, colour in enumerate(((220, 20, 30), (20, 60, 220), (10, 160, 60))):
+            middle = (width * (k + 1) // 4 + shift * width // 12, height // 2)
+            cv2.circle(picture, middle, height // 5, colour, -1)
+            cv2.circle(picture, middle, height // 5, (20, 15, 20), max(1, height // 80))
+        pictures.append(picture)
+    return pictures
+
+
+def noise(height: int, width: int, settings) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("on", ["1", "2"])
+@pytest.mark.parametrize("size", [(64, 128), (144, 256)])
+@pytest.mark.parametrize("pictures", [cartoon, shapes, noise])
+def test_given_frames_keep_40_db_in_an_mp4(project, tiny, pictures, size, on):
+    """And all of it in PNG; with half the colour resolution it were 30 dB, and 13 of the noise."""
+    folder, given = project(), dict(zip((0, 5, 9), pictures(*size, tiny()), strict=True))
+    options = ["--on", on]
+    for number, picture in given.items():
+        save(folder / f"{number}.png", picture)
+        options += ["--frame", f"{number}={number}.png"]
+    for out, least in (("clip", np.inf), ("clip.mp4", 40)):
+        generate.main([*options, "--out", out])
+        clip = clip_in(folder / out) if out == "clip" else decoded(folder / out)
+        assert len(clip) == 10
+        for number, picture in given.items():
+            exact = np.array_equal(clip[number], picture)
+            assert exact or psnr(clip[number], picture) >= least, (number, out)
+
+
+@pytest.mark.parametrize(("out", "count"), [("clip.mp4", 6), ("new/clip.MP4", 3)])
+def test_an_mp4_has_all_frames_in_the_pictures_size(project, out, count):
+    folder = project()
+    main("--n-frames", str(count), out=out)
+    reader = imageio_ffmpeg.read_frames(str(folder / out))
+    assert next(reader)["size"] == (50, 30)
+    assert len(list(reader)) == count
+    assert not list((folder / out).parent.glob("*.partial"))
+
+
+def test_a_gif_has_all_frames(project):
+    folder = project()
+    main("--n-frames", "6", "--fps", "10", out="clip.gif")
+    with Image.open(folder / "clip.gif") as gif:
+        assert gif.n_frames == 6 and gif.size == (50, 30) and gif.info["duration"] == 100
+
+
+def test_a_gif_shows_a_held_picture_as_long_as_all_its_frames(tmp_path):
+    clip = np.zeros((5, 20, 20, 3), np.uint8)
+    clip[3:] = 200
+    generate.write_clip(clip, tmp_path / "clip.gif", 20)
+    with Image.open(tmp_path / "clip.gif") as gif:
+        shown = 0
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            shown += gif.info["duration"]
+    assert shown == 5 * 50
+
+
+def test_a_frame_s_pixels_reach_the_files(tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (3, 16, 18, 3), np.uint8)
+    generate.write_clip(clip, tmp_path / "deep/clip", 24)
+    for number, frame in enumerate(clip):
+        assert np.array_equal(read(tmp_path / f"deep/clip/frame_{number:04d}.png"), frame)
+    generate.write_clip(clip[:2], tmp_path / "deep/clip", 24)
+    names = sorted(path.name for path in (tmp_path / "deep/clip").iterdir())
+    assert names == ["frame_0000.png", "frame_0001.png"], "the earlier, longer clip is gone"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip.gif", "clip.mp4"])
+def test_a_failure_leaves_nothing(tmp_path, name):
+    broken = [np.zeros((16, 16, 3), np.uint8), "no picture"]
+    with pytest.raises(Exception):  # noqa: B017 each format fails in its own way
+        generate.write_clip(broken, tmp_path / name, 24)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "picture", "size"),
+    [
+        ("input", (30, 50), (30, 50)),
+        ("input", (31, 51), (30, 50)),  # H.264 has no odd numbers
+        ("input", (5, 400), (16, 400)),
+        ("model", (30, 50), (16, 26)),  # the model's height, the picture's aspect: 26.7 wide
+        ("model", (90, 90), (16, 16)),
+        ("64x128", (30, 50), (64, 128)),
+        ("65x129", (30, 50), (64, 128)),
+        ("16x8192", (30, 50), (16, 8192)),
+    ],
+)
+def test_sizes_of_the_output(tiny, wish, picture, size):
+    assert generate.output_size(wish, picture, tiny().ingest) == size
+
+
+@pytest.mark.parametrize(
+    "wish", ["large", "64", "64x", "15x64", "64x8193", "-64x64", "64 x 64", ""]
+)
+def test_other_sizes_are_refused(tiny, wish):
+    with pytest.raises(UserError, match=rf"--size {wish}: expected"):
+        generate.output_size(wish, (30, 50), tiny().ingest)
+
+
+def test_the_size_model_and_a_wish_are_obeyed(project):
+    folder = project(ingest__fit="squeeze")
+    for wish, size in (("model", (16, 26)), ("20x40", (20, 40))):
+        main("--n-frames", "3", "--size", wish)
+        assert read(folder / "clip/frame_0001.png").shape[:2] == size
+
+
+def test_a_seed_is_a_clip_at_a_temperature(project):
+    folder = project()
+    found = []
+    for seed in ("1", "1", "2"):
+        main("--n-frames", "4", "--temperature", "1", "--seed", seed)
+        found.append(np.stack([read(folder / f"clip/frame_{k:04d}.png") for k in range(4)]))
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--n-frames", "2"], "--n-frames 2: expected at least 3"),
+        (["--frame", "mid.png"], r"--frame mid\.png: expected INDEX=PICTURE"),
+        (["--frame", "3=none.png", "--n-frames", "9"], r"none\.png does not exist"),
+        (["--frame", "0=mid.png", "--n-frames", "9"], "frame 0 is given twice"),
+        (["--on", "0"], "--on 0: expected 1 or more"),
+        (["--steps", "0"], "--steps 0: expected 1 or more"),
+        (["--temperature", "-1"], "--temperature -1: expected 0 or more"),
+        (["--temperature", "inf"], "--temperature inf: expected 0 or more"),
+        (["--top-k", "-1"], "--top-k -1: expected 0 or more"),
+        (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
+        (["--top-p", "nan"], "--top-p nan: expected more than 0"),
+        (["--ease", "0.5"], "--ease 0.5: expected from 1, an even pace, to 16"),
+        (["--ease", "nan"], "--ease nan: expected from 1"),
+        (["--seed", str(2**70)], "--seed .*: expected less than 2"),
+        (["--samples", "0"], "--samples 0: expected 1 or more"),
+        (["--samples", "2"], "--samples 2: expected 1 at temperature 0.*; add --temperature 1"),
+        (["--best-of", "1"], "--best-of 1: expected 2 or more"),
+        (["--best-of", "2"], "--best-of 2: expected a temperature above 0.*; add --temperature 1"),
+        (
+            ["--best-of", "2", "--samples", "2", "--temperature", "1"],
+            "--best-of 2: expected no --samples",
+        ),
+        (["--top-k", "3"], "--top-k 3: expected a temperature above 0.*; add --temperature 1"),
+        (["--fps", "0"], "--fps 0: expected more than 0"),
+        (["--fps", "nan"], "--fps nan: expected more than 0"),
+        (["--size", "huge"], "--size huge: expected model, input, or HxW"),
+        (["--out", "clip.avi"], r"--out clip\.avi: expected a name ending in \.mp4 or \.gif"),
+        (["--out", "full"], r"--out full holds notes\.txt; expected a new folder"),
+        (["--out", "file"], "--out file is a file; expected a new or empty folder"),
+        (["--out", "folder.mp4"], r"--out folder\.mp4 is a folder; expected the name of a file"),
+        (["--first", "none.png"], r"none\.png does not exist; expected a picture"),
+        (["--first", "broken.png"], r"broken\.png cannot be read as a picture"),
+        (["--first", "empty.png"], r"empty\.png cannot be read as a picture"),
+    ],
+)
+def test_wrong_input_gets_a_sentence_and_nothing_is_written(project, options, words):
+    folder = project()
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "file").write_text("mine")
+    for name in ("full", "folder.mp4"):
+        (folder / name).mkdir()
+    (folder / "full/notes.txt").write_text("mine")
+    (folder / "full/frame_0000.png").write_bytes(b"old")
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    with pytest.raises(UserError, match=words):
+        main(*options)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("lacking", ["vqgan", "gpt2"])
+def test_missing_models_are_named(project, lacking):
+    folder = project()
+    (folder / f"models/{lacking}/model.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=rf"^models/{lacking} hold no trained model; run `dvc repro`"
+    ):
+        main()
+    assert not (folder / "clip").exists()
+
+
+def test_transparent_rotated_and_grey_pictures_are_read(tmp_path):
+    half = np.zeros((4, 6, 4), np.uint8)
+    half[:, 3:] = (10, 20, 30, 255)
+    image = generate.read_picture(save(tmp_path / "alpha.png", half))
+    assert (image[:, :3] == 255).all() and (image[:, 3:] == (10, 20, 30)).all()
+    grey = generate.read_picture(save(tmp_path / "grey.png", np.full((4, 6), 77, np.uint8)))
+    assert grey.shape == (4, 6, 3) and (grey == 77).all()
+    upright = Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
+    exif = upright.getexif()
+    exif[0x0112] = 6  # turn right when shown
+    upright.save(tmp_path / "turned.png", exif=exif)
+    turned = generate.read_picture(tmp_path / "turned.png")
+    assert np.array_equal(turned, np.rot90(np.asarray(upright), -1))
+    assert turned.flags.writeable, "PyTorch warns people of arrays that are not"
+
+
+@pytest.mark.parametrize(("share", "named"), [(0.05, True), (0.6, False)])
+def test_keyframes_with_nothing_in_common_are_named(project, capsys, monkeypatch, share, named):
+    monkeypatch.setattr(generate, "consistent_share", lambda flow: share)
+    monkeypatch.setattr(generate, "CUT_CHANGE", 0.0)
+    project()
+    main("--n-frames", "4")
+    assert ("frames 0 and 3 have little in common" in capsys.readouterr().err) == named

@@ -1,0 +1,81 @@
+"""Small films for the tests of `pipeline.footage`: as frame files, and as video files."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import config
+from pipeline.data.decoding import BlockChanges
+from pipeline.data.detector_features import DetectorTerms
+from pipeline.data.frame_file import FrameFile, write_frames
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tests_store(tmp_path_factory):
+    """Decoded videos of the tests are kept apart, never in the project's own store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_store(tests_store, tmp_path_factory, monkeypatch):
+    """Each test begins with an empty store."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
+
+
+@pytest.fixture(scope="session")
+def settings() -> config.Params:
+    return config.load(Path(__file__).parents[2] / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    root = Path(__file__).parents[2]
+    folder = root / os.environ.get("NAKAWARI_DATA", "../shared/data")
+    if not (folder / "film").is_dir():
+        pytest.skip(f"NAKAWARI_DATA: no test footage in {folder}")
+    return folder
+
+
+@pytest.fixture
+def frame_file(tmp_path):
+    """uint8 `T H W 3` to a FrameFile, in batches as ingest writes them; 24 frames a second."""
+
+    def write(
+        images: np.ndarray,
+        name: str = "film",
+        batch: int = 7,
+        about: dict[str, str] | None = None,
+    ) -> FrameFile:
+        path = tmp_path / f"{name}.arrow"
+        terms, changes = DetectorTerms(), BlockChanges()
+        with write_frames(path, *images.shape[1:3], about=about) as out:
+            for start in range(0, len(images), batch):
+                part = images[start : start + batch]
+                times = np.arange(start, start + len(part), dtype=np.float32) / 24
+                own = {"block_change": changes.measure(part), "time": times}
+                out.append(part, terms.measure(part) | own)
+        return FrameFile(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_video():
+    """uint8 `T H W 3` to a video file; lossless unless other options are given."""
+    import imageio_ffmpeg
+
+    def make(path: Path, images: np.ndarray, *options: str, fps: int = 24) -> Path:
+        height, width = images.shape[1:3]
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+        chosen = options or ("-c:v", "ffv1")
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *raw, "-i", "-", *chosen]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([*command, str(path)], input=images.tobytes(), check=True)
+        return path
+
+    return make

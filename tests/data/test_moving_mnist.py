@@ -1,0 +1,218 @@
+"""Moving MNIST: the authors' bouncing, splits apart, and every damaged file named."""
+
+import gzip
+import math
+import struct
+
+import numpy as np
+import pytest
+
+from pipeline import config
+from pipeline.data.moving_mnist import CANVAS, DIGIT, STEP, draw, open_parts, trajectory
+from pipeline.errors import UserError
+
+ANGLES = np.random.default_rng(0).uniform(0, 2 * math.pi, 40)
+
+
+def rules(**changes):
+    content = {"seed": 1, "train_sequences": 4, "test_sequences": 3, "digits": 2, "n_frames": 20}
+    return config.MovingMnist(**content | changes)
+
+
+def idx(digits: np.ndarray, magic: int = 0x803) -> bytes:
+    return struct.pack(">4I", magic, *digits.shape) + digits.astype(np.uint8).tobytes()
+
+
+def squares(*levels: int) -> np.ndarray:
+    """A full square of each level as digits, uint8 `n 28 28`."""
+    return np.full((len(levels), DIGIT, DIGIT), np.array(levels)[:, None, None], np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Training digits of levels 10 to 19, test digits of levels 110 to 112."""
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(squares(*range(10, 20))))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(squares(110, 111, 112))))
+    return tmp_path
+
+
+def sequences(folder, seed=1, **changes) -> dict[str, np.ndarray]:
+    """All sequences of each split, uint8 `n T H W`."""
+    parts = open_parts(folder, rules(**changes), seed)
+    return {part.split: np.stack([part.sequence(k) for k in range(part.count)]) for part in parts}
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_a_digit_stays_inside_and_keeps_its_speed_between_the_walls(angle):
+    path = trajectory(0.3, 0.8, angle, 200)
+    assert path.min() >= 0 and path.max() <= 1
+    inside = ((path > 0) & (path < 1)).all(1)
+    steps = np.hypot(*np.diff(path, axis=0).T)
+    np.testing.assert_allclose(steps[inside[1:] & inside[:-1]], STEP)
+    assert steps.max() <= STEP + 1e-9
+
+
+def test_a_step_over_the_wall_ends_on_it_and_turns_back():
+    path = trajectory(0.5, 0.75, 0.0, 8)
+    np.testing.assert_allclose(path[:, 1], [0.85, 0.95, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    np.testing.assert_allclose(path[:, 0], 0.5)
+    back = trajectory(0.5, 0.05, math.pi, 3)
+    np.testing.assert_allclose(back[:, 1], [0.0, 0.1, 0.2], atol=1e-12)
+
+
+def test_directions_and_places_are_even():
+    starts = [
+        np.argwhere(draw(squares(255), rules(digits=1, n_frames=3), (k,))[0])[0] for k in range(400)
+    ]
+    mean = np.mean(starts, axis=0) / (CANVAS - DIGIT)
+    assert (abs(mean - 0.5) < 0.06).all(), mean
+    assert np.min(starts) == 0 and np.max(starts) == CANVAS - DIGIT
+
+
+def test_one_digit_is_whole_in_every_frame():
+    pictures = draw(squares(200), rules(digits=1), (1, 2))
+    assert pictures.shape == (20, CANVAS, CANVAS) and pictures.dtype == np.uint8
+    assert ((pictures == 200).sum((1, 2)) == DIGIT * DIGIT).all()
+    assert set(np.unique(pictures)) == {0, 200}
+
+
+def test_where_digits_overlap_the_brighter_pixel_is_seen():
+    """Seven squares hide each other; the brightest of those drawn is never hidden."""
+    pictures = draw(squares(50, 100, 150), rules(digits=7), (5,))
+    brightest = pictures.max()
+    assert ((pictures == brightest).sum((1, 2)) >= DIGIT * DIGIT).all()
+
+
+@pytest.mark.parametrize("change", [{"train_sequences": 9}, {"n_frames": 31}])
+def test_more_sequences_or_frames_change_none_of_those_there_were(folder, change):
+    few, many = sequences(folder), sequences(folder, **change)
+    for split, before in few.items():
+        n, n_frames = before.shape[:2]
+        np.testing.assert_array_equal(many[split][:n, :n_frames], before)
+
+
+def test_more_digits_only_add(folder):
+    one, three = sequences(folder, digits=1), sequences(folder, digits=3)
+    for split in one:
+        assert (three[split] >= one[split]).all()
+
+
+def test_the_same_seed_gives_the_same_and_another_others(folder):
+    first, again, other = sequences(folder), sequences(folder), sequences(folder, seed=2)
+    for split in first:
+        np.testing.assert_array_equal(first[split], again[split])
+        assert (first[split] != other[split]).any((1, 2, 3)).all()
+    train = first["train"] > 0
+    assert (train[0] != train[1]).any() and (train[0] != (first["test"] > 0)[0]).any()
+
+
+def test_training_digits_are_in_train_only_and_test_digits_in_test(folder):
+    found = sequences(folder, train_sequences=40, test_sequences=40)
+    assert set(np.unique(found["train"])) == {0, *range(10, 20)}
+    assert set(np.unique(found["test"])) == {0, 110, 111, 112}
+
+
+@pytest.mark.parametrize("ending", ["-idx3-ubyte", ".idx3-ubyte"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".gz that is unpacked"])
+def test_names_and_packing_change_nothing(folder, tmp_path_factory, ending, packed):
+    other = tmp_path_factory.mktemp("mnist")
+    contents = {"train": idx(squares(*range(10, 20))), "t10k": idx(squares(110, 111, 112))}
+    for stem, content in contents.items():
+        content = gzip.compress(content) if packed == ".gz" else content
+        (other / f"{stem}-images{ending}{packed[:3]}").write_bytes(content)
+    both = open_parts(folder, rules(), 1), open_parts(other, rules(), 1)
+    for ours, theirs in zip(*both, strict=True):
+        assert ours.sha256 == theirs.sha256
+        np.testing.assert_array_equal(ours.sequence(2), theirs.sequence(2))
+
+
+GOOD = idx(squares(1, 2))
+DAMAGED = {
+    "empty": (b"", "0 bytes, expected a header of 16"),
+    "labels": (struct.pack(">2I", 0x801, 8) + bytes(8), "magic number 2049, expected 2051"),
+    "no picture": (struct.pack(">4I", 0x803, 0, 28, 28), "0 pictures, expected at least 1"),
+    "other size": (idx(np.zeros((2, 32, 32))), "pictures of 32x32, expected 28x28"),
+    "cut": (GOOD[:-5], "1579 bytes, expected 1584 for its 2 pictures"),
+    "longer": (GOOD + b"\0", "1585 bytes, expected 1584"),
+    "count": (struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "16 bytes, expected 3367254359"),
+    "cut gzip": (gzip.compress(GOOD)[:-12], "gzip that does not unpack"),
+    "broken gzip": (gzip.compress(GOOD)[:10] + b"nonsense" * 9, "gzip that does not unpack"),
+    "not gzip": (b"\x1f\x8bnonsense" * 9, "gzip that does not unpack"),
+    "a page": (b"<html>Not found, sorry</html>", "magic number 1013478509, expected 2051"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named(folder, content, said):
+    (folder / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(UserError, match=f"train-images-idx3-ubyte: {said}.*download") as error:
+        open_parts(folder, rules(), 1)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_folders_are_named(folder):
+    (folder / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(UserError, match=r"no t10k-images-idx3-ubyte in it .*; put MNIST's"):
+        open_parts(folder, rules(), 1)
+    (folder / "train-images-idx3-ubyte").unlink()
+    with pytest.raises(UserError, match="no train-images-idx3-ubyte and no t10k-images"):
+        open_parts(folder, rules(), 1)
+    with pytest.raises(UserError, match=r"no such folder; put MNIST's .* or mnist_test_seq.npy"):
+        open_parts(folder / "absent", rules(), 1)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Ten sequences in the authors' layout `T n H W`; the pixels of sequence k are k."""
+    array = np.broadcast_to(np.arange(10, dtype=np.uint8)[None, :, None, None], (20, 10, 64, 64))
+    np.save(tmp_path / "mnist_test_seq.npy", array)
+    return tmp_path
+
+
+def test_stored_sequences_are_train_first_then_test(stored):
+    found = sequences(stored, train_sequences=6, test_sequences=3, n_frames=12)
+    assert found["train"].shape == (6, 12, 64, 64)
+    assert found["train"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert found["test"][:, 0, 0, 0].tolist() == [6, 7, 8]
+    parts = open_parts(stored, rules(), 1)
+    assert {(part.height, part.width) for part in parts} == {(64, 64)}
+    assert len({part.sha256 for part in parts}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_sequences": 8}, r"train_sequences \+ test_sequences = 11: .* at most the 10"),
+        ({"n_frames": 21}, "n_frames = 21: expected at most the 20 frames"),
+    ],
+)
+def test_too_few_stored_sequences_are_an_error(stored, changes, said):
+    with pytest.raises(UserError, match=said):
+        open_parts(stored, rules(**changes), 1)
+
+
+ARRAYS = {
+    "floats": (np.zeros((20, 10, 8, 8)), "float64"),
+    "flat": (np.zeros((20, 10), np.uint8), r"uint8 \(20, 10\)"),
+    "empty": (np.zeros((20, 0, 64, 64), np.uint8), "no length of 0"),
+    "pickled": (np.array([{}], dtype=object), "not readable"),
+}
+
+
+@pytest.mark.parametrize(("array", "said"), ARRAYS.values(), ids=ARRAYS)
+def test_another_array_is_named(tmp_path, array, said):
+    np.save(tmp_path / "mnist_test_seq.npy", array)
+    with pytest.raises(UserError, match=f"mnist_test_seq.npy: .*{said}.*download"):
+        open_parts(tmp_path, rules(), 1)
+
+
+def test_a_cut_array_is_named(stored):
+    path = stored / "mnist_test_seq.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable .*download"):
+        open_parts(stored, rules(), 1)
+
+
+def test_idx_files_and_stored_sequences_together_are_ambiguous(folder, stored):
+    with pytest.raises(UserError, match=r"both mnist_test_seq.npy and idx files in it"):
+        open_parts(folder, rules(), 1)

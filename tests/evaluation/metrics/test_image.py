@@ -1,0 +1,89 @@
+"""PSNR and SSIM equal scikit-image's, and behave at the ends."""
+
+import math
+
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from pipeline.evaluation.metrics.image import psnr, ssim
+
+WHITE = torch.full((2, 16, 20, 3), 255, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Six pictures and six more or less like them: noise from little to only noise."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 256, (6, 24, 37, 3), generator=generator)
+    truth[0] = torch.arange(24).view(-1, 1, 1) * 10  # smooth
+    truth[1], truth[2] = 200, 254  # flat and bright: where float32 runs out of digits
+    noise = torch.randint(-128, 129, truth.shape, generator=generator)
+    strength = torch.tensor([0.02, 0.05, 0.02, 0.2, 0.5, 1.0]).view(-1, 1, 1, 1)
+    return (truth + noise * strength).round().clamp(0, 255).byte(), truth.byte()
+
+
+def test_psnr_equals_scikit_image(pairs):
+    for image, true, value in zip(*pairs, psnr(*pairs), strict=True):
+        wanted = peak_signal_noise_ratio(true.numpy(), image.numpy(), data_range=255)
+        assert float(value) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_ssim_equals_scikit_image(pairs):
+    for image, true, value in zip(*pairs, ssim(*pairs), strict=True):
+        wanted = structural_similarity(
+            true.numpy(),
+            image.numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=-1,
+        )
+        assert float(value) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_psnr_by_hand():
+    five_off = WHITE - 5
+    assert psnr(five_off, WHITE).tolist() == pytest.approx([20 * math.log10(255 / 5)] * 2)
+
+
+def test_equal_pictures_reach_the_cap_and_one(pairs):
+    assert psnr(pairs[1], pairs[1]).tolist() == [60.0] * 6
+    assert ssim(pairs[1], pairs[1]).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+
+
+def test_no_picture_is_above_the_cap():
+    almost = WHITE.repeat(1, 40, 40, 1)
+    truth = almost.clone()
+    almost[0, 0, 0, 0] = 254
+    assert psnr(almost, truth)[0] == 60.0
+
+
+def test_black_against_white_is_zero():
+    black = torch.zeros_like(WHITE)
+    assert psnr(black, WHITE).tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert 0 <= float(ssim(black, WHITE)[0]) < 1e-3
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_a_picture_counts_alone_and_both_ways(pairs, measure):
+    together = measure(*pairs)
+    alone = torch.cat([measure(a[None], b[None]) for a, b in zip(*pairs, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together, measure(*reversed(pairs)), atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize("wrong", [WHITE.float(), WHITE[:1], WHITE[:, :, :-1], WHITE.int()])
+def test_other_types_and_shapes_are_refused(measure, wrong):
+    with pytest.raises(ValueError, match="uint8"):
+        measure(wrong, WHITE)
+    with pytest.raises(ValueError, match="uint8"):
+        measure(WHITE, wrong)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window():
+    small = WHITE[:, :10]
+    with pytest.raises(ValueError, match="at least 11"):
+        ssim(small, small)

@@ -1,0 +1,278 @@
+"""The `seed` ruler equals TensorFlow's arithmetic as the thesis used it, written out in numpy."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from benchmarks.seed_ruler import DIGITS, moving_mnist, read_digits, scores, seen_before, shuffled
+from pipeline import frames
+from pipeline.evaluation.metrics.image import psnr
+from pipeline.evaluation.metrics.thesis_metrics import (
+    seed_batches,
+    seed_clip,
+    seed_frames,
+    seed_psnr,
+    seed_ssim,
+    seed_summary,
+    seed_video,
+    wrap,
+)
+
+GREYS = torch.arange(256, dtype=torch.uint8)
+
+# tf.image.psnr(w(drawn), w(true), 255) and tf.image.ssim(...) of `_pictures`, where w is
+# p -> tf.cast((((tf.cast(p, tf.float32) / 127.5 - 1) * 0.5) + 1) * 255, tf.uint8).
+# Recorded with tensorflow-cpu 2.7.0, Python 3.8.
+TENSORFLOW_PSNR = [18.60099983215332, 15.962934494018555, 17.392549514770508, 17.997602462768555]
+TENSORFLOW_SSIM = [0.8203325867652893, 0.8199380040168762, 0.8603940010070801, 0.8325735926628113]
+
+
+def _pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four drawn and four true pictures, uint8 `4 18 20 3`, without a random number."""
+    k, i, j, c = np.ogrid[:4, :18, :20, :3]
+    true = (40 * k + 9 * i + 4 * j + 25 * c) % 256
+    drawn = (true + (k + 1) * ((i * j + c) % 9 - 4)).clip(0, 255)
+    return torch.from_numpy(drawn.astype(np.uint8)), torch.from_numpy(true.astype(np.uint8))
+
+
+def _cast(x: np.ndarray) -> np.ndarray:
+    """float32 in [-1, 1] to what the thesis measured, one float32 operation after the other."""
+    one, half, top = np.float32(1), np.float32(0.5), np.float32(255)
+    whole = np.trunc((x * half + one) * top)
+    return np.fmod(whole, np.float32(256)).astype(np.uint8)
+
+
+def _unit(picture: np.ndarray) -> np.ndarray:
+    """uint8 to float32 in [0, 1], as TensorFlow converts it."""
+    return picture.astype(np.float32) * np.float32(1 / 255)
+
+
+def _literal_psnr(a: np.ndarray, b: np.ndarray) -> np.float32:
+    """Of two wrapped uint8 pictures."""
+    error = np.mean(np.square(_unit(a) - _unit(b)), dtype=np.float32)
+    peak = np.float32(20) * np.log(np.float32(1)) / np.log(np.float32(10))
+    return peak - np.float32(10 / math.log(10)) * np.log(error)
+
+
+def _literal_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two wrapped uint8 pictures `H W 3`: window by window."""
+    at = np.arange(11, dtype=np.float32) - 5
+    bell = np.exp(-(at[:, None] ** 2 + at**2) / (2 * 1.5**2))
+    weights = (bell / bell.sum()).astype(np.float32)
+    c1, c2 = np.float32(0.01**2), np.float32(0.03**2)
+
+    def smooth(x: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(x, (11, 11), (0, 1))
+        return np.einsum("ijcuv,uv->ijc", windows, weights, dtype=np.float32)
+
+    x, y = _unit(a), _unit(b)
+    both, squares = smooth(x) * smooth(y) * 2, smooth(x) ** 2 + smooth(y) ** 2
+    structure = (smooth(x * y) * 2 - both + c2) / (smooth(x * x + y * y) - squares + c2)
+    return float(np.mean((both + c1) / (squares + c1) * structure))
+
+
+def test_pixel_p_becomes_p_plus_127_modulo_256():
+    assert wrap(GREYS).tolist() == [(p + 127) % 256 for p in range(256)]
+    as_float = GREYS.numpy().astype(np.float32) / np.float32(127.5) - np.float32(1)
+    assert wrap(GREYS).tolist() == _cast(as_float).tolist()
+    assert wrap(torch.from_numpy(as_float)).tolist() == wrap(GREYS).tolist()
+
+
+def test_floats_are_cut_off_and_wrapped():
+    """Values of TensorFlow 2.7.0: black, middle grey, the step from 255 to 0, white."""
+    x = torch.tensor([-1, -0.999, -0.5, 0.0, 0.00393, 0.1, 0.5, 0.99, 1.0])
+    assert wrap(x).tolist() == [127, 127, 191, 255, 255, 11, 62, 125, 126]
+    x = np.random.default_rng(0).uniform(-1, 1, 100_000).astype(np.float32)
+    assert np.array_equal(wrap(torch.from_numpy(x)).numpy(), _cast(x))
+
+
+def test_our_rounded_frames_stand_for_a_model_s_floats():
+    """Rounding to a pixel and wrapping it is what the thesis' cast does to the float itself."""
+    x = torch.rand(50, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    direct = wrap(x).movedim(1, -1)
+    assert (wrap(frames.to_uint8(x)) == direct).double().mean() > 0.9999
+
+
+def test_psnr_and_ssim_equal_tensorflow():
+    assert seed_psnr(*_pictures()).tolist() == pytest.approx(TENSORFLOW_PSNR, abs=1e-5)
+    assert seed_ssim(*_pictures()).tolist() == pytest.approx(TENSORFLOW_SSIM, abs=1e-5)
+
+
+def test_psnr_and_ssim_equal_the_arithmetic_written_out():
+    drawn, true = _pictures()
+    pairs = [(wrap(a).numpy(), wrap(b).numpy()) for a, b in zip(drawn, true, strict=True)]
+    assert seed_psnr(drawn, true).tolist() == pytest.approx(
+        [float(_literal_psnr(a, b)) for a, b in pairs], abs=1e-4
+    )
+    assert seed_ssim(drawn, true).tolist() == pytest.approx(
+        [_literal_ssim(a, b) for a, b in pairs], abs=1e-5
+    )
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image_on_wrapped_pictures():
+    drawn, true = _pictures()
+    found = zip(drawn, true, seed_psnr(drawn, true), seed_ssim(drawn, true), strict=True)
+    for a, b, its_psnr, its_ssim in found:
+        a, b = wrap(a).numpy(), wrap(b).numpy()
+        wanted = peak_signal_noise_ratio(b, a, data_range=255)
+        assert float(its_psnr) == pytest.approx(wanted, abs=1e-4)
+        wanted = structural_similarity(
+            b,
+            a,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=-1,
+        )
+        assert float(its_ssim) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_wrap_forgives_white_for_black_and_punishes_one_grey_level():
+    black = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+    assert float(psnr(black, black + 255)) == pytest.approx(0, abs=1e-5)
+    assert float(seed_psnr(black, black + 255)) == pytest.approx(20 * math.log10(255), abs=1e-4)
+    assert float(seed_psnr(black + 128, black + 129)) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("measure", [seed_psnr, seed_ssim])
+def test_a_picture_counts_alone_and_both_ways(measure):
+    drawn, true = _pictures()
+    together = measure(drawn, true)
+    alone = torch.cat([measure(a[None], b[None]) for a, b in zip(drawn, true, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together, measure(true, drawn), atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", [seed_psnr, seed_ssim])
+def test_other_types_and_shapes_are_refused(measure):
+    drawn, true = _pictures()
+    for wrong in (true.float(), true[:1], true[:, :, :-1]):
+        with pytest.raises(ValueError, match="uint8"):
+            measure(drawn, wrong)
+    with pytest.raises(ValueError, match="uint8 or float"):
+        wrap(true.int())
+
+
+def test_small_pictures_have_no_ssim():
+    small = torch.zeros(1, 10, 16, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        seed_ssim(small, small)
+
+
+def test_a_clip_is_the_mean_of_its_frames_but_the_first():
+    drawn, true = _pictures()
+    found = seed_clip(drawn, true)
+    assert found["psnr"] == pytest.approx(np.mean(TENSORFLOW_PSNR[1:]), abs=1e-5)
+    assert found["ssim"] == pytest.approx(np.mean(TENSORFLOW_SSIM[1:]), abs=1e-5)
+    changed = drawn.clone()
+    changed[0] = 77
+    assert seed_clip(changed, true) == found
+    changed[-1] = 77
+    assert seed_clip(changed, true) != found
+
+
+def test_batches_are_full_seeded_and_other_ones_each_time():
+    first, second = (seed_batches(27, repetition, seed=3) for repetition in (0, 1))
+    for drawn in (first, second):
+        assert [len(batch) for batch in drawn] == [8, 8, 8]
+        assert len({k for batch in drawn for k in batch}) == 24
+    assert first == seed_batches(27, 0, seed=3)
+    assert first != second and first != seed_batches(27, 0, seed=4)
+    assert {k for r in range(5) for b in seed_batches(27, r, 3) for k in b} == set(range(27))
+
+
+def test_fewer_clips_than_a_batch_make_none():
+    assert seed_batches(7, 0, seed=0) == []
+    assert [len(batch) for batch in seed_batches(8, 0, seed=0)] == [8]
+
+
+def test_a_batch_is_cut_to_its_shortest_clip():
+    lengths = [9, 25, 15, 9]
+    kept = seed_frames(lengths, np.random.default_rng(0))
+    assert [len(its_frames) for its_frames in kept] == [9] * 4
+    for its_frames, n in zip(kept, lengths, strict=True):
+        assert its_frames[0] == 0 and its_frames[-1] == n - 1
+        assert its_frames == sorted(set(its_frames))
+    assert kept[0] == list(range(9))
+    assert kept != seed_frames(lengths, np.random.default_rng(1))
+    assert seed_frames([10] * 8, np.random.default_rng(0)) == [list(range(10))] * 8
+
+
+def test_short_clips_get_grey_frames_in_front():
+    clip = torch.arange(1, 7, dtype=torch.uint8)[:, None, None, None].expand(6, 4, 4, 3)
+    shown = seed_video(clip)
+    assert shown.dtype == torch.uint8 and shown[:, 0, 0, 0].tolist() == [128] * 4 + [2, 3, 4, 5, 6]
+    long = clip.repeat(2, 1, 1, 1)
+    assert torch.equal(seed_video(long), long[1:])
+
+
+def test_summary_of_repetitions():
+    rows = [{"psnr": 1.0, "ssim": 0.5}, {"psnr": 2.0, "ssim": 0.5}, {"psnr": 6.0, "ssim": 0.5}]
+    numbers, reasons = seed_summary(rows)
+    assert numbers["psnr"] == pytest.approx({"mean": 3.0, "deviation": math.sqrt(7)})
+    assert numbers["ssim"] == pytest.approx({"mean": 0.5, "deviation": 0.0})
+    assert reasons == {}
+    assert seed_summary(rows[:1])[0]["psnr"] == {"mean": 1.0, "deviation": 0.0}
+    assert seed_summary([]) == ({}, {})
+
+
+def test_infinite_means_are_left_out_with_their_reason():
+    drawn, true = _pictures()
+    drawn[-1] = true[-1]
+    found = seed_clip(drawn, true)
+    assert math.isinf(found["psnr"])
+    numbers, reasons = seed_summary([found, found])
+    assert set(numbers) == {"ssim"} and "2 of 2 repetitions" in reasons["psnr"]
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_a_stream_shuffled_through_a_buffer():
+    random = np.random.default_rng(0)
+    assert sorted(shuffled(500, 100, random)) == list(range(500))
+    assert shuffled(500, 1, random).tolist() == list(range(500))
+    order = shuffled(500, 100, random)
+    assert max(clip - place for place, clip in enumerate(order)) < 100  # no clip comes too early
+
+
+def test_redrawn_splits_show_the_test_clips_in_training():
+    shares = seen_before(4_000, 10, np.random.default_rng(0))  # fewer than the buffer holds
+    assert shares[0] == pytest.approx(0.8, abs=0.05) and shares == sorted(shares)
+    assert shares[-1] > 0.99
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    root = Path(__file__).parents[3]
+    folder = root / os.environ.get("NAKAWARI_DATA", "../shared/data") / "mnist"
+    if not (folder / DIGITS).exists():
+        pytest.skip(f"NAKAWARI_DATA: no {folder / DIGITS}")
+    return read_digits(folder)
+
+
+def test_moving_digits_go_straight_and_stay_inside(digits):
+    still = np.full((2, 28, 28), 255, np.uint8)
+    for clip in moving_mnist(still, 20, 20, seed=1):
+        assert clip.shape == (20, 64, 64, 3) and clip.dtype == torch.uint8
+        lit = clip[..., 0] > 0
+        assert 784 <= int(lit[0].sum()) <= 2 * 784  # no part of a digit is cut off
+        assert all(784 <= int(frame.sum()) <= 2 * 784 for frame in lit)
+        assert not torch.equal(clip[0], clip[1])
+    one, same = (next(moving_mnist(digits, 1, 5, seed=2)) for _ in range(2))
+    assert torch.equal(one, same)
+
+
+def test_a_black_video_beats_the_thesis_model_by_its_own_ruler(digits):
+    """NOTES: about 25.0 dB / 0.767 there, 13.8 dB / 0.72 correctly; Table 9: 21.99 / 0.698."""
+    found = scores(list(moving_mnist(digits, 40, 20, seed=0)))["black"]
+    assert found["seed psnr given"] == pytest.approx(25.0, abs=0.3)
+    assert found["seed ssim given"] == pytest.approx(0.767, abs=0.012)
+    assert found["correct psnr inner"] == pytest.approx(13.8, abs=0.3)
+    assert found["correct ssim inner"] == pytest.approx(0.72, abs=0.012)
+    assert found["seed psnr given"] > 21.99 and found["seed ssim given"] > 0.698

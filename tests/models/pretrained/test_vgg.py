@@ -1,0 +1,175 @@
+"""VGG's five layers: shapes, torchvision's own network, and a file that is not what it should be.
+
+The published file of VGG19 cannot be had here: stand-ins have its names and shapes. Where values do
+not matter they are views of a single number, and their files are small.
+"""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from tests.pretrained.test_lpips import needs_weights
+from torch import nn
+
+from pipeline import runtime
+from pipeline.errors import UserError
+from pipeline.models.pretrained.lpips import Lpips
+from pipeline.models.pretrained.vgg import (
+    VGG16,
+    VGG19,
+    VggFeatures,
+    _published,
+    read_torchvision,
+    verify,
+)
+
+SHOWN = {"VGG16": (3, 8, 13, 20, 27), "VGG19": (3, 8, 13, 22, 31)}  # ReLUs in torchvision's list
+
+
+def stand_in(changes: dict | None = None) -> dict[str, torch.Tensor]:
+    state = {name: torch.zeros(()).expand(shape) for name, shape in _published(VGG19)}
+    state["classifier.0.bias"] = torch.zeros(()).expand(4096)
+    state |= changes or {}
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content: object, name: str = "mine.pth") -> Path:
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(params=["VGG16", "VGG19"])
+def torchvisions(request) -> tuple[nn.Sequential, tuple[int, ...]]:
+    """torchvision's list of layers at random, averaging, and the places of the five layers."""
+    runtime.repair_torchvision()
+    vgg = pytest.importorskip("torchvision.models.vgg")
+    torch.manual_seed(0)
+    layers = vgg.make_layers(vgg.cfgs["D" if request.param == "VGG16" else "E"])
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.normal_(layer.bias)
+    averaging = [nn.AvgPool2d(2) if isinstance(x, nn.MaxPool2d) else x for x in layers]
+    return nn.Sequential(*averaging), SHOWN[request.param]
+
+
+def seen(layers: nn.Sequential, places: tuple[int, ...], x: torch.Tensor) -> list[torch.Tensor]:
+    maps = []
+    for place, layer in enumerate(layers):
+        x = layer(x)
+        if place in places:
+            maps.append(x.clone())  # the next ReLU may write into it
+    return maps
+
+
+@pytest.mark.parametrize("depths, total", [(VGG16, 14_714_688), (VGG19, 20_024_384)])
+def test_the_published_file_has_torchvisions_number_of_weights(depths, total):
+    assert sum(shape.numel() for _, shape in _published(depths)) == total
+
+
+@pytest.mark.parametrize("depths", [VGG16, VGG19])
+def test_five_layers_with_half_the_height_and_width_each_time(depths):
+    network = VggFeatures(depths)
+    shapes = [tuple(f.shape) for f in network(torch.zeros(2, 3, 32, 48))]
+    assert shapes == [
+        (2, 64, 32, 48),
+        (2, 128, 16, 24),
+        (2, 256, 8, 12),
+        (2, 512, 4, 6),
+        (2, 512, 2, 3),
+    ]
+    assert not any(p.requires_grad for p in network.parameters())
+    unused = sum(depths[4:]) - 2  # convolutions of the last group
+    assert sum(len(group) for group in network.groups) == sum(depths) - unused
+
+
+def test_activations_are_those_of_torchvisions_network(torchvisions, save):
+    layers, places = torchvisions
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))  # in [0, 1]
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        wanted = seen(layers, places, (images - mean) / deviation)
+    if places == SHOWN["VGG19"]:
+        path = save({f"features.{name}": value for name, value in layers.state_dict().items()})
+        network = VggFeatures.vgg19(path)
+    else:
+        convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        network = VggFeatures(VGG16)._filled((c.weight.data, c.bias.data) for c in convs)
+    for ours, theirs in zip(network(2 * images - 1), wanted, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.std().item())
+
+
+@needs_weights
+def test_vgg16_has_the_convolutions_that_lpips_has():
+    ours = [conv for group in VggFeatures.vgg16().groups for conv in group]
+    theirs = Lpips.pretrained("vgg16").convs
+    assert len(ours) == 12
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(ours, theirs, strict=False))
+    assert all(torch.equal(a.bias, b.bias) for a, b in zip(ours, theirs, strict=False))
+
+
+def test_a_gradient_reaches_the_picture_from_every_layer():
+    torch.manual_seed(0)
+    network = VggFeatures(VGG19)
+    images = (2 * torch.rand(1, 3, 16, 16) - 1).requires_grad_()
+    for layer in network(images):
+        (gradient,) = torch.autograd.grad(layer.sum(), images, retain_graph=True)
+        assert gradient.abs().sum() > 0 and gradient.isfinite().all()
+
+
+def test_a_picture_that_is_too_small_is_refused():
+    network = VggFeatures(VGG16)
+    assert network(torch.zeros(1, 3, 16, 16))[-1].shape == (1, 512, 1, 1)
+    with pytest.raises(ValueError, match=r"at least 16 pixels a side, got \(15, 64\)"):
+        network(torch.zeros(1, 3, 15, 64))
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"features.0.bias": None}, "missing features.0.bias"),
+        ({"features.34.weight": None}, "missing features.34.weight"),
+        ({"features.36.weight": torch.zeros(1)}, "unexpected features.36.weight"),
+        ({"features.2.bias": torch.zeros(7)}, r"features.2.bias is \[7\], expected \[64\]"),
+        ({"features.5.bias": "no tensor"}, "missing features.5.bias"),
+        ({"classifier.0.bias": None}, None),  # a file without the classifier serves as well
+    ],
+)
+def test_missing_extra_and_misshapen_convolutions_are_named(save, changes, told):
+    path = save(stand_in(changes))
+    if told is None:
+        assert len(read_torchvision(path)) == 16
+        return
+    with pytest.raises(UserError, match=rf"mine\.pth is another network: {told}; take https://"):
+        VggFeatures.vgg19(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>Not Found</html>", pickle.dumps(print), bytes(range(256)) * 9, b"PK\x03\x04 no"],
+)
+def test_what_is_no_file_of_weights_is_refused_in_one_sentence(tmp_path, content):
+    path = tmp_path / "mine.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.pth is no file of weights \(.+\); take https://"):
+        read_torchvision(path)
+
+
+def test_a_file_is_held_to_the_digits_in_its_name(tmp_path):
+    digest = hashlib.sha256(b"something").hexdigest()
+    for name in (f"vgg19-{digest[:8]}.pth", f"vgg19-{digest}.pth", "my-vgg19.pth"):
+        (tmp_path / name).write_bytes(b"something")
+        verify(tmp_path / name)
+    official = tmp_path / "vgg19-dcbb9e9d.pth"
+    with pytest.raises(UserError, match=r"9e9d\.pth is missing; download https://.*vgg19_file"):
+        verify(official)
+    official.write_bytes(b"something")
+    with pytest.raises(UserError, match=rf"sha256 {digest}, expected dcbb9e9d\.\.\. .* again"):
+        verify(official)

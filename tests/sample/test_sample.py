@@ -1,0 +1,204 @@
+"""The embedded sample: same seed, same bytes; and its truth is true of its frames."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.config import SampleEpisodes
+from pipeline.sample import render_episodes, timing
+from pipeline.sample.acting import Actor
+from pipeline.sample.camera import HEIGHT, WORLD, Move, View
+from pipeline.sample.character import CAST
+from pipeline.sample.episode import Log, episode_script, film
+from pipeline.sample.places import PLACES
+from pipeline.sample.script import MAX_OVERLAY
+from pipeline.sample.shooting import VISIBLE, _change, _small
+
+SMALL = SampleEpisodes(seed=1, episodes=2, seconds=4.0, fps=24, height=64, width=128)
+SERIES = SampleEpisodes(seed=1, episodes=6, seconds=48.0, fps=24, height=288, width=512)
+
+
+def files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*.*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    return [episode_script(SERIES, 0, number) for number in range(1, 7)]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sample")
+    return out, render_episodes(SMALL, 3, out, 1)
+
+
+def filmed(params, seed, number):
+    """Frames as drawn, before encoding, and what was noted."""
+    log, scenes = Log(), episode_script(params, seed, number)
+    return list(film(params, scenes, log, lambda done: None)), scenes, log
+
+
+@pytest.fixture(scope="module")
+def film_of_one():
+    return filmed(SMALL.model_copy(update={"seconds": 12.0}), 5, 1)
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(rendered, tmp_path):
+    out, summary = rendered
+    assert render_episodes(SMALL, 3, tmp_path, 2) == summary
+    assert files(tmp_path) == files(out)
+    assert sorted(files(out)) == [
+        "episodes/episode_01.mp4",
+        "episodes/episode_02.mp4",
+        "truth/episode_01.json",
+        "truth/episode_02.json",
+    ]
+
+
+def test_another_seed_gives_another_series_and_old_episodes_go(rendered, tmp_path):
+    render_episodes(SMALL, 3, tmp_path, 1)
+    render_episodes(SMALL.model_copy(update={"episodes": 1}), 4, tmp_path, 1)
+    other = files(tmp_path)
+    assert sorted(other) == ["episodes/episode_01.mp4", "truth/episode_01.json"]
+    assert other["episodes/episode_01.mp4"] != files(rendered[0])["episodes/episode_01.mp4"]
+
+
+def test_truth_and_summary_agree(rendered):
+    out, summary = rendered
+    truths = [json.loads(path.read_text()) for path in sorted(out.glob("truth/*.json"))]
+    assert summary["frames"] == sum(truth["n_frames"] for truth in truths) == 2 * 4 * 24
+    assert summary["scenes"] == sum(len(truth["scenes"]) for truth in truths)
+    assert summary["drawings"] + summary["held_frames"] == summary["frames"]
+    for truth in truths:
+        ends = [0] + [scene["end"] for scene in truth["scenes"]]
+        assert [scene["start"] for scene in truth["scenes"]] == ends[:-1]
+        assert ends[-1] == truth["n_frames"]
+        assert truth["cuts"] == ends[1:-1]
+        assert {0, *truth["cuts"]} <= set(truth["drawings"])
+        assert all(scene["background"] in PLACES for scene in truth["scenes"])
+
+
+def test_drawings_are_the_frames_that_change_visibly(film_of_one):
+    frames, _, log = film_of_one
+    drawings = set(log.drawings)
+    assert 0 in drawings
+    for number in range(1, len(frames)):
+        changed = _change(_small(frames[number - 1]), _small(frames[number]))
+        assert (changed >= VISIBLE) == (number in drawings)
+        assert (frames[number] == frames[number - 1]).all() == (number not in drawings)
+
+
+def test_motion_is_that_of_the_frames(film_of_one):
+    frames, scenes, log = film_of_one
+    for scene, motion in zip(scenes, log.motion, strict=True):
+        stack = np.array(frames[scene.start : scene.end], np.int16)
+        assert motion == pytest.approx(np.abs(np.diff(stack, axis=0)).mean(), rel=1e-6)
+
+
+def test_snow_moves_on_every_frame():
+    for number in range(1, 20):
+        scenes = episode_script(SERIES, 0, number)
+        if any(scene.snow is not None for scene in scenes):
+            break
+    params = SERIES.model_copy(update={"height": 64, "width": 128})
+    scene = next(scene for scene in scenes if scene.snow is not None)
+    log = Log()
+    assert len(list(film(params, [scene], log, lambda done: None))) == scene.frames
+    assert log.drawings == list(range(scene.start, scene.end))
+
+
+def test_fade_ends_in_black(scripts):
+    scene = next(scene for script in scripts for scene in script if scene.fade)
+    params = SERIES.model_copy(update={"height": 64, "width": 128})
+    frames = list(film(params, [scene], Log(), lambda done: None))
+    assert frames[-1].mean() < 0.5 and (frames[-1] == frames[-6]).all()
+    assert frames[0].mean() > 40
+
+
+def test_series_has_what_it_promises(scripts):
+    scenes = [scene for script in scripts for scene in script]
+    assert 80 <= len(scenes) <= 110
+    assert {scene.place for scene in scenes} == set(PLACES)
+    assert {actor.name for scene in scenes for actor in scene.actors} == set(CAST)
+    assert {scene.shot for scene in scenes} == {"wide", "medium", "close"}
+    assert {scene.move.kind for scene in scenes} == {"static", "pan", "zoom"}
+    assert {actor.on for scene in scenes for actor in scene.actors} == {1, 2, 3}
+    for script in scripts:
+        assert sum(scene.fade for scene in script) == 1
+        assert sum(scene.flash_at is not None for scene in script) == 1
+        snow = sum(scene.frames for scene in script if scene.snow is not None)
+        assert 0 < snow <= MAX_OVERLAY * script[-1].end
+
+
+def test_a_third_of_the_scenes_moves_a_lot(scripts):
+    moving = ("pan", "walk", "run", "follow", "zoom", "jump")
+    scenes = [scene for script in scripts for scene in script]
+    assert sum(scene.kind in moving for scene in scenes) >= len(scenes) / 3
+
+
+@pytest.mark.parametrize("seconds", [4.0, 5.3, 8.0, 20.0, 61.7])
+@pytest.mark.parametrize("fps", [8, 24, 60])
+def test_scenes_tile_the_episode_and_last_long_enough(seconds, fps):
+    params = SMALL.model_copy(update={"seconds": seconds, "fps": fps})
+    for number in range(1, 5):
+        scenes = episode_script(params, 1, number)
+        ends = [0] + [scene.end for scene in scenes]
+        assert [scene.start for scene in scenes] == ends[:-1]
+        assert ends[-1] == round(seconds * fps)
+        assert all(fps <= scene.frames <= 6 * fps for scene in scenes)
+        places = [scene.place for scene in scenes]
+        assert all(a != b for a, b in pairwise(places))
+
+
+@pytest.mark.parametrize("pace", [timing.ease, timing.glide])
+def test_easing_runs_from_0_to_1_slow_at_both_ends(pace):
+    values = np.array([pace(t) for t in np.linspace(0, 1, 101)])
+    steps = np.diff(values)
+    assert values[0] == 0 and values[-1] == pytest.approx(1)
+    assert (steps > 0).all()
+    assert steps[0] < steps[50] / 3 and steps[-1] < steps[50] / 3
+
+
+def test_arc_is_a_parabola():
+    assert [timing.arc(t) for t in (-1, 0, 0.25, 0.5, 0.75, 1, 2)] == [0, 0, 0.75, 1, 0.75, 0, 0]
+
+
+@pytest.mark.parametrize("on", [1, 2, 3])
+def test_a_pose_is_held_on_its_number_of_frames(on):
+    actor = Actor("mika", "walk", 100.0, 250.0, on, travel=300.0)
+    poses = [actor.pose(frame, 48, 24) for frame in range(48)]
+    changes = [frame for frame in range(1, 48) if poses[frame] != poses[frame - 1]]
+    assert changes == list(range(on, 48, on))
+
+
+def test_a_walk_goes_where_it_should():
+    actor = Actor("taro", "walk", 100.0, 250.0, 1, travel=-80.0)
+    xs = [actor.pose(frame, 25, 24).x for frame in range(25)]
+    assert xs[0] == 100 and xs[-1] == pytest.approx(20)
+    assert all(a > b for a, b in pairwise(xs))
+
+
+def test_the_camera_stays_within_the_world(scripts):
+    width = HEIGHT * SERIES.width / SERIES.height
+    for scene in (scene for script in scripts for scene in script):
+        for frame in range(scene.frames):
+            view = scene.move.at(frame)
+            assert view.zoom >= 1 - 1e-9
+            assert view.x - width / view.zoom / 2 >= -1e-6
+            assert view.x + width / view.zoom / 2 <= WORLD + 1e-6
+
+
+def test_a_move_is_calmed_to_the_limit():
+    move = Move(View(300, 144, 1.0), View(900, 144, 1.0), timing.glide, 1, 25)
+    calm = move.calmed(512, 5.0)
+    assert math.isclose(calm.fastest(512), 5.0, rel_tol=1e-3)
+    assert calm.start == move.start and calm.end.x < move.end.x
+    assert move.calmed(512, 1000.0) == move

@@ -1,0 +1,253 @@
+"""Parameters: what is read, what is refused, and that every mistake is named at once."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline import config
+from pipeline.errors import UserError
+
+FILE = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+# What the tests below count on, whatever defaults the project is tuned to.
+SIZES = {
+    "vqgan.context": "none",
+    "ingest.height": 64,
+    "ingest.width": 128,
+    "clip_chunk.min_frames": 15,
+    "clip_chunk.max_frames": 25,
+    "clip_chunk.train_share": 0.8,
+    "clip_chunk.val_share": 0.1,
+    "vqgan.loss.perceptual_loss": "none",
+    "vqgan.keyframes.patch_size": 16,
+    "vqgan.autoencoder.channels_multiplier": [1, 2, 4, 4],
+    "vqgan.autoencoder.patch_size": 1,
+    "vqgan.autoencoder.attention_resolution": [],
+    "transformer.transformer_type": "custom",
+    "transformer.n_head": 4,
+    "transformer.n_embd": 192,
+}
+
+
+@pytest.fixture
+def content() -> dict:
+    return _with(config.read_yaml(FILE), SIZES)
+
+
+def _with(content: dict, changes: dict) -> dict:
+    """A copy with dotted keys set; None deletes the key."""
+    changed = copy.deepcopy(content)
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        place = changed
+        for section in sections:
+            place = place[section]
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    return changed
+
+
+def _mistakes(content: dict, changes: dict) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        config.parse(_with(content, changes))
+    return str(caught.value).splitlines()
+
+
+def test_the_projects_parameters_are_valid():
+    assert min(config.load(FILE).grid) > 0
+
+
+def test_sizes_are_derived(content):
+    settings = config.parse(content)
+    assert settings.vqgan.autoencoder.stride == 8
+    assert settings.grid == (8, 16)
+    assert settings.clip_chunk.test_share == pytest.approx(0.1)
+
+
+def test_with_keyframes_the_grid_is_that_of_their_patches(content):
+    changes = {"vqgan.context": "keyframes", "vqgan.keyframes.patch_size": 32}
+    assert config.parse(_with(content, changes)).grid == (2, 4)
+
+
+def test_every_section_is_commented():
+    lines = FILE.read_text("utf-8").splitlines()
+    for name in config.Params.model_fields:
+        (start,) = [number for number, line in enumerate(lines) if line == f"{name}:"]
+        following = [n for n in range(start + 1, len(lines)) if lines[n][:1].isalpha()]
+        end = following[0] if following else len(lines)
+        assert lines[start - 1].startswith("#") or any("#" in line for line in lines[start:end])
+
+
+def test_loaded_parameters_are_frozen():
+    settings = config.load(FILE)
+    with pytest.raises(ValidationError):
+        settings.train.n_epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("0.0001", 1e-4), ("1E-4", 1e-4), ("1", 1.0)],
+)
+def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
+    changed = re.sub(r"lr_max: \S+", f"lr_max: {text}", FILE.read_text("utf-8"))
+    changed = re.sub(r"lr_start: \S+", "lr_start: 0.0", changed)
+    (tmp_path / "params.yaml").write_text(changed)
+    assert config.load(tmp_path / "params.yaml").train.lr_max == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"train.lr_max": "abc"}, "train.lr_max = 'abc': expected number"),
+        ({"train.n_epoch": 3}, "train.n_epoch: unknown key"),
+        ({"train.n_epochs": None}, "train.n_epochs: missing"),
+        ({"train": None}, "train: missing"),
+        ({"train.n_epochs": 2.5}, "train.n_epochs = 2.5: expected"),
+        ({"train.n_epochs": "3"}, "train.n_epochs = '3': expected integer"),
+        ({"train.n_epochs": True}, "train.n_epochs = True: expected integer"),
+        ({"train.lr_max": float("nan")}, "train.lr_max = nan: expected"),
+        ({"train.n_frames_before": 0}, "train.n_frames_before = 0: expected integer from 1 on, or"),
+        ({"train.n_frames_before": "8"}, "train.n_frames_before = '8': expected integer from 1 on"),
+        ({"base.device": "gpu"}, "base.device = 'gpu': "),
+        ({"ingest.fit": "stretch"}, "ingest.fit = 'stretch': expected 'squeeze', 'crop' or 'pad'"),
+        ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
+        ({"vqgan.vqvae.num_embeddings": 65537}, "vqgan.vqvae.num_embeddings = 65537: expected"),
+        ({"evaluate.baselines": ["raft"]}, "evaluate.baselines.0 = 'raft': expected 'black'"),
+        ({"evaluate.seed_ruler.repetitions": 0}, "evaluate.seed_ruler.repetitions = 0: expected"),
+        ({"vqgan.autoencoder.channels_multiplier": []}, "channels_multiplier = []: "),
+        ({"vqgan.autoencoder.channels_multiplier": [1, 0]}, "channels_multiplier.1 = 0: expected"),
+    ],
+)
+def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mistake):
+    first, *named = _mistakes(content, changes)
+    assert first == "1 mistake in params.yaml:"
+    assert len(named) == 1 and mistake in named[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"clip_chunk.min_frames": 26}, "clip_chunk.min_frames = 26: expected at most"),
+        (
+            {"train.sequence": "sliding_window", "train.mode": "maskgit"},
+            "train.mode = maskgit: expected parallel with train.sequence = sliding_window",
+        ),
+        (
+            {"transformer.remaining_frames_method": "concat"},
+            "remaining_frames_method = concat: expected train.sequence = sliding_window",
+        ),
+        (
+            {
+                "transformer.remaining_frames_method": "token_type_ids",
+                "vqgan.vqvae.num_embeddings": 20,
+            },
+            "vqgan.vqvae.num_embeddings = 20: expected at least",
+        ),
+        (
+            {"transformer.transformer_type": "plain", "transformer.pretrained": "gpt2"},
+            "transformer.pretrained = gpt2: expected transformer.transformer_type to be one of",
+        ),
+        (
+            {"train.token_noise": 0.5, "train.stop_ground_truth_after_epoch": 0},
+            "train.token_noise = 0.5: expected train.stop_ground_truth_after_epoch above 0",
+        ),
+        (
+            {"evaluate.decoding.mode": "maskgit"},
+            "evaluate.decoding.mode = maskgit: expected train.mode to be maskgit, not parallel",
+        ),
+        (
+            {"train.perceptual_loss_weight": 1.0, "train.perceptual_loss": "vgg19"},
+            "train.perceptual_loss = vgg19 with vgg19: expected vqgan.loss.vgg19_file",
+        ),
+        ({"clip_chunk.train_share": 0.9}, "clip_chunk.train_share + val_share = 1: expected less"),
+        ({"ingest.height": 60}, "ingest.height = 60: expected a multiple of 8"),
+        ({"ingest.width": 130}, "ingest.width = 130: expected a multiple of 8"),
+        (
+            {"vqgan.context": "keyframes", "ingest.height": 72},
+            "ingest.height = 72: expected a multiple of 16, .*patch_size 16",
+        ),
+        (
+            {"vqgan.context": "keyframes", "vqgan.keyframes.patch_size": 4, "ingest.width": 136},
+            "ingest.width = 136: expected a multiple of 16, .*patch_size 4",
+        ),
+        (
+            {"vqgan.context": "keyframes", "vqgan.keyframes.patch_size": 32, "ingest.height": 80},
+            "ingest.height = 80: expected a multiple of 32, .*patch_size 32",
+        ),
+        (
+            {"vqgan.context": "keyframes", "vqgan.vqvae.quantizer": "vq"},
+            "vqgan.vqvae.quantizer = vq: expected ema with vqgan.context = keyframes",
+        ),
+        (
+            {"vqgan.context": "keyframes", "train.perceptual_loss_weight": 1.0},
+            "train.perceptual_loss_weight = 1: expected 0 with vqgan.context = keyframes",
+        ),
+        ({"vqgan.autoencoder.attention_resolution": [20]}, "attention_resolution = 20: expected"),
+        (
+            {"transformer.n_embd": 190},
+            "n_embd = 190: expected a multiple of transformer.n_head = 4",
+        ),
+        ({"train.lr_start": 0.1}, "train.lr_start = 0.1: expected at most train.lr_max"),
+        (
+            {"evaluate.baselines": ["black"], "evaluate.video_metrics": ["model", "rife"]},
+            "rife not among evaluate.baselines = ['black']",
+        ),
+        (
+            {"evaluate.baselines": ["black", "black"], "evaluate.video_metrics": []},
+            "each name once",
+        ),
+        ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
+        (
+            {"ingest.height": 16, "vqgan.loss.perceptual_loss": "none"},
+            "evaluate.lpips_network = alexnet: frames have a side of 16 pixels, expected at",
+        ),
+        (
+            {
+                "ingest.height": 16,
+                "vqgan.loss.perceptual_loss": "alexnet",
+                "evaluate.lpips_network": "none",
+            },
+            "vqgan.loss.perceptual_loss = alexnet: frames have a side of 16 pixels, expected at",
+        ),
+        (
+            {"vqgan.loss.perceptual_subset": 100},
+            "vqgan.loss.perceptual_subset = 100: expected at most vqgan.trainer.batch_size",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(content, changes, mistake):
+    _, *named = _mistakes(content, changes)
+    before, _, after = mistake.partition(".*")
+    assert len(named) == 1 and before in named[0] and after in named[0]
+
+
+def test_all_mistakes_are_named_at_once(content):
+    changes = {
+        "train.lr_max": "abc",
+        "train.n_epoch": 3,
+        "base.threads": 0,
+        "clip_chunk.min_frames": 26,  # a contradiction in a section that is fine otherwise
+        "ingest.height": 60,
+    }
+    first, *named = _mistakes(content, changes)
+    assert first == "5 mistakes in params.yaml:"
+    for key in ("lr_max", "n_epoch:", "threads", "min_frames", "height"):
+        assert sum(key in line for line in named) == 1
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "train: [1\n", "a: 1\na: 2\n"])
+def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(UserError, match="from the root of the project"):
+        config.load(tmp_path / "params.yaml")

@@ -1,0 +1,357 @@
+"""Two processes: the losses of one with twice the batch, exact resume, one voice, common ends."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import scenarios
+import torch
+
+from pipeline import tracking
+from pipeline.errors import UserError
+from pipeline.models.checkpoints import save_tokenizer, sign_tokens
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
+from pipeline.training import distributed
+from pipeline.training.checkpoint import Resume
+from pipeline.training.distributed import ALONE, Processes
+from pipeline.training.trainer import Plan, _Run
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+OWN_FRAMES = {"train.stop_ground_truth_after_epoch": 1}
+ALIKE = {  # name: kind, its own keys, plan of each of two processes
+    "little": ("little", {"rows": 13}, {"batch_size": 3, "accumulation_size": 1}),
+    "gathered": ("little", {"rows": 17}, {"batch_size": 2, "accumulation_size": 2}),
+    "few_rows": ("little", {"rows": 6}, {"batch_size": 8, "accumulation_size": 1}),
+    "full_clip": ("transformer", {"changes": OWN_FRAMES}, {"batch_size": 2}),
+    "sliding_window": (
+        "transformer",
+        {"changes": OWN_FRAMES | {"train.sequence": "sliding_window"}},
+        {"batch_size": 2},
+    ),
+}
+ADVERSARIAL = {
+    "vqgan.loss.discriminator.factor": 1.0,
+    "vqgan.loss.discriminator.iter_start": 3,
+    "vqgan.trainer.ema_decay": 0.9,
+}
+IMAGES = {"vqgan.context": "none"}
+TOKENIZERS = {
+    "images_ema": IMAGES,
+    "images_vq": IMAGES | {"vqgan.vqvae.quantizer": "vq"},
+    "keyframes": {"vqgan.keyframes.encoder": "network"},
+}
+ALIKE |= {
+    name: ("tokenizer", {"changes": ADVERSARIAL | changes}, {"batch_size": 3})
+    for name, changes in TOKENIZERS.items()
+}
+DROPOUT = {"transformer.resid_pdrop": 0.2}
+CHANCE = {  # all that draws random numbers
+    "train.mode": "maskgit",
+    "train.batch_method": "truncation",
+    "train.token_noise": 0.5,
+    "train.stop_ground_truth_after_epoch": 1,
+}
+KILLED = {
+    "keyframes_chance": ("tokenizer", {"changes": {}}, {"batch_size": 3}),
+    "little_dropout": ("little", {"rows": 13, "dropout": 0.3}, {"batch_size": 3}),
+    "full_clip_dropout": ("transformer", {"changes": DROPOUT}, {"batch_size": 2}),
+    "full_clip_chance": ("transformer", {"changes": CHANCE}, {"batch_size": 2}),
+}
+
+
+def python(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess:
+    """Runs it in a working folder that is also DVC's root."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests/training")])
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "DVC_ROOT": str(folder)}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, write_tokens) -> Path:
+    """Clips of many lengths: the processes' batches hold unlike numbers of frames."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = {"train": (6, 8, 5, 7, 6, 9, 5, 5, 8, 6, 11, 7, 5), "val": (6, 5, 8)}
+    clips = {
+        split: [torch.randint(0, 16, (n, 32), generator=generator) for n in those]
+        for split, those in lengths.items()
+    }
+    return write_tokens(tmp_path_factory.mktemp("tokens"), clips)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny, tokens, shards) -> SimpleNamespace:
+    """All scenarios in two processes under torchrun, and how to do one of them alone."""
+    folder = tmp_path_factory.mktemp("two")
+    base = tiny({"base.processes": 2}).base.model_dump()
+
+    def job(name: str, kind: str, own: dict, plan: dict, **more) -> dict:
+        settings = tiny(own.get("changes")).model_dump()
+        own = {key: value for key, value in own.items() if key != "changes"}
+        common = {"name": name, "kind": kind, "base": base}
+        common |= {"tokens": str(tokens), "shards": str(shards)}
+        plan = {"checkpoint_interval": 1e9} | plan
+        return common | {"settings": settings, "plan": plan} | own | more
+
+    trainings = [job(name, *rest) for name, rest in (ALIKE | KILLED).items()]
+    often = {"checkpoint_interval": 0.0}
+    trainings += [
+        job(f"{name}_killed", kind, own, plan | often, kill_at=5)
+        for name, (kind, own, plan) in KILLED.items()
+    ]
+    (folder / "jobs.json").write_text(json.dumps({"base": base, "trainings": trainings}))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = ROOT / "tests/training/scenarios.py"
+    done = python(*command, script, folder, folder=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [torch.load(folder / f"{index}.pt") for index in (0, 1)]
+    return SimpleNamespace(found=found, folder=folder, jobs={t["name"]: t for t in trainings})
+
+
+def close(found: list[dict], wanted: list[dict], tolerance: float = 1e-5) -> bool:
+    return len(found) == len(wanted) and all(
+        row == pytest.approx(other, rel=tolerance, abs=tolerance)
+        for row, other in zip(found, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_two_processes_train_as_one_with_twice_the_batch(two, name):
+    job = two.jobs[name] | {"name": f"{name}_alone"}
+    job["plan"] = job["plan"] | {"batch_size": 2 * job["plan"]["batch_size"]}
+    alone = scenarios.done(job, ALONE)
+    first, second = (found[name] for found in two.found)
+    assert len(alone["steps"]) >= 2 and len(alone["epochs"]) == 3
+    for each in ("steps", "epochs"):
+        assert close(first[each], alone[each])
+    torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
+    assert torch.equal(first["weights"], second["weights"]), "the same in both"
+    assert first["logged"] == alone["logged"] and not second["logged"], "one speaks for all"
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_two_processes_killed_and_continued_equal_uninterrupted_ones(two, name):
+    for found in two.found:
+        whole, killed = found[name], found[f"{name}_killed"]
+        assert killed["steps"] == whole["steps"] and killed["epochs"] == whole["epochs"]
+        assert torch.equal(killed["weights"], whole["weights"]), "to the last bit"
+    assert min(two.found[0][f"{name}_killed"]["logged"]) > 5, "did not begin anew"
+    assert not (two.folder / f".resume/{name}_killed").exists(), "deleted at success"
+
+
+def test_dropout_is_another_in_each_process(two):
+    """Else two halves of a batch would lose the same units: the curve of one process differs."""
+    job = two.jobs["little_dropout"] | {"name": "x", "dropout": 0.0}
+    job["plan"] = job["plan"] | {"batch_size": 6}
+    assert not close(two.found[0]["little_dropout"]["steps"], scenarios.done(job, ALONE)["steps"])
+
+
+def test_what_processes_tell_each_other(two):
+    for index, found in enumerate(two.found):
+        said = found["speaking"]
+        assert said["mean"].tolist() == [1.0, 0.5] and said["most"] == [1, 0, 7]
+        assert said["gather"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+        assert said["collect"] == [{"index": 0}, {"index": 1}]
+        assert (said["align"] == 0).all(), "as in the first"
+        assert found["threads"] == 1, index
+
+
+def test_alone_everything_is_given_back():
+    values = torch.rand(3, requires_grad=True)
+    assert ALONE.first and ALONE.mean(values) is values and ALONE.gather(values) is values
+    assert ALONE.most(3, 4) == [3, 4] and ALONE.collect("a") == ["a"]
+
+
+def test_a_nan_in_one_process_stops_both_and_is_told_by_its_rows(two):
+    first, second = (found["failing"] for found in two.found)
+    state = next(two.folder.glob(".resume/failing/*.failed.pt"))
+    pattern = r"not finite at step \d of epoch 1 in process [01] of 2: total, square, .*row 3"
+    assert re.match(pattern, first) and str(state) in first
+    assert first.split(";")[0] == second.split(";")[0]
+    assert len(torch.load(state)["random"]) == 2
+
+
+def test_more_processes_than_rows_are_refused(two):
+    for found in two.found:
+        assert "base.processes = 2, but the train split has 1 examples" in found["few"]
+
+
+@pytest.mark.parametrize(("rows", "batch", "gathered"), [(24, 2, 2), (24, 4, 1), (11, 8, 1)])
+def test_batches_of_all_processes_are_those_of_one(tiny, rows, batch, gathered, own_root):
+    """Batch k of process p holds the p-th part of the k-th large batch."""
+
+    def batches(count: int, index: int, size: int) -> list[list[int]]:
+        task = scenarios.TwoPlayers(Processes(count, index, CPU), rows)
+        plan = Plan(size, 1, 5, accumulation_size=gathered)
+        return _Run(task, plan, Resume("a", {}, []), print)._batches(0, 0)
+
+    three = [batches(3, index, batch) for index in range(3)]
+    together = [[row for part in parts for row in part] for parts in zip(*three, strict=True)]
+    alone = batches(1, 0, 3 * batch)
+    if rows % 3 == 0:
+        assert together == alone
+    assert len({len(part) for parts in three for part in parts}) == 1
+    assert sum(map(len, together)) == min(rows - rows % 3, 3 * batch * gathered)
+
+
+# How they start.
+
+
+def stage_folder(folder: Path, settings, tokens: Path) -> Path:
+    """A working folder in which `python -m stages.gpt2_train` finds everything."""
+    from ruamel.yaml import YAML
+
+    YAML().dump(settings.model_dump(), folder / "params.yaml")
+    (folder / "data").mkdir()
+    (folder / "data/tokens").symlink_to(tokens)
+    torch.manual_seed(1)
+    size = settings.ingest.height, settings.ingest.width
+    save_tokenizer(KeyframeTokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
+    sign_tokens(folder / "data/tokens", folder / "models/vqgan")
+    return folder
+
+
+def test_a_stage_starts_its_processes_itself(tiny, tokens, tmp_path):
+    folder = stage_folder(tmp_path, tiny({"base.processes": 2}), tokens)
+    done = python("-m", "stages.gpt2_train", folder=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("gpt2_train: starts") == 1 and "Traceback" not in done.stderr
+    written = {path.name for path in (folder / "models/gpt2").iterdir()}
+    assert written >= {"model.safetensors", "config.json", "history.csv", "summary.json"}
+    assert json.loads((folder / "models/gpt2/summary.json").read_text())["steps"] == 6
+    assert not list(folder.glob(".resume/*/*"))
+
+
+DYING = """
+import sys
+from pipeline import errors
+from pipeline.config import Base
+from pipeline.training import processes
+
+def main():
+    base = Base(**{base})
+    if distributed.started("dying", base):
+        sys.exit("the work was done")
+    with distributed.joined(base) as together:
+        if together.index == 1:
+            raise errors.UserError("shards are damaged; mend them")
+        together.collect("waits for the other")
+
+if __name__ == "__main__":
+    errors.run_main(main)
+"""
+
+
+def test_what_ends_one_process_ends_all_and_is_said(tiny, tmp_path):
+    base = tiny({"base.processes": 2}).base.model_dump()
+    (tmp_path / "dying.py").write_text(DYING.replace("{base}", repr(base)))
+    done = python("-m", "dying", folder=tmp_path)
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert told[-1] == "error: process 1 of 2: shards are damaged; mend them"
+    assert "Traceback" not in done.stderr
+    assert told[:-1] in (
+        [],
+        ["error: another process of this training ended; its message says why"],
+    )
+
+
+def test_of_several_processes_one_alone_is_tracked(tiny, own_root, capsys):
+    with tracking.stage("some", tiny({"tracking.enabled": True}), first=False) as run:
+        run.log({"loss": 1.0}, 3)
+    assert not list(own_root.iterdir()) and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("started", "wanted"), [(2, 1), (4, 2), (1, 2)])
+def test_a_launcher_that_started_another_number_is_refused(tiny, monkeypatch, started, wanted):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(started))
+    base = tiny({"base.processes": wanted}).base
+    assert not distributed.started("stages.none", base), "they are there already"
+    message = rf"{started} processes were started.*base\.processes = {wanted}.*={started}"
+    with pytest.raises(UserError, match=message), distributed.joined(base):
+        pass
+
+
+def test_alone_there_is_nothing_to_start_and_no_accelerate(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it fails
+    threads = torch.get_num_threads()
+    base = tiny({"base.threads": threads}).base
+    try:
+        assert not distributed.started("stages.none", base)
+        with distributed.joined(base) as alone:
+            assert alone == Processes(1, 0, CPU)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "here", "message"),
+    [
+        ("cuda:1", 4, "2", r"base\.device = 'cuda:1' is one GPU.*cuda or auto"),
+        ("cuda", 1, "2", r"base\.processes = 2, 2 of them on this machine.*sees 1 GPUs"),
+        ("auto", 1, "2", r"sees 1 GPUs; lower base\.processes"),
+    ],
+)
+def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device, gpus, here, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(
+        distributed.torch_setup,
+        "prepare",
+        lambda base: torch.device("cuda" if base.device == "auto" else base.device),
+    )
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", here)):
+        monkeypatch.setenv(name, value)
+    base = tiny({"base.processes": 2, "base.device": device}).base
+    with pytest.raises(UserError, match=message), distributed.joined(base):
+        pass
+
+
+def failure(path: Path, exitcode: int, message: str | None, timestamp: int = 0) -> SimpleNamespace:
+    data = None if message is None else {"message": {"message": f"UserError: {message}"}}
+    if data:
+        path.write_text("")
+    name = {-9: "SIGKILL", -15: "SIGTERM"}.get(exitcode, "")
+    return SimpleNamespace(
+        error_file=str(path),
+        error_file_data=data,
+        exitcode=exitcode,
+        timestamp=timestamp,
+        signal_name=lambda: name,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ({0: (1, "a"), 1: (1, "a")}, None),
+        ({0: (-15, None), 1: (1, "no room: b")}, "process 1 of 3: no room: b"),
+        ({0: (1, None), 2: (1, "c")}, "process 2 of 3: c"),
+        ({0: (-15, None), 1: (-9, None, -1)}, "process 1 of 3 ended with signal SIGKILL"),
+        ({0: (1, None), 1: (-9, None, 1)}, "process 1 of 3 ended with signal SIGKILL"),
+        ({0: (-15, None), 2: (7, None)}, "process 2 of 3 ended with exit code 7"),
+    ],
+)
+def test_the_cause_is_told_once(tmp_path, ends, message):
+    """Exit code and message of each process that failed; the first one prints its own."""
+    failures = {index: failure(tmp_path / str(index), *end) for index, end in ends.items()}
+    if message is None:
+        with pytest.raises(SystemExit) as ended:
+            distributed._tell(failures, 3)
+        assert ended.value.code == 1
+    else:
+        with pytest.raises(UserError, match=message):
+            distributed._tell(failures, 3)

@@ -1,0 +1,292 @@
+"""The loop: the same bytes twice and after a kill, rows, gathered gradients, curves, NaN."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.checkpoints import save_weights
+from pipeline.training.task import Loss, Player, Task, weighted_means
+
+DROPOUT = {"transformer.resid_pdrop": 0.1}
+TASKS = {
+    "keyframes": (
+        "vqgan_task",
+        {
+            "vqgan.keyframes.encoder": "network",
+            "vqgan.loss.discriminator.factor": 1.0,
+            "vqgan.loss.discriminator.iter_start": 3,
+            "vqgan.trainer.augmentation": "shift_flip",
+        },
+    ),
+    "images": (
+        "vqgan_task",
+        {
+            "vqgan.context": "none",
+            "vqgan.loss.discriminator.factor": 1.0,
+            "vqgan.loss.discriminator.iter_start": 3,
+            "vqgan.autoencoder.dropout": 0.1,
+        },
+    ),
+    "full_clip": ("gpt_task", DROPOUT | {"train.sequence": "full_clip"}),
+    "sliding_window": ("gpt_task", DROPOUT | {"train.sequence": "sliding_window"}),
+}
+
+
+@pytest.fixture(params=TASKS)
+def make(request):
+    """Gives fresh tasks of one kind; `seed` is that of the start, which a state replaces."""
+    fixture, changes = TASKS[request.param]
+    factory = request.getfixturevalue(fixture)
+    return lambda seed=1: factory(changes, seed)
+
+
+def trained(task, run, path, **rules) -> tuple[bytes, list, list]:
+    history = run(task, **rules)
+    save_weights(task.module, path)
+    return path.read_bytes(), history.steps, history.epochs
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(steps: int):
+    def log(values: dict, step: int) -> None:
+        if step == steps and any(name.startswith("train.") for name in values):
+            raise Killed
+
+    return log
+
+
+def test_twice_the_same_bytes(make, run, tmp_path):
+    one, two = (trained(make(), run, tmp_path / "m.safetensors") for _ in range(2))
+    assert one == two and len(one[1]) > 3
+    other = trained(make(seed=2), run, tmp_path / "m.safetensors")
+    assert one[0] != other[0]
+
+
+def test_killed_and_continued_equals_uninterrupted(make, run, tmp_path):
+    path = tmp_path / "m.safetensors"
+    wanted = trained(make(), run, path)
+    total = len(wanted[1])
+    for at in (2, total // 2 + 1, total):
+        with pytest.raises(Killed):
+            run(make(), kill_at(at))
+        assert list(tmp_path.glob(".resume/some_stage/*.pt"))
+        torch.manual_seed(99)
+        logged = []
+        found = trained(make(seed=7), run, path, log=lambda values, step: logged.append(step))  # noqa: B023
+        assert min(logged) == at, "continues after the last state, not from the start"
+        assert found == wanted
+        assert not (tmp_path / ".resume/some_stage").exists(), "deleted at success"
+
+
+def test_killed_between_two_log_points_keeps_the_curve(make, run, tmp_path):
+    path = tmp_path / "m.safetensors"
+    wanted = trained(make(), run, path, log_interval=3)
+    task = make()
+    losses, calls = task.losses, []
+
+    def dying(rows, epoch, step):
+        calls.append(step)
+        if step == 4:
+            raise Killed
+        return losses(rows, epoch, step)
+
+    task.losses = dying
+    with pytest.raises(Killed):
+        run(task, log_interval=3)
+    assert trained(make(seed=7), run, path, log_interval=3) == wanted
+
+
+class Line(Task):
+    """Fits `w` to rows whose gradient is known: loss of a batch = mean of w * row."""
+
+    def __init__(self, rows: int, broken_at: int | None = None, breaks: str = "total") -> None:
+        self.module = nn.Linear(1, 1, bias=False)
+        self.rows, self.broken_at, self.breaks = rows, broken_at, breaks
+        self.module.register_buffer("seen_rows", torch.zeros(()))
+        weight = nn.init.ones_(self.module.weight)
+        sgd = torch.optim.SGD([weight], lr=1.0)
+        self.players = {"line": Player([weight], sgd, math.inf)}
+        self.generator = torch.Generator()
+        self.seen: list[tuple[int, list[int]]] = []
+        self.gradients: list[float] = []
+        self.heard: list[tuple] = []
+        sgd.register_step_pre_hook(lambda *_: self.gradients.append(weight.grad.item()))
+
+    def size(self, split: str) -> int:
+        return self.rows if split == "train" else 3
+
+    def losses(self, rows, epoch, step):
+        self.seen.append((epoch, list(rows)))
+        self.module.seen_rows += len(rows)
+        value = (self.module.weight * torch.tensor(rows, dtype=torch.float32)).mean()
+        part = torch.tensor(float(len(rows))) + torch.rand((), generator=self.generator)
+        if step == self.broken_at and self.breaks == "part":
+            part = part * math.nan
+        if step == self.broken_at and self.breaks == "total":
+            value = value * math.nan
+        if step == self.broken_at and self.breaks == "gradient":
+            value = value + (self.module.weight * 0).sqrt().sum()  # its slope at 0 is infinite
+        yield Loss("line", value, {"rows": part.floor(), "chance": part.frac()})
+
+    def stepped(self, player):
+        self.heard.append((player, self.module.weight.item()))
+
+    def validate(self, batches):
+        return weighted_means([({"mean": sum(rows) / len(rows)}, len(rows)) for rows in batches])
+
+    def validated(self, found, step):
+        self.heard.append((found, step))
+
+
+@pytest.mark.parametrize("breaks", ["total", "part", "gradient"])
+@pytest.mark.parametrize("log_interval", [1, 10])
+def test_what_is_not_finite_ends_with_step_rows_state_and_remedy(run, breaks, log_interval):
+    task = Line(6, broken_at=4, breaks=breaks)
+    names = {"total": "total, gradient of line", "part": "rows, chance"}
+    name = names.get(breaks, "gradient of line")
+    message = rf"not finite at step 4 of epoch 2: {name} \(row \d, row \d\); the state .*float32"
+    with pytest.raises(UserError, match=message) as error:
+        run(task, log_interval=log_interval)
+    _, rows = task.seen[-1]
+    assert ", ".join(f"row {row}" for row in rows) in str(error.value)
+    assert len(task.gradients) == 4, "nothing steps with it"
+
+
+def test_of_gathered_batches_the_one_with_the_nan_is_named(run):
+    task = Line(8)
+    losses = task.losses
+
+    def breaking(rows, epoch, step):
+        (loss,) = losses(rows, epoch, step)
+        yield loss._replace(total=loss.total * (math.nan if 5 in rows else 1.0))
+
+    task.losses = breaking
+    with pytest.raises(UserError) as error:
+        run(task, accumulation_size=4, n_epochs=1)
+    (rows,) = [rows for _, rows in task.seen if 5 in rows]
+    assert f"(row {rows[0]}, row {rows[1]})" in str(error.value)
+
+
+def test_the_state_before_a_failed_step_reproduces_it(run, resume):
+    """Rare saves: what is kept is the state right before the step, all its numbers included."""
+    wanted = Line(6)
+    curve = run(wanted, checkpoint_interval=1e9).steps
+    failing = Line(6, broken_at=4)
+    with pytest.raises(UserError) as error:
+        run(failing, checkpoint_interval=1e9)
+    state = resume().path.with_suffix(".failed.pt")
+    assert str(state) in str(error.value) and not resume().path.exists()
+    state.rename(resume().path)
+    again = Line(6, broken_at=4)
+    with pytest.raises(UserError, match="step 4"):
+        run(again)
+    assert again.seen == failing.seen[-1:], "begins with the failed step"
+    mended = Line(6)
+    assert run(mended).steps == curve, "weights, random numbers and curves are those before it"
+    assert mended.module.seen_rows == wanted.module.seen_rows == 18, "and buffers"
+    assert not state.exists(), "removed at success"
+
+
+def test_a_validation_that_is_not_finite_stops_too(run, resume):
+    task = Line(6)
+    task.validate = lambda batches: {"mean": 1.0, "error": math.inf}
+    with pytest.raises(UserError, match=r"step 3 in validation: val error; the state .*float32"):
+        run(task)
+    assert resume().path.with_suffix(".failed.pt").exists()
+
+
+def test_a_failed_state_is_not_continued_by_itself(run):
+    task = Line(6, broken_at=4)
+    with pytest.raises(UserError):
+        run(task, checkpoint_interval=1e9)
+    mended = Line(6)
+    assert run(mended).steps[0]["step"] == 1 and len(mended.gradients) == 9
+
+
+def test_a_task_hears_of_steps_and_of_validation(run):
+    task = Line(2)
+    run(task, n_epochs=2)
+    weights = [heard[1] for heard in task.heard if heard[0] == "line"]
+    assert len(weights) == 2 and weights[0] - weights[1] == pytest.approx(0.5)
+    assert [heard for heard in task.heard if heard[0] != "line"] == [
+        ({"mean": 1.0}, 1),
+        ({"mean": 1.0}, 2),
+    ]
+
+
+def test_every_epoch_takes_every_row_once_in_another_order(run):
+    task = Line(6)
+    run(task)
+    epochs = [[row for e, rows in task.seen if e == epoch for row in rows] for epoch in range(3)]
+    assert all(sorted(rows) == list(range(6)) for rows in epochs)
+    assert len({tuple(rows) for rows in epochs}) == 3
+    other = Line(6)
+    run(other, seed=2)
+    assert other.seen != task.seen
+
+
+def test_an_incomplete_last_step_is_left_out_and_few_rows_still_train(run):
+    task = Line(7)
+    run(task, batch_size=3, n_epochs=1)
+    assert [len(rows) for _, rows in task.seen] == [3, 3]
+    few = Line(2)
+    assert run(few, batch_size=8, n_epochs=2).steps[-1]["step"] == 2
+    assert [sorted(rows) for _, rows in few.seen] == [[0, 1], [0, 1]]
+
+
+def test_gathered_batches_make_one_step_with_their_mean_gradient(run):
+    one, gathered = Line(8), Line(8)
+    run(one, batch_size=4)
+    run(gathered, batch_size=2, accumulation_size=2)
+    assert [len(rows) for _, rows in gathered.seen] == [2] * 12
+    assert gathered.gradients == pytest.approx(one.gradients) and len(one.gradients) == 6
+
+
+def test_validation_weighs_batches_by_their_rows(run):
+    history = run(Line(4))
+    assert [row["mean"] for row in history.epochs] == [1.0] * 3, "rows 0, 1 | 2: mean of three"
+
+
+def test_points_of_the_curve_are_means_since_the_point_before(run):
+    totals = []
+    for log_interval in (1, 4):
+        history = run(Line(12), n_epochs=1, log_interval=log_interval)
+        totals.append({row["step"]: row["total"] for row in history.steps})
+    fine, rough = totals
+    assert list(rough) == [4, 6], "every fourth, and the last"
+    assert rough[4] == pytest.approx(sum(fine[step] for step in (1, 2, 3, 4)) / 4)
+    assert rough[6] == pytest.approx((fine[5] + fine[6]) / 2)
+
+
+def test_history_and_summary(run, tmp_path):
+    task = Line(4)
+    history = run(task)
+    history.save(tmp_path)
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,total,rows,chance,lr" and len(lines) == 1 + 6
+    assert (tmp_path / "validation.csv").read_text().splitlines()[0] == "epoch,step,mean"
+    summary = history.summary(task)
+    assert summary["steps"] == 6 and summary["parameters"] == 1 and summary["examples"] == 4
+    assert summary["val"] == {"mean": 1.0} and summary["train"].keys() > {"total", "lr"}
+
+
+def test_gradients_are_cut_to_the_players_norm(run):
+    task = Line(4)
+    task.players["line"].clip_norm = 0.5
+    run(task)
+    assert max(abs(gradient) for gradient in task.gradients) <= 0.5 + 1e-6
+
+
+def test_the_rate_follows_its_schedule(run):
+    task = Line(4)
+    task.players["line"].rate = lambda done: 1.0 - done
+    history = run(task)
+    assert [row["lr"] for row in history.steps] == pytest.approx(
+        [1 - step / 6 for step in range(6)]
+    )
