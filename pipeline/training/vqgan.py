@@ -349,10 +349,10 @@ class KeyframeTask(VqganTask):
             shift = kind == "shift_flip"
             images, context = self.frames["train"].batch(rows, self.device, epoch, shift)
         quantized = tokenizer.quantize(images, context, self.generator)
-        told = torch.ones_like(quantized.vectors[:, :1])
+        known = torch.ones_like(quantized.vectors[:, :1])
         if tokenizer.training:
-            told = self._told_codes(len(rows))
-        decoded = compose(tokenizer(quantized.vectors, told, context), context).float()
+            known = self._known_codes(len(rows))
+        decoded = compose(tokenizer(quantized.vectors, known, context), context).float()
         error = context.eased - images
         weight = 1 / (error.abs().mean((1, 2, 3)) + MAE_FLOOR)
         mean = weight.mean()
@@ -361,8 +361,8 @@ class KeyframeTask(VqganTask):
         mse_weight = 1 / (error.square().mean((1, 2, 3)) + MSE_FLOOR)
         return Reconstruction(images, decoded, quantized, weight / mean, mse_weight)
 
-    def _told_codes(self, batch: int) -> torch.Tensor:
-        """`B 1 h w`, 0 where a training frame is not told the code.
+    def _known_codes(self, batch: int) -> torch.Tensor:
+        """`B 1 h w`, 0 where a training frame lacks the code.
 
         Drawn for the batches of all processes, of which each takes its own.
         """

@@ -248,7 +248,7 @@ def test_code_0_stays_as_foreseen(vqgan_task, run):
 def test_codes_are_left_out_in_training(vqgan_task, without, dropped, kept):
     names = ("vqgan.keyframes.frames_without_codes", "vqgan.keyframes.dropped_codes")
     task = vqgan_task(dict(zip(names, (float(without), float(dropped)), strict=True)))
-    share = task._told_codes(400).mean().item()
+    share = task._known_codes(400).mean().item()
     assert share == pytest.approx(kept, abs=0.05) and (kept == 0.5 or share == kept)
 
 

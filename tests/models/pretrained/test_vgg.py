@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.pretrained.test_lpips import needs_weights
+from tests.models.pretrained.test_lpips import needs_weights
 from torch import nn
 
 from pipeline import runtime
