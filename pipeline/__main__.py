@@ -9,7 +9,6 @@ COMMANDS = {
     "generate": "draws the in-between frames of given pictures",
     "check": "says what is missing before a run",
     "presets": "lists sets of parameters, and writes one into params.yaml",
-    "experiments": "lists prepared experiments, and queues one",
 }
 
 
