@@ -53,7 +53,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     base = config.load().base
     device = runtime.prepare(

@@ -1,6 +1,6 @@
 """Clips a second of each measure and baseline, and whether memory grows with the clips.
 
-    python -m benchmarks.evaluate [--clips 8] [--whole 64] [--device auto] [--threads 2]
+    python -m benchmarks.evaluate [--clips 8] [--whole 64] [--device cpu] [--threads 2]
 
 The clips are drawn by the embedded cartoon's code, 20 frames of 64x128. Each line is the time for
 one candidate of a clip. Beside ours stands the plain way where there is one: a call a frame of the
@@ -206,7 +206,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--whole", type=int, default=64)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     base = config.load().base

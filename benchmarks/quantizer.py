@@ -1,6 +1,6 @@
 """The nearest-code search against the plain form, and a training step of each quantizer.
 
-    python -m benchmarks.quantizer [--device auto] [--threads 2] [--rounds 5]
+    python -m benchmarks.quantizer [--device cpu] [--threads 2] [--rounds 5]
 
 Plain: one matrix of all distances, then argmin. Both forms are timed in turns in one process;
 memory is what a fresh process needs beyond vectors and codebook. A training step is forward and
@@ -127,7 +127,7 @@ def training(base: config.Base, rounds: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantizer", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()

@@ -40,7 +40,6 @@ from pipeline.errors import run_main
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import FlowEstimator
 from pipeline.models.gpt.model import FrameGpt, GptConfig
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Task
@@ -198,13 +197,14 @@ def measure(content: dict, precisions: list[str], rounds: int, many: int) -> lis
     benchmark.seconds(lambda _: estimator(first, last), 1)  # warms up
     flow = ("generate/flow_alone", "frames/s", FRAMES - 2)
     rows += benchmark.rates(lambda _: estimator(first, last), flow)
-    decoding = Decoding.from_params(settings.evaluate.decoding, mode="auto", steps=8)
+    decoding = settings.evaluate.decoding.model_copy(update={"mode": "auto", "steps": 8})
     large = random_clip(*LARGE, 0)[[0, -1]].split(1)
     cases = [("1_clip", "parallel", 1, None), (f"{many}_clips", "parallel", many, None)]
     cases += [("maskgit_8_steps", "maskgit", 1, None), (f"{LARGE[0]}p", "parallel", 1, large)]
     for name, mode, clips, output in cases:
         trained = config.parse(presets.merged(content, {"train": {"mode": mode}}))
-        gpt = FrameGpt(GptConfig.from_params(trained, tokenizer.context_channels)).to(device)
+        gpt = FrameGpt(GptConfig.from_params(trained, tokenizer.grid, tokenizer.context_channels))
+        gpt = gpt.to(device)
         models = InBetweener(tokenizer, gpt.eval(), settings.ingest.frame_size, device, "float32")
         models.estimator = estimator  # warm
         rows += benchmark.generation(name, models, clips, decoding=decoding, large=output)

@@ -1,28 +1,27 @@
 """Typed parameters: `params.yaml` in, frozen objects out, every mistake named at once.
 
-One frozen class a section. Unknown, missing, mistyped, out-of-range and contradictory keys are
-collected and reported together, each with key, value and what is allowed. A derived size is a
-property, never a second parameter.
+One frozen class a section. A key that is unknown, missing, of another type or out of range is
+reported with its value and what is allowed, and so are values that are fine alone and impossible
+together (`contradictions` of the section that holds them). Nothing here computes a result: no stage
+depends on this file.
 """
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.config_rules import contradictions
 from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
-GPT2_SIZES = {  # transformer.transformer_type -> layers, heads, width
-    "gpt2": (12, 12, 768),
-    "gpt2-medium": (24, 16, 1024),
-    "gpt2-large": (36, 20, 1280),
-    "gpt2-xl": (48, 25, 1600),
-}
+KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
+HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
+ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -40,15 +39,32 @@ def _count_or_all(value: object) -> int | str:
 CountOrAll = Annotated[int | str, PlainValidator(_count_or_all)]
 
 
+def _device(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        return value
+    raise PydanticCustomError("device", "cpu, cuda or cuda:N")
+
+
 class Section(BaseModel):
     """Base of all sections: no unknown keys, no silent conversions, no change after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    def contradictions(self) -> Iterator[str]:
+        """A sentence for each pair of values that are fine alone and impossible together."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> "Section":
+        if sentences := list(self.contradictions()):
+            text = "\n".join(sentences)
+            raise PydanticCustomError("contradictions", "{text}", {"text": text})
+        return self
+
 
 class Base(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Annotated[str, PlainValidator(_device)]
     precision: Literal["float32", "bf16"]
     threads: Count
     processes: Annotated[int, Field(ge=1, le=1024)]
@@ -93,6 +109,10 @@ class Ingest(FrameSize):
     min_frames: Count
     compression: Literal["none", "lz4", "zstd"]
     on_error: Literal["reject", "fail"]
+
+    def contradictions(self) -> Iterator[str]:
+        if 0 < self.fps < 1:
+            yield f"ingest.fps = {self.fps:g}: expected 0 (every frame), or 1 and more"
 
     @property
     def frame_size(self) -> FrameSize:
@@ -139,6 +159,13 @@ class SceneSplit(Section):
     histogram: Histogram
     transnetv2: TransNetV2
 
+    def contradictions(self) -> Iterator[str]:
+        side = self.hash.size * self.hash.lowpass
+        if side != HASH_SIDE:
+            yield f"scene_split.hash.size * lowpass = {side}: expected {HASH_SIDE}"
+        if not sum(self.weights):
+            yield f"scene_split.weights = {self.weights}: expected one above 0"
+
 
 class FrameSubsample(Section):
     image_step: Count
@@ -165,14 +192,12 @@ class ClipChunk(Section):
     near_identical_bits: Annotated[int, Field(ge=-1, le=256)]
     filters: ClipFilters
 
-    @property
-    def longest(self) -> int:
-        """Frames of the longest clip: a scene too short for two parts stays whole."""
-        return max(self.max_frames, 2 * self.min_frames - 1)
-
-    @property
-    def test_share(self) -> float:
-        return 1.0 - self.train_share - self.val_share
+    def contradictions(self) -> Iterator[str]:
+        if self.min_frames > self.max_frames:
+            yield f"clip_chunk.min_frames = {self.min_frames}: expected at most {self.max_frames}"
+        if (share := self.train_share + self.val_share) > 1 - 1e-9:
+            rest = "the rest is the test split"
+            yield f"clip_chunk.train_share + val_share = {share:g}: expected less than 1, {rest}"
 
 
 class ShardPack(Section):
@@ -201,46 +226,21 @@ class Vqvae(Section):
 
 
 class Autoencoder(Section):
+    architecture: Literal["fast", "thesis"]
     z_channels: Count
     channels: Count
     channels_multiplier: Annotated[list[Count], Field(min_length=1, max_length=8)]
     num_res_blocks: Count
     attention_resolution: list[Count]
     dropout: Probability
-    norm_groups: Count
-    middle: Literal["block", "attention"]
-    symmetric: bool
-    downsampling: Literal["strided", "average"]
     upsampling: Literal["nearest", "bilinear", "transposed"]
-    output: Literal["linear", "tanh"]
     patch_size: Literal[1, 2, 4, 8]
-    shortcut: bool
-
-    @property
-    def stride(self) -> int:
-        """Pixels a side that one token stands for."""
-        return self.patch_size * 2 ** (len(self.channels_multiplier) - 1)
-
-    def resolutions(self, side: int) -> list[int]:
-        """Sides of the feature maps that the encoder passes through, for a picture's side."""
-        return [side // self.patch_size // 2**i for i in range(len(self.channels_multiplier))]
 
 
 class Discriminator(Section):
     num_layers: Annotated[int, Field(ge=1, le=6)]
     filters: Count
     norm: Literal["none", "instance", "batch"]
-    output: Literal["patch", "single"]
-    input_scale: Literal[1, 2, 4]
-    paired: bool
-
-    @property
-    def receptive_field(self) -> int:
-        """Pixels a side of the picture that one logit of the patch output depends on."""
-        field = 1 + 3 + 3  # two convolutions of 4x4 and stride 1 at the end
-        for _ in range(self.num_layers):
-            field = 2 * field + 2  # a 4x4 convolution of stride 2
-        return -(-field // self.input_scale)
 
 
 class AdversarialLoss(Section):
@@ -265,11 +265,6 @@ class VqganLoss(Section):
     vgg19_file: str
     mse_weight: Weight
     edge_weight: Weight
-
-    @property
-    def network(self) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
-        """Whose features the perceptual loss compares."""
-        return self.style_network if self.perceptual_loss == "style" else self.perceptual_loss
 
 
 class VqganTrainer(Section):
@@ -300,10 +295,15 @@ class Vqgan(Section):
     loss: VqganLoss
     trainer: VqganTrainer
 
-    @property
-    def stride(self) -> int:
-        """Pixels a side that one token stands for."""
-        return self.autoencoder.stride if self.context == "none" else self.keyframes.patch_size
+    def contradictions(self) -> Iterator[str]:
+        if self.context == "keyframes" and self.vqvae.quantizer != "ema":
+            kind = self.vqvae.quantizer
+            yield f"vqgan.vqvae.quantizer = {kind}: expected ema with vqgan.context = keyframes"
+        if (subset := self.loss.perceptual_subset) > (batch := self.trainer.batch_size):
+            yield (
+                f"vqgan.loss.perceptual_subset = {subset}: expected at most "
+                f"vqgan.trainer.batch_size = {batch}; 0 takes the whole batch"
+            )
 
 
 class TokenPrecompute(Section):
@@ -320,6 +320,17 @@ class Transformer(Section):
     resid_pdrop: Probability
     attn_pdrop: Probability
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
+
+    def contradictions(self) -> Iterator[str]:
+        own_sizes = self.transformer_type in ("custom", "plain")
+        if own_sizes and self.n_embd % self.n_head:
+            heads = f"transformer.n_head = {self.n_head}"
+            yield f"transformer.n_embd = {self.n_embd}: expected a multiple of {heads}"
+        if self.pretrained and self.transformer_type == "plain":
+            yield (
+                f"transformer.pretrained = {self.pretrained}: transformer_type = plain has no "
+                "published weights, expected one of GPT-2's sizes, or custom"
+            )
 
 
 class Train(Section):
@@ -340,9 +351,20 @@ class Train(Section):
     perceptual_subset: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
-    def network(self, loss: VqganLoss) -> Literal["vgg16", "alexnet", "vgg19", "none"]:
-        """Whose features the perceptual loss compares; `style` looks where the tokenizer's does."""
-        return loss.model_copy(update={"perceptual_loss": self.perceptual_loss}).network
+    def contradictions(self) -> Iterator[str]:
+        if self.sequence == "sliding_window" and self.mode != "parallel":
+            yield (
+                f"train.mode = {self.mode}: expected parallel with train.sequence = "
+                "sliding_window; set train.sequence to full_clip"
+            )
+        if self.token_noise and not self.stop_ground_truth_after_epoch:
+            yield (
+                f"train.token_noise = {self.token_noise:g}: expected "
+                "train.stop_ground_truth_after_epoch above 0: noise is in true frames only"
+            )
+        if self.lr_start > self.lr_max:
+            most = f"train.lr_max = {self.lr_max:g}"
+            yield f"train.lr_start = {self.lr_start:g}: expected at most {most}"
 
 
 class Decoding(Section):
@@ -387,6 +409,19 @@ class Evaluate(Section):
     weights_dir: str
     strips: Count
 
+    def contradictions(self) -> Iterator[str]:
+        for key in ("baselines", "video_metrics"):
+            if len(set(names := getattr(self, key))) < len(names):
+                yield f"evaluate.{key} = {names}: expected each name once"
+        absent = [n for n in self.video_metrics if n not in ("model", *self.baselines)]
+        if absent:
+            yield (
+                f"evaluate.video_metrics: expected model and names from evaluate.baselines, and "
+                f"{', '.join(absent)} not among {self.baselines}"
+            )
+        if self.samples == 1:
+            yield "evaluate.samples = 1: expected 0, or at least 2, whose distance is measured"
+
     @property
     def weights_folder(self) -> Path | None:
         return Path(self.weights_dir) if self.weights_dir else None
@@ -424,11 +459,56 @@ class Params(Section):
     tracking: Tracking
     engine: Engine
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tokens of a frame: rows, columns."""
-        stride = self.vqgan.stride
-        return self.ingest.height // stride, self.ingest.width // stride
+    def contradictions(self) -> Iterator[str]:
+        yield from self._frame_contradictions()
+        gpt, train = self.transformer, self.train
+        method = gpt.remaining_frames_method
+        if method == "concat" and train.sequence == "full_clip":
+            yield (
+                "transformer.remaining_frames_method = concat: expected train.sequence = "
+                "sliding_window, whose sequences have one number of remaining frames each"
+            )
+        clips, rows = self.clip_chunk, self.vqgan.vqvae.num_embeddings
+        longest = max(clips.max_frames, 2 * clips.min_frames - 1)
+        if method in ("concat", "token_type_ids") and rows < longest:
+            yield (
+                f"vqgan.vqvae.num_embeddings = {rows}: expected at least {longest}, the frames of "
+                f"the longest clip, with transformer.remaining_frames_method = {method}"
+            )
+        if train.perceptual_loss_weight and self.vqgan.context != "none":
+            yield (
+                f"train.perceptual_loss_weight = {train.perceptual_loss_weight:g}: expected 0 with "
+                f"vqgan.context = {self.vqgan.context}, whose tokens alone make no picture"
+            )
+        if (mode := self.evaluate.decoding.mode) not in ("auto", "parallel", train.mode):
+            trained = f"train.mode to be {mode}, not {train.mode}"
+            yield f"evaluate.decoding.mode = {mode}: expected {trained}"
+
+    def _frame_contradictions(self) -> Iterator[str]:
+        """Frames that the tokens do not cover, or that are too small."""
+        ingest, vqgan, sizes = self.ingest, self.vqgan, self.vqgan.autoencoder
+        levels = len(sizes.channels_multiplier)
+        if vqgan.context == "keyframes":
+            stride = max(vqgan.keyframes.patch_size, KEYFRAME_STRIDE)
+            reason = f"vqgan.keyframes.patch_size = {vqgan.keyframes.patch_size}"
+        else:
+            stride = sizes.patch_size * 2 ** (levels - 1)
+            reason = f"vqgan.autoencoder.patch_size = {sizes.patch_size}, and {levels} levels"
+        for side in ("height", "width"):
+            if (value := getattr(ingest, side)) % stride:
+                yield f"ingest.{side} = {value}: expected a multiple of {stride} ({reason})"
+        longer = max(ingest.height, ingest.width)
+        sides = [longer // sizes.patch_size // 2**level for level in range(levels)]
+        for side in sizes.attention_resolution:
+            if side not in sides:
+                key = "vqgan.autoencoder.attention_resolution"
+                yield f"{key} = {side}: expected one of {sides}, the sides of the feature maps"
+        shorter = min(ingest.height, ingest.width)
+        pixels = f"expected frames of at least {ALEXNET_SIDE} pixels a side, not {shorter}"
+        if vqgan.loss.perceptual_loss == "alexnet" and shorter < ALEXNET_SIDE:
+            yield f"vqgan.loss.perceptual_loss = alexnet: {pixels}; set it to none"
+        if self.evaluate.lpips_network == "alexnet" and shorter < ALEXNET_SIDE:
+            yield f"evaluate.lpips_network = alexnet: {pixels}; set it to vgg16"
 
 
 def read_yaml(path: Path = PARAMS_FILE) -> dict:
@@ -452,35 +532,26 @@ def load(path: Path = PARAMS_FILE) -> Params:
 
 
 def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
-    """Checks a mapping as `load` does; `path` is only named in the error."""
-    mistakes = []
+    """Checks a mapping as `load` does; `path` is only named in the error.
+
+    What two sections contradict each other in is named once each section is fine by itself.
+    """
     try:
-        params = Params.model_validate(content)
+        return Params.model_validate(content)
     except ValidationError as error:
-        mistakes = [_describe(item) for item in error.errors()]
-        sections = {item["loc"][0] for item in error.errors()}
-        params = _valid_sections(content, sections)
-    mistakes += contradictions(params)
-    if mistakes:
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
-    return params
+        mistakes = [line for item in error.errors() for line in _describe(item)]
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
 
 
-def _valid_sections(content: dict, broken: set) -> Params:
-    """The sections that are fine, so that their contradictions are named in the same message."""
-    fine = {}
-    for name, field in Params.model_fields.items():
-        if name not in broken:
-            fine[name] = field.annotation.model_validate(content[name])
-    return Params.model_construct(**fine)
-
-
-def _describe(item: dict) -> str:
+def _describe(item: dict) -> list[str]:
     key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key; remove it or correct its spelling"
-    if item["type"] == "missing":
-        return f"{key}: missing; copy it from the project's params.yaml"
+    match item["type"]:
+        case "contradictions":
+            return item["msg"].splitlines()
+        case "extra_forbidden":
+            return [f"{key}: unknown key; remove it or correct its spelling"]
+        case "missing":
+            return [f"{key}: missing; copy it from the project's params.yaml"]
     expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key} = {item['input']!r}: expected {expected}"
+    return [f"{key} = {item['input']!r}: expected {expected}"]

@@ -40,13 +40,11 @@ def _keep_memory() -> None:
 
 
 def find_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"base.device = {name!r}, but PyTorch sees {torch.cuda.device_count()} GPUs; "
-            "use auto or cpu, or install a CUDA build of torch (README)"
+            "use cpu, or install a CUDA build of torch (README)"
         )
     return device
 

@@ -150,7 +150,9 @@ def untrained(moving) -> Callable:
         if settings.vqgan.context == "keyframes":
             tokenizer = KeyframeTokenizer(settings.vqgan, *size, settings.flow.method).eval()
             features = start_keyframes(tokenizer, clips, settings.flow.method)
-            gpt = FrameGpt(GptConfig.from_params(settings, tokenizer.context_channels)).eval()
+            gpt = FrameGpt(
+                GptConfig.from_params(settings, tokenizer.grid, tokenizer.context_channels)
+            ).eval()
             gpt.fit_context(features)
         else:
             tokenizer = Tokenizer(settings.vqgan, *size).eval()
@@ -158,7 +160,7 @@ def untrained(moving) -> Callable:
             tokenizer.shortcut.start(images)
             vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
             tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
-            gpt = FrameGpt(GptConfig.from_params(settings)).eval()
+            gpt = FrameGpt(GptConfig.from_params(settings, tokenizer.grid)).eval()
         gpt.init_from_codebook(tokenizer.codebook)
         precision = settings.base.precision
         cpu, method = torch.device("cpu"), settings.flow.method

@@ -100,7 +100,7 @@ def in_betweener(
     config = settings(changes)
     model = model or tokenizer(changes)
     torch.manual_seed(1)
-    gpt = FrameGpt(GptConfig.from_params(config, model.context_channels)).eval()
+    gpt = FrameGpt(GptConfig.from_params(config, model.grid, model.context_channels)).eval()
     counts = torch.zeros(config.vqgan.vqvae.num_embeddings)
     counts[0] = 10_000
     gpt.init_bias(counts)

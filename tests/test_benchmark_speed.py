@@ -15,7 +15,7 @@ from pipeline.commands import presets
 
 TINY = {
     "flow": {"method": "dis"},
-    "vqgan": {"autoencoder": {"z_channels": 8, "channels": 8, "norm_groups": 2}},
+    "vqgan": {"autoencoder": {"z_channels": 8, "channels": 8}},
 }
 RATES = {  # name -> unit
     "peak": "GFLOP/s",

@@ -18,7 +18,6 @@ WITHOUT_EFFECT = {
     for name in (
         "commands/check.py",
         "config.py",
-        "config_rules.py",
         "errors.py",
         "progress.py",
         "tracking.py",

@@ -29,22 +29,20 @@ def python(code: str, *paths: Path, **variables: str) -> str:
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda:8"])
 def test_a_gpu_that_is_not_there_is_said(name):
-    with pytest.raises(UserError, match=rf"base\.device = '{name}'.*use auto or cpu"):
+    with pytest.raises(UserError, match=rf"base\.device = '{name}'.*use cpu, or install"):
         runtime.find_device(name)
 
 
-def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_cuda_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert runtime.find_device("auto") == runtime.find_device("cpu") == torch.device("cpu")
+    assert runtime.find_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="sees 0 GPUs"):
         runtime.find_device("cuda")
 
 
-def test_with_two_gpus_auto_takes_one_and_the_third_is_an_error(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_with_two_gpus_the_third_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert runtime.find_device("auto").type == "cuda"
+    assert runtime.find_device("cuda").type == "cuda"
     assert runtime.find_device("cuda:1").index == 1
     with pytest.raises(UserError, match="sees 2 GPUs"):
         runtime.find_device("cuda:2")

@@ -1,5 +1,8 @@
 """What makes params.yaml tiny: networks that tests train in seconds."""
 
+from pipeline.config import Decoding
+
+GRID = (4, 8)  # tokens of a frame, in either context
 TINY = {
     "base": {"seed": 1, "device": "cpu", "precision": "float32", "threads": 1, "compile": False},
     "ingest": {"height": 16, "width": 32, "fit": "squeeze"},  # 4x8 tokens of 4x4 pixels
@@ -22,28 +25,20 @@ TINY = {
             "embedding_dim": 6,
         },
         "autoencoder": {
+            "architecture": "fast",
             "z_channels": 8,
             "channels": 8,
             "channels_multiplier": [1, 2],
             "num_res_blocks": 1,
             "attention_resolution": [],
             "dropout": 0.0,
-            "norm_groups": 2,
-            "middle": "block",
-            "symmetric": True,
-            "downsampling": "strided",
             "upsampling": "nearest",
-            "output": "linear",
             "patch_size": 2,
-            "shortcut": True,
         },
         "discriminator": {
             "num_layers": 1,
             "filters": 4,
             "norm": "instance",
-            "output": "patch",
-            "input_scale": 1,
-            "paired": False,
         },
         "loss": {
             "discriminator": {
@@ -126,3 +121,9 @@ TINY = {
     "tracking": {"enabled": False},
     "engine": {"kind": "local", "address": "", "workers": 1, "checkpoint_interval": 0.0},
 }
+
+
+def decoding_with(mode: str = "auto", **changes: float) -> Decoding:
+    """Greedy decoding with changes."""
+    greedy = Decoding(mode=mode, steps=8, temperature=0.0, top_k=0, top_p=1.0, min_confidence=0.0)
+    return greedy.model_copy(update=changes)

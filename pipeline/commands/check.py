@@ -3,8 +3,8 @@
     python -m pipeline check                before `dvc repro`
     python -m pipeline check --experiment   before `dvc exp run`: what only that needs is an error
 
-Errors stop a run, warnings do not. Exit code 1 where there is an error. DVC refuses some of this
-in its own words; here it is said in ours, with the remedy.
+Errors stop a run, warnings and hints do not. Exit code 1 where there is an error. DVC refuses some
+of this in its own words; here the remedy stands beside it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from pipeline import config
 from pipeline.config import Params
-from pipeline.data import executor, moving_mnist
+from pipeline.data import moving_mnist
 from pipeline.errors import UserError
 from pipeline.models.pretrained import required_weights
 
@@ -28,40 +28,45 @@ REQUIREMENTS = Path("requirements.txt")
 RAY_REQUIREMENTS = Path("requirements-ray.txt")
 DVC_FILE = Path("dvc.yaml")
 CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 FREE_GB = 5  # environment excepted, the default run needs about one
 VIDEO_SUFFIXES = (
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".ts", ".mts")
     + (".mxf", ".wmv", ".flv", ".ogv", ".ogg", ".3gp", ".gif")
 )  # fmt: skip
 DEVELOPMENT = (  # no stage runs these
-    "hypothesis",
-    "psutil",
-    "pytest",
-    "pytest-timeout",
-    "ruff",
-    "vector-quantize-pytorch",
-)
+    ("hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist", "ruff")
+    + ("vector-quantize-pytorch",)
+)  # fmt: skip
 
 
 class Finding(NamedTuple):
     """One sentence: what is wrong, what was expected, and what to do."""
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "hint", "warning"]
     sentence: str
 
 
 def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -> list[Finding]:
-    """All that is wrong in the current folder, errors first."""
-    found = [*python_version(), *packages(), *interpreter(), *git(experiment), *disk()]
+    """All that is to be said of the current folder, errors first."""
+    items = [*python_version(), *packages(), *interpreter(), *git(experiment), *disk()]
     try:
         settings = config.load(params_file)
     except UserError as error:
-        found.append(Finding("error", str(error)))
+        items.append(Finding("error", str(error)))
     else:
-        found += [*source(settings), *hidden_footage(settings)]
-        found += [*device(settings), *weight_files(settings), *ray(settings)]
-        found += discriminator(settings)
-    return sorted(found, key=lambda finding: finding.level)
+        items += [*source(settings), *hidden_footage(settings), *device(settings)]
+        items += weight_files(settings)
+        if settings.engine.kind == "ray":
+            items += packages(RAY_REQUIREMENTS)
+    return sorted(items, key=lambda item: item.level)
+
+
+def require_weights(settings: Params) -> None:
+    """For stages that work long: a UserError before the work, not hours later in `evaluate`."""
+    missing = [item.sentence for item in weight_files(settings)]
+    if missing:
+        raise UserError("weight files are missing\n  " + "\n  ".join(missing))
 
 
 def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[Finding]:
@@ -76,14 +81,19 @@ def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[
 def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
     """Pinned packages that are not there, or there in another version."""
     missing, other = [], []
-    for name, pinned in _pins(requirements):
+    lines = requirements.read_text("utf-8").splitlines() if requirements.is_file() else []
+    for line in lines:
+        name, pinned, version = line.partition("#")[0].strip().partition("==")
+        if not pinned:
+            continue
+        name, version = name.partition("[")[0].strip(), version.partition(";")[0].strip()
         try:
-            version = importlib.metadata.version(name)
+            installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
             continue
-        if version.split("+")[0] != pinned and name not in DEVELOPMENT:  # +cpu, +cu126: the same
-            other.append(f"{name} {version} instead of {pinned}")
+        if installed.split("+")[0] != version and name not in DEVELOPMENT:  # +cpu, +cu126: the same
+            other.append(f"{name} {installed} instead of {version}")
     remedy = f"run `pip install -r {requirements}`"
     if missing:
         yield Finding("error", f"packages missing: {', '.join(missing)}; {remedy}")
@@ -93,46 +103,12 @@ def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
 
 def interpreter() -> Iterator[Finding]:
     """DVC runs the stages with the `python` that PATH finds first, not with its own."""
-    found = shutil.which("python")
-    here = Path(sys.executable).parent
-    if found is None or Path(found).parent.resolve() != here.resolve():
+    first = shutil.which("python")
+    if first is None or Path(first).parent.resolve() != Path(sys.executable).parent.resolve():
         yield Finding(
             "warning",
-            f"stages run with {found or 'no `python`'} as PATH has it, this check with "
+            f"stages run with {first or 'no `python`'} as PATH has it, this check with "
             f"{sys.executable}; activate the environment (`. .venv/bin/activate`)",
-        )
-
-
-def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
-    """The folder of episodes. One that a stage makes may be absent before the first run."""
-    path = Path(settings.source.path)
-    name = f"source.path = {path}"
-    remedy = "put videos there, or name another folder with source.path"
-    if path.is_symlink() and not path.exists():
-        yield Finding("error", f"{name}: a broken link; {remedy}")
-    elif not path.exists():
-        if not _made_by_a_stage(path, dvc_file):
-            yield Finding("error", f"{name}: no such folder; {remedy}")
-    elif not path.is_dir():
-        yield Finding("error", f"{name}: a file, expected a folder of videos; {remedy}")
-    elif settings.source.kind == "moving_mnist":
-        yield from _digits(path)
-    else:
-        yield from _folder(path, name, remedy)
-
-
-def hidden_footage(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
-    """Footage that git does not know is not in the copies that queued experiments work in."""
-    path = Path(settings.source.path)
-    absent = not path.is_dir() or path.is_absolute() or _made_by_a_stage(path, dvc_file)
-    if absent or Path(f"{path}.dvc").is_file() or _git("rev-parse", "--git-dir") is None:
-        return
-    if not _git("ls-files", "--", str(path)):
-        yield Finding(
-            "warning",
-            f"source.path = {path}: git does not know these files, so `dvc exp run --temp` and "
-            f"`--queue` do not see them (dvc repro and dvc exp run do); `dvc add {path}`, commit "
-            f"{path}.dvc, or name an absolute path",
         )
 
 
@@ -150,75 +126,13 @@ def git(experiment: bool) -> Iterator[Finding]:
             level,
             "no commit yet, and `dvc exp run` starts from one; run `git add -A && git commit`",
         )
-    unknown = [key for key in ("user.name", "user.email") if not _identity(key)]
+    unknown = []
+    for name in ("name", "email"):
+        if not (_git("config", f"user.{name}") or os.environ.get(f"GIT_COMMITTER_{name.upper()}")):
+            unknown.append(f'git config user.{name} "..."')
     if unknown:
-        commands = " && ".join(f'git config {key} "..."' for key in unknown)
+        commands = " && ".join(unknown)
         yield Finding(level, f"git has no identity, and `dvc exp run` commits; run `{commands}`")
-
-
-def device(settings: Params) -> Iterator[Finding]:
-    """A GPU that is asked for and not there; bf16 on a processor that has to imitate it."""
-    asked = settings.base.device
-    if asked.startswith("cuda"):
-        index = int(asked.partition(":")[2] or 0)
-        if index >= _gpus():
-            seen = "1 GPU" if _gpus() == 1 else f"{_gpus() or 'no'} GPUs"
-            yield Finding(
-                "error",
-                f"base.device = {asked}: PyTorch sees {seen}; set base.device to auto, or "
-                "install a CUDA build of PyTorch (`make repro TORCH_INDEX=...`)",
-            )
-        return
-    imitated = settings.base.precision == "bf16" and _has_bf16() is False
-    if imitated and (asked == "cpu" or _gpus() == 0):
-        yield Finding(
-            "warning",
-            "base.precision = bf16: this processor has no bf16 instructions, so it will be slow; "
-            "set base.precision to float32",
-        )
-
-
-def _has_bf16() -> bool | None:
-    """Whether the processor has bf16 instructions; None where that is not to be found out."""
-    try:
-        flags = set(CPUINFO.read_text("utf-8").lower().split())
-    except OSError:
-        return None
-    return bool(flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})
-
-
-def weight_files(settings: Params) -> Iterator[Finding]:
-    """Pretrained networks that training or evaluation will read and that are not there."""
-    for sentence in required_weights.faults(settings):
-        yield Finding("error", sentence)
-
-
-def discriminator(settings: Params) -> Iterator[Finding]:
-    """One that judges each place by more than the whole picture: most of it sees padding."""
-    sees, used = settings.vqgan.discriminator, settings.vqgan.loss.discriminator.factor > 0
-    side = min(settings.ingest.height, settings.ingest.width)
-    if used and sees.output == "patch" and sees.receptive_field > side:
-        yield Finding(
-            "warning",
-            f"vqgan.discriminator.num_layers = {sees.num_layers}, input_scale = "
-            f"{sees.input_scale}: each of its logits sees {sees.receptive_field} pixels, the "
-            f"frames' shorter side has {side}; set num_layers lower",
-        )
-
-
-def ray(settings: Params, requirements: Path = RAY_REQUIREMENTS) -> Iterator[Finding]:
-    """Ray, where it is asked for: not there, or there in another version."""
-    if fault := executor.without_ray(settings.engine.kind):
-        yield Finding("error", fault)
-    elif settings.engine.kind == "ray":
-        yield from packages(requirements)
-
-
-def require_weights(settings: Params) -> None:
-    """For stages that work long: a UserError before the work, not hours later in `evaluate`."""
-    missing = [finding.sentence for finding in weight_files(settings)]
-    if missing:
-        raise UserError("weight files are missing\n  " + "\n  ".join(missing))
 
 
 def disk(folder: Path = Path(), enough_gb: float = FREE_GB) -> Iterator[Finding]:
@@ -229,18 +143,25 @@ def disk(folder: Path = Path(), enough_gb: float = FREE_GB) -> Iterator[Finding]
         )
 
 
-def report(found: list[Finding]) -> str:
-    """The findings as text, a sentence each."""
-    lines = [f"{finding.level}: {finding.sentence}" for finding in found]
-    return "\n".join(lines) or "everything is in place"
-
-
-def _digits(path: Path) -> Iterator[Finding]:
-    """MNIST's files, by their names; what is in them is looked at when they are read."""
-    try:
-        moving_mnist.locate(path)
-    except UserError as error:
-        yield Finding("error", str(error))
+def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
+    """The folder of episodes. One that a stage makes may be absent before the first run."""
+    path = Path(settings.source.path)
+    name = f"source.path = {path}"
+    remedy = "put videos there, or name another folder with source.path"
+    if path.is_symlink() and not path.exists():
+        yield Finding("error", f"{name}: a broken link; {remedy}")
+    elif not path.exists():
+        if not _made_by_a_stage(path, dvc_file):
+            yield Finding("error", f"{name}: no such folder; {remedy}")
+    elif not path.is_dir():
+        yield Finding("error", f"{name}: a file, expected a folder of videos; {remedy}")
+    elif settings.source.kind == "moving_mnist":
+        try:  # by the files' names; what is in them is looked at when they are read
+            moving_mnist.locate(path)
+        except UserError as error:
+            yield Finding("error", str(error))
+    else:
+        yield from _folder(path, name, remedy)
 
 
 def _folder(path: Path, name: str, remedy: str) -> Iterator[Finding]:
@@ -260,13 +181,64 @@ def _folder(path: Path, name: str, remedy: str) -> Iterator[Finding]:
         )
 
 
-def _pins(requirements: Path) -> Iterator[tuple[str, str]]:
-    if not requirements.is_file():
+def hidden_footage(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
+    """Footage that git does not know is not in the copies that queued experiments work in."""
+    path = Path(settings.source.path)
+    absent = not path.is_dir() or path.is_absolute() or _made_by_a_stage(path, dvc_file)
+    if absent or Path(f"{path}.dvc").is_file() or _git("rev-parse", "--git-dir") is None:
         return
-    for line in requirements.read_text("utf-8").splitlines():
-        name, pinned, version = line.partition("#")[0].strip().partition("==")
-        if pinned:
-            yield name.partition("[")[0].strip(), version.partition(";")[0].strip()
+    if not _git("ls-files", "--", str(path)):
+        yield Finding(
+            "warning",
+            f"source.path = {path}: git does not know these files, so `dvc exp run --temp` and "
+            f"`--queue` do not see them (dvc repro and dvc exp run do); `dvc add {path}`, commit "
+            f"{path}.dvc, or name an absolute path",
+        )
+
+
+def device(settings: Params) -> Iterator[Finding]:
+    """A GPU that is missing or idle; bf16 on a processor that has to imitate it."""
+    name = settings.base.device
+    if name.startswith("cuda"):
+        count = _gpus()
+        if int(name.partition(":")[2] or 0) >= count:
+            there = "1 GPU" if count == 1 else f"{count or 'no'} GPUs"
+            yield Finding(
+                "error",
+                f"base.device = {name}: PyTorch sees {there}; set base.device to cpu, or "
+                "install a CUDA build of PyTorch (`make repro TORCH_INDEX=...`)",
+            )
+        return
+    if shutil.which("nvidia-smi") and _gpus():
+        yield Finding("hint", "a GPU is here: -S base.device=cuda -S base.precision=bf16 uses it")
+    if settings.base.precision == "bf16" and _has_bf16() is False:
+        yield Finding(
+            "warning",
+            "base.precision = bf16: this processor has no bf16 instructions, so it will be slow; "
+            "set base.precision to float32",
+        )
+
+
+def weight_files(settings: Params) -> list[Finding]:
+    """Pretrained networks that training or evaluation will read and that are not there."""
+    return [Finding("error", sentence) for sentence in required_weights.faults(settings)]
+
+
+def _gpus() -> int:
+    """GPUs that PyTorch sees. Importing it costs two seconds: only asked where it matters."""
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _has_bf16() -> bool | None:
+    """Whether the processor has bf16 instructions; None where that is not to be found out."""
+    try:
+        return not BF16_FLAGS.isdisjoint(CPUINFO.read_text("utf-8").lower().split())
+    except OSError:
+        return None
 
 
 def _made_by_a_stage(path: Path, dvc_file: Path) -> bool:
@@ -288,18 +260,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _identity(key: str) -> bool:
-    variable = key.replace("user.", "").upper()
-    return bool(_git("config", "--get", key) or os.environ.get(f"GIT_COMMITTER_{variable}"))
-
-
-def _gpus() -> int:
-    """GPUs that PyTorch sees. Importing it costs two seconds: only asked where it matters."""
-    if importlib.util.find_spec("torch") is None:
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
+def report(items: list[Finding]) -> str:
+    """The findings as text, a sentence each."""
+    lines = [f"{item.level}: {item.sentence}" for item in items]
+    return "\n".join(lines) or "everything is in place"
 
 
 def main() -> None:
@@ -308,6 +272,6 @@ def main() -> None:
     parser.add_argument(
         "--experiment", action="store_true", help="also require what only `dvc exp run` needs"
     )
-    found = findings(experiment=parser.parse_args().experiment)
-    print(report(found), file=sys.stderr if found else sys.stdout)
-    sys.exit(any(finding.level == "error" for finding in found))
+    items = findings(experiment=parser.parse_args().experiment)
+    print(report(items), file=sys.stderr if items else sys.stdout)
+    sys.exit(any(item.level == "error" for item in items))

@@ -19,7 +19,6 @@ from pipeline.evaluation.baselines import BLIND
 from pipeline.evaluation.flow_baselines import RifeBaseline, optical_flow
 from pipeline.evaluation.statistics.summary import MODEL, ROUND_TRIP, UNTRAINED, WITHOUT_CODES
 from pipeline.inference.inbetweener import InBetweener, NotFinite
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.models.pretrained.rife import Rife
 
 
@@ -37,7 +36,7 @@ class Candidates:
 
     def __init__(self, model: InBetweener, settings: Evaluate, seed: int) -> None:
         self.model, self.settings = model, settings
-        self.decoding = Decoding.from_params(settings.decoding)
+        self.decoding = settings.decoding
         self.generator = torch.Generator().manual_seed(seed)
         self.ways = _ways(settings.baselines, settings.weights_folder, model.device)
 

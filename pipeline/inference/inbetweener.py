@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import frames
-from pipeline.config import FrameSize
+from pipeline.config import Decoding, FrameSize
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import fingerprint, load_tokenizer
 from pipeline.models.flow import (
@@ -32,7 +32,7 @@ from pipeline.models.flow import (
 )
 from pipeline.models.gpt.checkpoint import load_gpt
 from pipeline.models.gpt.model import Conditioning, FrameGpt
-from pipeline.models.gpt.sampling import GREEDY, Decoding, generate, resolve_mode
+from pipeline.models.gpt.sampling import GREEDY, generate, resolve_mode
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.runtime import autocast

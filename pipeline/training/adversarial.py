@@ -56,10 +56,10 @@ class GanLoss(nn.Module):
         """What the tokenizer's adversarial loss is multiplied with."""
         return self.settings.factor * self.settings.weight
 
-    def for_generator(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def for_generator(self, drawn: torch.Tensor) -> torch.Tensor:
         """The tokenizer's loss on reconstructions `B 3 H W`; D's weights get no gradient."""
         self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.discriminator(drawn, images).float(), self.settings.loss)
+        loss = generator_loss(self.discriminator(drawn).float(), self.settings.loss)
         self.discriminator.requires_grad_(True)
         return loss
 
@@ -67,8 +67,8 @@ class GanLoss(nn.Module):
         self, drawn: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """D's loss on reconstructions and true pictures `B 3 H W`, and numbers for the log."""
-        real = self.discriminator(images, images).float()
-        fake = self.discriminator(drawn, images).float()
+        real = self.discriminator(images).float()
+        fake = self.discriminator(drawn).float()
         parts = {
             "accuracy_real": (real > 0).float().mean(),
             "accuracy_fake": (fake < 0).float().mean(),

@@ -190,7 +190,7 @@ def _check_gpus(base: Base, device: torch.device) -> None:
     if device.index is not None:
         raise UserError(
             f"base.device = {base.device!r} is one GPU, base.processes = {base.processes} want one "
-            "each; set base.device to cuda or auto"
+            "each; set base.device to cuda"
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", base.processes))
     if here > torch.cuda.device_count():

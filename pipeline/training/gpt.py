@@ -40,7 +40,7 @@ from pipeline.training.token_dataset import (
 
 WEIGHT_DECAY = 0.05  # of matrices; norms, biases and embeddings have none
 CONTEXT_CLIPS = 512  # clips by which context features are normalised
-PARALLEL = sampling.Decoding(mode="parallel")
+PARALLEL = sampling.GREEDY.model_copy(update={"mode": "parallel"})
 
 
 class Pass(NamedTuple):
@@ -78,8 +78,8 @@ class GptTask(Task):
         self.settings, self.device, self.processes = settings.train, device, processes
         self.precision, self.tokenizer = settings.base.precision, tokenizer
         self.generator = torch.Generator().manual_seed(settings.base.seed)
-        rows, columns = settings.grid
-        config = GptConfig.from_params(settings, count_context_channels(tokens, rows * columns))
+        channels = count_context_channels(tokens, tokenizer.tokens_per_frame)
+        config = GptConfig.from_params(settings, tokenizer.grid, channels)
         method = self.settings.batch_method
         self.tokens = {split: TokenSet(tokens, split, config, method) for split in ("train", "val")}
         train = self.tokens["train"]

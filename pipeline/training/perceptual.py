@@ -56,15 +56,16 @@ class Perceptual:
 
 def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | None:
     """What `perceptual_loss` asks for; UserError where its weights are missing."""
-    if settings.network == "none":
+    kind = settings.perceptual_loss
+    if kind == "none":
         return None
-    if settings.perceptual_loss in ("vgg16", "alexnet"):
-        lpips = Lpips.pretrained(settings.perceptual_loss)
+    if kind in ("vgg16", "alexnet"):
+        lpips = Lpips.pretrained(kind)
         lpips = lpips.to(device, memory_format=torch.channels_last)
         return Perceptual(lpips.features, lpips.distance)
-    vgg19 = settings.network == "vgg19"
+    vgg19 = (settings.style_network if kind == "style" else kind) == "vgg19"
     network = VggFeatures.vgg19(Path(settings.vgg19_file)) if vgg19 else VggFeatures.vgg16()
-    compare = style_distance if settings.perceptual_loss == "style" else feature_distance
+    compare = style_distance if kind == "style" else feature_distance
     return Perceptual(network.to(device), compare)
 
 

@@ -173,7 +173,7 @@ class VqganTask(Task):
         if self.gan is None or not self.gan.active(step):
             return None
         leaf = batch.decoded.detach().requires_grad_()
-        loss = self.gan.for_generator(leaf, batch.images)
+        loss = self.gan.for_generator(leaf)
         (gradient,) = torch.autograd.grad(loss, leaf)
         at_reconstruction = self._at_last_layer(batch.decoded, reconstruction.gradient)
         at_adversarial = self._at_last_layer(batch.decoded, gradient)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tiny_settings import decoding_with
 
 from pipeline import frames
 from pipeline.commands import generate
@@ -19,7 +20,6 @@ from pipeline.inference.keyframes import last_step
 from pipeline.models.checkpoints import fingerprint, save_tokenizer
 from pipeline.models.flow import Easing
 from pipeline.models.gpt.checkpoint import save_gpt
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.sample.episode import episode_script
 from pipeline.sample.shooting import shoot
 
@@ -171,22 +171,22 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
 
 
 @pytest.mark.parametrize(
-    ("options", "decoding"),
+    ("options", "changes"),
     [
-        ("", Decoding("maskgit", 5, 0.0, 3, 0.9)),
-        ("--mode parallel", Decoding("parallel", 5, 0.0, 3, 0.9)),
-        ("--steps 2", Decoding("maskgit", 2, 0.0, 3, 0.9)),
-        ("--temperature 0.7 --top-k 0", Decoding("maskgit", 5, 0.7, 0, 0.9)),
-        ("--top-p 1", Decoding("maskgit", 5, 0.0, 3, 1.0)),
+        ("", {}),
+        ("--mode parallel", {"mode": "parallel"}),
+        ("--steps 2", {"steps": 2}),
+        ("--temperature 0.7 --top-k 0", {"temperature": 0.7, "top_k": 0}),
+        ("--top-p 1", {"top_p": 1.0}),
     ],
 )
-def test_options_go_over_the_parameters(project, drawn, options, decoding):
+def test_options_go_over_the_parameters(project, drawn, options, changes):
     usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
     usual["min_confidence"] = 0.0
     project(train__mode="maskgit", evaluate__decoding=usual)
     main("--n-frames", "4", *options.split())
     (call,) = drawn
-    assert call["decoding"] == decoding
+    assert call["decoding"] == decoding_with(**usual | changes)
 
 
 @pytest.mark.parametrize("context", ["keyframes", "none"])

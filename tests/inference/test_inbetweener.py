@@ -16,11 +16,11 @@ from keyframe_settings import (
     square_clip,
     tokenizer,
 )
+from tiny_settings import decoding_with
 
 from pipeline.errors import UserError
 from pipeline.inference.inbetweener import InBetweener, NotFinite
 from pipeline.models.gpt.model import FrameGpt, GptConfig
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.models.vqgan.model import Tokenizer
 
 TESTS = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_ends_are_the_given_pictures_and_a_batch_is_its_clips(mode):
 
 
 def test_the_same_seed_samples_the_same_clip(random):
-    hot = Decoding(temperature=1.0)
+    hot = decoding_with(temperature=1.0)
 
     def sampled(seed: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -121,6 +121,7 @@ import resource, sys
 import torch
 torch.set_num_threads(1)
 from keyframe_settings import clip_flow, in_betweener, square_clip
+from tiny_settings import decoding_with
 clip, model = square_clip(9), in_betweener({"flow.method": "mixed"})
 flow = clip_flow(clip)._replace(anchors=torch.zeros(1, 3, 5, *clip.shape[1:3]))
 model.flow = lambda first, last: flow
@@ -152,12 +153,11 @@ def test_the_thesis_form_goes_through_the_same_class():
         "vqgan.context": "none",
         "vqgan.autoencoder.channels": 8,
         "vqgan.autoencoder.z_channels": 8,
-        "vqgan.autoencoder.norm_groups": 2,
     }
     config = settings(changes)
     torch.manual_seed(0)
     images = Tokenizer(config.vqgan, HEIGHT, WIDTH).eval()
-    gpt = FrameGpt(GptConfig.from_params(config)).eval()
+    gpt = FrameGpt(GptConfig.from_params(config, images.grid)).eval()
     model = InBetweener(images, gpt, config.ingest.frame_size, CPU, "float32")
     assert not model.has_context
     clips = model.generate(FIRST, LAST, [5, 6, 3])

@@ -37,7 +37,7 @@ def test_the_tokenizer_learns_in_bf16():
 @pytest.mark.parametrize("mode", ["parallel", "maskgit"])
 def test_the_transformer_learns_in_bf16(kind, mode):
     config = settings({"transformer.transformer_type": kind, "train.mode": mode})
-    gpt = FrameGpt(GptConfig.from_params(config, context_channels=5)).train()
+    gpt = FrameGpt(GptConfig.from_params(config, (2, 4), context_channels=5)).train()
     torch.manual_seed(0)
     ids = torch.randint(0, 16, (2, 4, 8))
     given = Conditioning(ids[:, -1], torch.tensor([6, 5]), torch.randn(2, 6, 8, 5))

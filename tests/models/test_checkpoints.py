@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_settings import GRID
 from torch import nn
 
 from pipeline.errors import UserError
@@ -42,7 +43,7 @@ def make_tokenizer(tiny):
 def make_gpt(tiny):
     def make(changes: dict | None = None, context_channels: int = 0) -> FrameGpt:
         torch.manual_seed(0)
-        return FrameGpt(GptConfig.from_params(tiny(changes), context_channels)).eval()
+        return FrameGpt(GptConfig.from_params(tiny(changes), GRID, context_channels)).eval()
 
     return make
 

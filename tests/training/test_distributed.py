@@ -300,9 +300,8 @@ def test_alone_there_is_nothing_to_start_and_no_accelerate(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("device", "gpus", "here", "message"),
     [
-        ("cuda:1", 4, "2", r"base\.device = 'cuda:1' is one GPU.*cuda or auto"),
-        ("cuda", 1, "2", r"base\.processes = 2, 2 of them on this machine.*sees 1 GPUs"),
-        ("auto", 1, "2", r"sees 1 GPUs; lower base\.processes"),
+        ("cuda:1", 4, "2", r"base\.device = 'cuda:1' is one GPU.*set base.device to cuda"),
+        ("cuda", 1, "2", r"base\.processes = 2, 2 of them on this machine.*sees 1 GPUs; lower"),
     ],
 )
 def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device, gpus, here, message):
@@ -311,7 +310,7 @@ def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device, gpus, he
     monkeypatch.setattr(
         distributed.torch_setup,
         "prepare",
-        lambda base: torch.device("cuda" if base.device == "auto" else base.device),
+        lambda base: torch.device(base.device),
     )
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", here)):
         monkeypatch.setenv(name, value)

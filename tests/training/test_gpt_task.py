@@ -6,10 +6,11 @@ from shutil import which
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_settings import decoding_with
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models.gpt.sampling import Decoding, generate
+from pipeline.models.gpt.sampling import generate
 from pipeline.training import gpt, token_dataset
 from pipeline.training.task import Loss
 from pipeline.training.token_dataset import TokenBatch, add_token_noise, mask_tokens
@@ -249,7 +250,7 @@ def test_one_batch_is_learnt_by_heart_and_generated(
     task.module.eval()
     batch = batch_of(task, [0, 1], "val")
     for generated_in in {"parallel", mode}:
-        decoding = Decoding(generated_in, steps=4)
+        decoding = decoding_with(generated_in, steps=4)
         frames = generate(task.module, batch.ids[:, 0], batch.cond, decoding)
         correct = (torch.stack(list(frames), 1) == batch.ids[:, 1:-1])[:, :3].float().mean()
         assert correct > 0.97, f"{generated_in}: {correct}"
@@ -333,7 +334,7 @@ def test_it_trains_and_generates_in_bf16(gpt_task, run, context_tokens, sequence
     batch = batch_of(task, [0, 1])
     task.module.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        decoding = Decoding(steps=2, temperature=1.0)
+        decoding = decoding_with(steps=2, temperature=1.0)
         frames = list(generate(task.module, batch.ids[:, 0], batch.cond, decoding))
     assert len(frames) == 6 and all(ids.dtype == torch.int64 for ids in frames)
 

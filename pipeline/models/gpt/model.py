@@ -24,11 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config import GPT2_SIZES, Params
+from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import INIT_STD, HuggingFaceGpt, PlainGpt
 from pipeline.models.gpt.sequence import clip_mask, remaining
 
+GPT2_SIZES = {  # transformer.transformer_type -> layers, heads, width
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
 GPT2_POSITIONS = 1024  # rows of the published position tables
 ALL_FRAMES = 10**9  # a window without end
 
@@ -54,8 +60,11 @@ class GptConfig:
     context_channels: int  # C, 0: no context features
 
     @classmethod
-    def from_params(cls, settings: Params, context_channels: int = 0) -> "GptConfig":
-        gpt, train = settings.transformer, settings.train
+    def from_params(
+        cls, settings: Params, grid: tuple[int, int], context_channels: int = 0
+    ) -> "GptConfig":
+        """`grid` and `context_channels` are the tokenizer's."""
+        gpt, train, clips = settings.transformer, settings.train, settings.clip_chunk
         sizes = GPT2_SIZES.get(gpt.transformer_type, (gpt.n_layer, gpt.n_head, gpt.n_embd))
         return cls(
             sequence=train.sequence,
@@ -70,8 +79,9 @@ class GptConfig:
             attn_pdrop=gpt.attn_pdrop,
             remaining_frames_method=gpt.remaining_frames_method,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
-            grid=settings.grid,
-            max_frames=settings.clip_chunk.longest,
+            grid=grid,
+            # a scene that is too long for one clip and too short for two stays whole
+            max_frames=max(clips.max_frames, 2 * clips.min_frames - 1),
             context_channels=context_channels,
         )
 

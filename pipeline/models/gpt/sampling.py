@@ -10,33 +10,22 @@ the clip.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline import config
+from pipeline.config import Decoding
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
 
-
-@dataclass(frozen=True)
-class Decoding:
-    """How token ids are chosen; see the module's text."""
-
-    mode: str = "auto"  # parallel | maskgit | auto: what the model was trained for
-    steps: int = 8  # of maskgit, a frame
-    temperature: float = 0.0  # 0: greedy
-    top_k: int = 0  # 0: all token ids
-    top_p: float = 1.0  # 1: all token ids
-    min_confidence: float = 0.0  # greedy, parallel: less likely token ids become the null code
-
-    @classmethod
-    def from_params(cls, settings: config.Decoding, **changes: object) -> "Decoding":
-        return cls(**settings.model_dump() | changes)
-
-
-GREEDY = Decoding()
+GREEDY = Decoding(
+    mode="auto",  # parallel | maskgit | auto: what the model was trained for
+    steps=8,  # of maskgit, a frame
+    temperature=0.0,
+    top_k=0,  # all token ids
+    top_p=1.0,  # all token ids
+    min_confidence=0.0,  # 0: no token id becomes the null code
+)
 
 
 def resolve_mode(mode: str, config: GptConfig) -> str:

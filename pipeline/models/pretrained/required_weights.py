@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config import GPT2_SIZES, Params, Transformer
+from pipeline.config import Params, Transformer
 from pipeline.errors import UserError
 from pipeline.io import read_json
 from pipeline.models.pretrained import inception, weights
 from pipeline.models.pretrained.weights import Weights
 
+LPIPS = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
 
-class Wanted(NamedTuple):
+
+class Required(NamedTuple):
     """A weight file and the parameter that asks for it."""
 
     weights: Weights
-    folder: Path | None  # looked at before the package
-    asking: str  # "evaluate.lpips_network = alexnet"
-    instead: str  # how to do without
+    key: str  # "evaluate.lpips_network = alexnet"
+    without: str  # how to do without
+    folder: Path | None = None  # looked at before the package
 
 
 def faults(settings: Params) -> Iterator[str]:
@@ -37,94 +39,88 @@ def faults(settings: Params) -> Iterator[str]:
             inception.verify(inception.required(folder))
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
-    yield from _without_vgg19(settings)
-    yield from _without_gpt2(settings.transformer)
-    for wish in wanted(settings):
+    yield from _vgg19_faults(settings)
+    yield from _gpt2_faults(settings.transformer)
+    for item in required(settings):
         try:
-            weights.verified(wish.weights, wish.folder)
+            weights.verified(item.weights, item.folder)
         except UserError as error:
-            yield f"{wish.asking}: {error}; or {wish.instead}"
+            yield f"{item.key}: {error}; or {item.without}"
 
 
-def wanted(settings: Params) -> Iterator[Wanted]:
+def required(settings: Params) -> Iterator[Required]:
     """All that the stages will read, in their order."""
     if settings.scene_split.detector == "transnetv2":
-        from pipeline.models.pretrained import (
-            transnet,  # imports torch: only where it is needed anyway
-        )
+        from pipeline.models.pretrained import transnet  # imports torch: only where it is needed
 
-        asking = "scene_split.detector = transnetv2"
-        yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
-    lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
+        yield Required(transnet.WEIGHTS, "scene_split.detector = transnetv2", "set it to content")
     if settings.vqgan.context == "keyframes" and settings.flow.method != "dis":
-        asking = f"flow.method = {settings.flow.method}"
-        yield Wanted(weights.RIFE, None, asking, "set it to dis")
-    loss = settings.vqgan.loss
-    if loss.network in lpips:
-        asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
-        yield Wanted(lpips[loss.network], None, asking, "set it to none")
-    train = settings.train
-    if train.perceptual_loss_weight and train.network(loss) == "vgg16":
-        asking = f"train.perceptual_loss = {train.perceptual_loss}"
-        instead = "set train.perceptual_loss_weight to 0"
-        yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
-    evaluate = settings.evaluate
-    folder = evaluate.weights_folder
-    if evaluate.lpips_network in lpips:
-        asking = f"evaluate.lpips_network = {evaluate.lpips_network}"
-        yield Wanted(lpips[evaluate.lpips_network], folder, asking, "set it to none")
+        yield Required(weights.RIFE, f"flow.method = {settings.flow.method}", "set it to dis")
+    for key, network, without in _perceptual_losses(settings):
+        if network in LPIPS:
+            yield Required(LPIPS[network], key, without)
+    evaluate, folder = settings.evaluate, settings.evaluate.weights_folder
+    if evaluate.lpips_network in LPIPS:
+        key = f"evaluate.lpips_network = {evaluate.lpips_network}"
+        yield Required(LPIPS[evaluate.lpips_network], key, "set it to none", folder)
     without_inception = evaluate.fid_network == "auto" and inception.find(folder) is None
     if evaluate.fid_network == "vgg16" or without_inception:
-        asking = f"evaluate.fid_network = {evaluate.fid_network}"
-        yield Wanted(weights.LPIPS_VGG16, folder, asking, "set it to none")
+        key = f"evaluate.fid_network = {evaluate.fid_network}"
+        yield Required(weights.LPIPS_VGG16, key, "set it to none", folder)
     if evaluate.video_metrics or (evaluate.seed_ruler.video_metrics and evaluate.seed_ruler.splits):
-        asking = "evaluate.video_metrics and evaluate.seed_ruler.video_metrics"
-        instead = "set them to [] and false"
-        yield Wanted(weights.I3D_KINETICS, folder, asking, instead)
+        key = "evaluate.video_metrics and evaluate.seed_ruler.video_metrics"
+        yield Required(weights.I3D_KINETICS, key, "set them to [] and false", folder)
     if "rife" in evaluate.baselines:
-        yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")
+        yield Required(weights.RIFE, "evaluate.baselines", "remove rife from the list", folder)
 
 
-def _without_vgg19(settings: Params) -> Iterator[str]:
-    """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
+def _perceptual_losses(settings: Params) -> Iterator[tuple[str, str, str]]:
+    """Of both trainings: the key with its value, the network, and how to do without."""
     loss, train = settings.vqgan.loss, settings.train
-    asking = []
-    if loss.network == "vgg19":
-        key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
-        asking.append(f"vqgan.loss.{key}")
-    if train.perceptual_loss_weight and train.network(loss) == "vgg19":
-        style = train.perceptual_loss == "style"
-        asking.append("vqgan.loss.style_network" if style else "train.perceptual_loss")
-    if not asking:
-        return
-    from pipeline.models.pretrained import vgg  # imports torch: only where it is needed anyway
-
-    try:
-        vgg.verify(Path(loss.vgg19_file))
-    except UserError as error:
-        yield f"{' and '.join(dict.fromkeys(asking))} = vgg19: {error}; or set it to vgg16"
+    losses = [("vqgan.loss.perceptual_loss", loss.perceptual_loss, "set it to none")]
+    if train.perceptual_loss_weight:
+        without = "set train.perceptual_loss_weight to 0"
+        losses.append(("train.perceptual_loss", train.perceptual_loss, without))
+    for key, kind, without in losses:
+        yield f"{key} = {kind}", loss.style_network if kind == "style" else kind, without
 
 
-def _without_gpt2(transformer: Transformer) -> Iterator[str]:
+def _vgg19_faults(settings: Params) -> Iterator[str]:
+    """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
+    keys = [key for key, network, _ in _perceptual_losses(settings) if network == "vgg19"]
+    if keys:
+        style = "vqgan.loss.style_network = vgg19"
+        keys = [style if key.endswith("style") else key for key in keys]
+        from pipeline.models.pretrained import vgg  # imports torch: only where it is needed
+
+        try:
+            vgg.verify(Path(settings.vqgan.loss.vgg19_file))
+        except UserError as error:
+            yield f"{' and '.join(dict.fromkeys(keys))}: {error}; or set it to vgg16"
+
+
+def _gpt2_faults(transformer: Transformer) -> Iterator[str]:
     """A sentence where pretrained weights are not there or of other sizes. No hub is asked."""
     source, folder = transformer.pretrained, Path(transformer.pretrained)
     if not source:
         return
-    instead = '; name a folder that transformers\' save_pretrained wrote, a name on the hub, or ""'
-    local = (
-        folder.exists() or folder.is_absolute() or source.startswith(".") or source.count("/") > 1
-    )
+    local = folder.exists() or source.startswith((".", "/")) or source.count("/") > 1
     if local and not (folder / "config.json").is_file():
-        yield f"transformer.pretrained = {source}: no config.json there{instead}"
+        yield (
+            f"transformer.pretrained = {source}: no config.json there; name a folder that "
+            'transformers\' save_pretrained wrote, a name on the hub, or ""'
+        )
         return
+    from pipeline.models.gpt.model import GPT2_SIZES  # imports torch: only where it is needed
+
     kind = transformer.transformer_type
     own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
-    ours, theirs = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
+    expected, there = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
     if local:
         config = read_json(folder / "config.json")
-        theirs = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
-    if theirs and theirs != ours:
+        there = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
+    if there and there != expected:
         yield (
-            f"transformer.pretrained = {source}: it has {theirs} layers, heads and width, and "
-            f"transformer.transformer_type = {kind} has {ours}; choose the published sizes"
+            f"transformer.pretrained = {source}: it has {there} layers, heads and width, and "
+            f"transformer.transformer_type = {kind} has {expected}; choose the published sizes"
         )

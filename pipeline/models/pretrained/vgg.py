@@ -94,9 +94,8 @@ def verify(path: Path) -> None:
     user's own.
     """
     if not path.is_file():
-        raise UserError(
-            f"VGG19: {path} is missing; download {URL} and name it in vqgan.loss.vgg19_file"
-        )
+        what = "no file is named" if path == Path() else f"{path} is missing"
+        raise UserError(f"VGG19: {what}; download {URL} and name it in vqgan.loss.vgg19_file")
     digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
     if digits is None:
         return

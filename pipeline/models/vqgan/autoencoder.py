@@ -1,9 +1,17 @@
 """Encoder and decoder of the tokenizer, and the blocks that they are made of.
 
-Encoder: image `B 3 H W` to feature map `B z H/s W/s`, s = patch_size * 2^(levels - 1). Decoder: the
-way back. Source: Esser et al., Taming Transformers (2021, arXiv:2012.09841), as in the thesis,
-section 3.2. All blocks take and give `B C H W`. One departure: attention divides by the root of the
-channels, as its source does; the thesis' layer does not.
+Encoder: image `B 3 H W` to feature map `B z H/s W/s`, s = `stride(sizes)`. Decoder: the way back.
+Source: Esser et al., Taming Transformers (2021, arXiv:2012.09841). All blocks take and give
+`B C H W`. Two architectures:
+
+    fast     downsampling by strided convolutions, as many residual blocks in both networks, a
+             linear output, and a linear path around both networks (models/vqgan/model.py)
+    thesis   section 3.2: downsampling by averages, one more residual block a level in the decoder,
+             tanh at the end. One departure: attention divides by the root of the channels, as its
+             source does; the thesis' layer does not.
+
+`attention_resolution` puts attention after the residual blocks of these levels, and between two
+residual blocks at the smallest level; without it one block stands there and nothing attends.
 """
 
 import math
@@ -16,8 +24,19 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.config import Autoencoder
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Group norm, whose statistics do not depend on the batch, with up to `groups` groups."""
+def stride(sizes: Autoencoder) -> int:
+    """Pixels a side that one token stands for."""
+    return sizes.patch_size * 2 ** (len(sizes.channels_multiplier) - 1)
+
+
+def resolutions(sizes: Autoencoder, side: int) -> list[int]:
+    """Sides of the feature maps, a level each, for an image's side."""
+    return [side // sizes.patch_size // 2**level for level in range(len(sizes.channels_multiplier))]
+
+
+def group_norm(channels: int, sizes: Autoencoder) -> nn.GroupNorm:
+    """Group norm, with fewer groups where their number does not divide the channels."""
+    groups = 32 if sizes.architecture == "thesis" else 16
     return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
 
 
@@ -26,9 +45,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, sizes: Autoencoder) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels_in, sizes.norm_groups)
+        self.norm1 = group_norm(channels_in, sizes)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = group_norm(channels_out, sizes.norm_groups)
+        self.norm2 = group_norm(channels_out, sizes)
         self.dropout = nn.Dropout(sizes.dropout)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out
@@ -45,7 +64,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, sizes: Autoencoder) -> None:
         super().__init__()
-        self.norm = group_norm(channels, sizes.norm_groups)
+        self.norm = group_norm(channels, sizes)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -56,9 +75,9 @@ class AttentionBlock(nn.Module):
         return x + self.out(h.transpose(1, 2).unflatten(2, (height, width)))
 
 
-def downsampling(channels: int, mode: str) -> nn.Module:
-    """Halves height and width: a strided convolution, or a mean of 2x2 and a convolution."""
-    if mode == "average":
+def downsampling(channels: int, sizes: Autoencoder) -> nn.Module:
+    """Halves height and width: a mean of 2x2 and a convolution, or a strided convolution."""
+    if sizes.architecture == "thesis":
         return nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, channels, 3, padding=1))
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
@@ -78,7 +97,7 @@ def upsampling(channels: int, mode: str) -> nn.Module:
 
 def middle(channels: int, sizes: Autoencoder) -> list[nn.Module]:
     """What stands at the smallest level of both networks."""
-    if sizes.middle == "block":
+    if not sizes.attention_resolution:
         return [ResidualBlock(channels, channels, sizes)]
     return [
         ResidualBlock(channels, channels, sizes),
@@ -114,18 +133,18 @@ class Encoder(nn.Module):
             nn.PixelUnshuffle(sizes.patch_size),
             nn.Conv2d(3 * sizes.patch_size**2, before, 3, padding=1),
         ]
-        resolutions = sizes.resolutions(side)
+        sides = resolutions(sizes, side)
         for level, multiplier in enumerate(sizes.channels_multiplier):
             if level:
-                layers.append(downsampling(before, sizes.downsampling))
+                layers.append(downsampling(before, sizes))
             width = sizes.channels * multiplier
             for _ in range(sizes.num_res_blocks):
                 layers.append(ResidualBlock(before, width, sizes))
                 before = width
-                if resolutions[level] in sizes.attention_resolution:
+                if sides[level] in sizes.attention_resolution:
                     layers.append(AttentionBlock(width, sizes))
         self.layers = Layers(*layers, *middle(before, sizes))
-        self.norm = group_norm(before, sizes.norm_groups)
+        self.norm = group_norm(before, sizes)
         self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -140,21 +159,22 @@ class Decoder(nn.Module):
         before = sizes.channels * sizes.channels_multiplier[-1]
         layers: list[nn.Module] = [nn.Conv2d(sizes.z_channels, before, 3, padding=1)]
         layers += middle(before, sizes)
-        resolutions, blocks = sizes.resolutions(side), sizes.num_res_blocks
+        sides = resolutions(sizes, side)
+        self.tanh = sizes.architecture == "thesis"
+        blocks = sizes.num_res_blocks + (sizes.architecture == "thesis")
         for level, multiplier in reversed(list(enumerate(sizes.channels_multiplier))):
             width = sizes.channels * multiplier
-            for _ in range(blocks if sizes.symmetric else blocks + 1):
+            for _ in range(blocks):
                 layers.append(ResidualBlock(before, width, sizes))
                 before = width
-                if resolutions[level] in sizes.attention_resolution:
+                if sides[level] in sizes.attention_resolution:
                     layers.append(AttentionBlock(width, sizes))
             if level:
                 layers.append(upsampling(before, sizes.upsampling))
         self.layers = Layers(*layers)
-        self.norm = group_norm(before, sizes.norm_groups)
+        self.norm = group_norm(before, sizes)
         self.out = nn.Conv2d(before, 3 * sizes.patch_size**2, 3, padding=1)
         self.pixels = nn.PixelShuffle(sizes.patch_size)
-        self.tanh = sizes.output == "tanh"
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -8,7 +8,6 @@ the thesis' artifacts came where the generator's step saw other ones than D's ow
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import Discriminator as Settings
@@ -18,18 +17,15 @@ WEIGHT_DEVIATION = 0.02  # of the weights at the start, as in the source and the
 
 
 class Discriminator(nn.Module):
-    """`B 3 H W` in [-1, 1] to logits `B 1 h w`, h = H * input_scale / 2^num_layers.
+    """`B 3 H W` in [-1, 1] to logits `B 1 h w`, h = H / 2^num_layers; higher means more real.
 
-    A `single` output is `B 1`. Higher means more real. With `paired` it sees the true picture too,
-    beside either kind.
+    A logit sees 16, 34, 70, 142 pixels a side with 1, 2, 3, 4 layers.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.scale, self.paired = settings.input_scale, settings.paired
         width = settings.filters
-        channels = 6 if settings.paired else 3
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, settings.num_layers + 1):
             before, width = width, settings.filters * min(2**i, 8)
             normed = settings.norm != "none"
@@ -40,19 +36,11 @@ class Discriminator(nn.Module):
             layers += [_norm(settings.norm, width)] if normed else []
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
-        self.single = settings.output == "single"
-        patch = nn.Sequential(nn.ZeroPad2d(SAME), nn.Conv2d(width, 1, 4))
-        self.out = nn.Linear(width, 1) if self.single else patch
+        self.out = nn.Sequential(nn.ZeroPad2d(SAME), nn.Conv2d(width, 1, 4))
         self.apply(_start)
 
-    def forward(self, images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """`truth` are the pictures that `images` are, or are reconstructions of."""
-        if self.paired:
-            images = torch.cat([truth, images], 1)  # B 6 H W
-        if self.scale > 1:
-            images = F.interpolate(images, scale_factor=self.scale, mode="nearest")
-        features = self.layers(images)  # B C h w
-        return self.out(features.mean((2, 3)) if self.single else features)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layers(images))  # B 1 h w
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -62,7 +50,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
 
 
 def _start(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d | nn.Linear):
+    if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, std=WEIGHT_DEVIATION)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

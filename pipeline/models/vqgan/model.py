@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.config import Vqgan as Settings
-from pipeline.models.vqgan.autoencoder import Decoder, Encoder
+from pipeline.models.vqgan.autoencoder import Decoder, Encoder, stride
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
 
 
@@ -17,13 +17,14 @@ class Tokenizer(nn.Module):
     def __init__(self, settings: Settings, height: int, width: int) -> None:
         super().__init__()
         sizes, dim = settings.autoencoder, settings.vqvae.embedding_dim
-        self.grid = (height // sizes.stride, width // sizes.stride)  # h w
+        side = stride(sizes)
+        self.grid = (height // side, width // side)  # h w
         self.encoder = Encoder(sizes, max(height, width))
         self.before = nn.Conv2d(sizes.z_channels, dim, 1)
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.after = nn.Conv2d(dim, sizes.z_channels, 1)
         self.decoder = Decoder(sizes, max(height, width))
-        self.shortcut = Shortcut(sizes.stride, dim) if sizes.shortcut else None
+        self.shortcut = Shortcut(side, dim) if sizes.architecture == "fast" else None
         if self.shortcut is not None:  # the networks start as corrections of the linear path
             for layer in (self.before, self.decoder.out):
                 nn.init.zeros_(layer.weight)

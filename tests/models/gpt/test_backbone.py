@@ -5,6 +5,7 @@ No pretrained GPT-2 can be had in a test: a small random one of the same form st
 
 import pytest
 import torch
+from tiny_settings import GRID
 
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import load_pretrained
@@ -36,7 +37,7 @@ def fresh(tiny, **changes) -> FrameGpt:
     plain = {"transformer.remaining_frames_method": "none"}
     torch.manual_seed(0)
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return FrameGpt(GptConfig.from_params(tiny(plain | dotted))).eval()
+    return FrameGpt(GptConfig.from_params(tiny(plain | dotted), GRID)).eval()
 
 
 def test_a_sliding_window_gives_what_the_published_one_gives(tiny, published):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny_settings import GRID, decoding_with
 
 from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
 from pipeline.models.gpt.sampling import (
-    Decoding,
     confident,
     filter_logits,
     generate,
@@ -27,7 +27,7 @@ def make(tiny):
 
     def build(changes: dict | None = None, channels: int = 0) -> FrameGpt:
         torch.manual_seed(0)
-        model = FrameGpt(GptConfig.from_params(tiny(changes), channels)).eval()
+        model = FrameGpt(GptConfig.from_params(tiny(changes), GRID, channels)).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
@@ -59,7 +59,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(make, monkeypatch, mode, ki
         return unmask(partial, logits, step, *rest)
 
     monkeypatch.setattr(sampling, "unmask", recorded)
-    frames = torch.stack([first, *generate(model, first, cond, Decoding(mode, steps=2))], 1)
+    frames = torch.stack([first, *generate(model, first, cond, decoding_with(mode, steps=2))], 1)
     assert frames.shape == (3, 8, 32)
     with torch.no_grad():
         if mode == "parallel":
@@ -82,7 +82,7 @@ def test_any_length_is_generated_and_the_cache_does_not_grow_with_it(make, mode,
     first, cond = ends(torch.tensor([n]), CHANNELS)
     caches, new_cache = [], model.gpt.new_cache
     model.gpt.new_cache = lambda: caches.append(new_cache()) or caches[-1]
-    frames = list(generate(model, first, cond, Decoding(mode, steps=2)))
+    frames = list(generate(model, first, cond, decoding_with(mode, steps=2)))
     assert len(frames) == n - 2 and all(ids.shape == (1, 32) for ids in frames)
     assert max(ids.max() for ids in frames) < 16
     keys = caches[0][0][0] if kind == "plain" else caches[0].layers[0].keys
@@ -122,7 +122,7 @@ def test_two_frames_are_refused(make):
 @MODES
 def test_a_seed_is_a_clip(make, mode):
     model = make({"train.mode": mode})
-    decoding = Decoding(mode, steps=3, temperature=1.0)
+    decoding = decoding_with(mode, steps=3, temperature=1.0)
 
     def clip(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -135,14 +135,14 @@ def test_a_seed_is_a_clip(make, mode):
 @pytest.mark.parametrize("steps", [1, 2, 5, 32, 50])
 def test_maskgit_fills_every_token_whatever_the_number_of_steps(make, steps, temperature):
     model = make({"train.mode": "maskgit"})
-    decoding = Decoding("maskgit", steps=steps, temperature=temperature)
+    decoding = decoding_with("maskgit", steps=steps, temperature=temperature)
     for ids in generate(model, *ends(torch.tensor([5, 4])), decoding):
         assert ids.shape == (2, 32) and ids.max() < 16
 
 
 def test_maskgit_begins_with_the_most_confident_tokens():
     """By hand: in step 1 of 2 it keeps 32 - int(32 cos(pi/4)) = 10 tokens, in step 2 the rest."""
-    decoding, generator = Decoding("maskgit", steps=2), torch.Generator()
+    decoding, generator = decoding_with("maskgit", steps=2), torch.Generator()
     masked, logits = torch.full((3, 32), 16), torch.randn(3, 32, 16)
     partial = unmask(masked, logits, 1, decoding, generator)
     confident = logits.softmax(-1).amax(-1).topk(10).indices
@@ -154,7 +154,7 @@ def test_maskgit_begins_with_the_most_confident_tokens():
 
 
 def sampled(logits: torch.Tensor, **rules) -> torch.Tensor:
-    return sample(logits, Decoding(**rules), torch.Generator().manual_seed(0))
+    return sample(logits, decoding_with(**rules), torch.Generator().manual_seed(0))
 
 
 def test_temperature_0_is_greedy():
@@ -205,14 +205,14 @@ def test_ids_stay_on_the_device_of_the_logits(temperature):
 def test_a_mode_that_was_not_trained_is_refused(make, sequence):
     model = make({"train.sequence": sequence})
     with pytest.raises(UserError, match=r"mode maskgit: .* train it with -S train.mode=maskgit"):
-        next(generate(model, *ends(), Decoding("maskgit")))
+        next(generate(model, *ends(), decoding_with("maskgit")))
 
 
 def test_a_maskgit_model_generates_in_parallel_too(make):
     model = make({"train.mode": "maskgit"})
     auto = torch.stack(list(generate(model, *ends())))
-    maskgit = torch.stack(list(generate(model, *ends(), Decoding("maskgit"))))
-    parallel = torch.stack(list(generate(model, *ends(), Decoding("parallel"))))
+    maskgit = torch.stack(list(generate(model, *ends(), decoding_with("maskgit"))))
+    parallel = torch.stack(list(generate(model, *ends(), decoding_with("parallel"))))
     assert torch.equal(auto, maskgit) and not torch.equal(auto, parallel)
 
 
@@ -223,7 +223,7 @@ def test_unlikely_greedy_tokens_become_the_null_code(make):
     every = torch.stack(list(generate(model, first, cond)))
     counts = []
     for least in (0.0, 0.3, 0.9, 1.0):
-        told = torch.stack(list(generate(model, first, cond, Decoding(min_confidence=least))))
+        told = torch.stack(list(generate(model, first, cond, decoding_with(min_confidence=least))))
         null = told == model.config.num_embeddings
         assert torch.equal(told[~null], every[~null])
         counts.append(int(null.sum()))
@@ -233,5 +233,7 @@ def test_unlikely_greedy_tokens_become_the_null_code(make):
 def test_confidence_is_the_probability_of_the_chosen_token():
     logits = torch.tensor([[[0.0, 2.0, 0.0], [0.0, 0.1, 0.0]]])
     ids = logits.argmax(-1)
-    assert confident(ids, logits, Decoding(min_confidence=0.7)).tolist() == [[1, 3]]
-    assert torch.equal(confident(ids, logits, Decoding(min_confidence=0.7, temperature=1.0)), ids)
+    assert confident(ids, logits, decoding_with(min_confidence=0.7)).tolist() == [[1, 3]]
+    assert torch.equal(
+        confident(ids, logits, decoding_with(min_confidence=0.7, temperature=1.0)), ids
+    )

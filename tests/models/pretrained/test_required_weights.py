@@ -32,15 +32,13 @@ def with_loss(settings: config.Params, **changes: str) -> config.Params:
 
 def of_loss(settings: config.Params) -> list[Weights]:
     """What the tokenizer's training wants."""
-    wishes = required_weights.wanted(settings)
-    return [wish.weights for wish in wishes if wish.asking.startswith("vqgan.loss")]
+    wishes = required_weights.required(settings)
+    return [wish.weights for wish in wishes if wish.key.startswith("vqgan.loss")]
 
 
 def test_transnet_is_wanted_where_it_is_the_detector(settings):
-    content = {wish.asking for wish in required_weights.wanted(with_detector(settings, "content"))}
-    chosen = [
-        wish.asking for wish in required_weights.wanted(with_detector(settings, "transnetv2"))
-    ]
+    content = {wish.key for wish in required_weights.required(with_detector(settings, "content"))}
+    chosen = [wish.key for wish in required_weights.required(with_detector(settings, "transnetv2"))]
     assert set(chosen) - content == {"scene_split.detector = transnetv2"}
     assert chosen[0] == "scene_split.detector = transnetv2"  # of the first stage that reads any
 
@@ -59,13 +57,13 @@ def test_rife_is_wanted_where_keyframes_are_warped_by_it(settings, method, conte
     flow = settings.flow.model_copy(update={"method": method})
     vqgan = settings.vqgan.model_copy(update={"context": context})
     changed = settings.model_copy(update={"flow": flow, "vqgan": vqgan})
-    wishes = [wish for wish in required_weights.wanted(changed) if wish.asking.startswith("flow")]
+    wishes = [wish for wish in required_weights.required(changed) if wish.key.startswith("flow")]
     if method == "dis" or context == "none":
         assert not wishes
     else:
         (wish,) = wishes
-        assert wish.weights == weights.RIFE and wish.asking == f"flow.method = {method}"
-        assert wish.instead == "set it to dis"
+        assert wish.weights == weights.RIFE and wish.key == f"flow.method = {method}"
+        assert wish.without == "set it to dis"
 
 
 @pytest.mark.parametrize(
@@ -110,8 +108,8 @@ def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
 
 def test_torch_is_imported_only_where_transnet_is_chosen():
     code = (
-        "import sys; from pipeline import params; from pipeline.models.pretrained import wanted; "
-        "import stages.scene_split; list(required_weights.wanted(config.load())); "
-        "sys.exit('torch' in sys.modules)"
+        "import sys; import stages.scene_split; from pipeline import config; "
+        "from pipeline.models.pretrained import required_weights; "
+        "list(required_weights.required(config.load())); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

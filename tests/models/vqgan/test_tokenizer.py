@@ -15,7 +15,7 @@ def make(tiny, changes: dict, height: int = 16, width: int = 32) -> Tokenizer:
     return Tokenizer(tiny({"vqgan.context": "none"} | changes).vqgan, height, width).eval()
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("architecture", ["fast", "thesis"])
 @pytest.mark.parametrize(
     ("height", "width", "patch", "multiplier", "upsampling", "attention"),
     [
@@ -27,24 +27,20 @@ def make(tiny, changes: dict, height: int = 16, width: int = 32) -> Tokenizer:
     ],
 )
 def test_shapes_there_and_back(
-    tiny, height, width, patch, multiplier, upsampling, attention, shortcut
+    tiny, height, width, patch, multiplier, upsampling, attention, architecture
 ):
     changes = {
         f"{SIZES}patch_size": patch,
         f"{SIZES}channels_multiplier": multiplier,
         f"{SIZES}upsampling": upsampling,
         f"{SIZES}attention_resolution": attention,
-        f"{SIZES}shortcut": shortcut,
+        f"{SIZES}architecture": architecture,
         "ingest.height": height,
         "ingest.width": width,
     }
     tokenizer = make(tiny, changes, height, width)
     stride = patch * 2 ** (len(multiplier) - 1)
-    assert (
-        tokenizer.grid
-        == (height // stride, width // stride)
-        == tiny({"vqgan.context": "none"} | changes).grid
-    )
+    assert tokenizer.grid == (height // stride, width // stride)
     images = torch.rand(2, 3, height, width) * 2 - 1
     with torch.no_grad():
         codes = tokenizer.encode(images)
@@ -53,7 +49,8 @@ def test_shapes_there_and_back(
     assert codes.min() >= 0 and codes.max() < 16
     assert drawn.shape == images.shape and drawn.abs().max() <= 1
     found = sum(isinstance(layer, AttentionBlock) for layer in tokenizer.modules())
-    assert found == 2 * len(attention), "one in the encoder, one in the decoder"
+    blocks = 3 if architecture == "thesis" else 2  # a level, of both networks
+    assert found == blocks * len(attention) + 2 * bool(attention), "two at the smallest level"
 
 
 def test_channels_at_a_level_are_a_multiple_of_the_base_not_of_the_level_before(tiny):
@@ -112,23 +109,16 @@ def test_a_picture_is_encoded_the_same_in_any_batch(tiny, untrained, moving):
 
 
 FORMS = {
-    "ours": {},
-    "thesis": {
-        f"{SIZES}middle": "attention",
-        f"{SIZES}symmetric": False,
-        f"{SIZES}downsampling": "average",
-        f"{SIZES}upsampling": "bilinear",
-        f"{SIZES}output": "tanh",
-        f"{SIZES}attention_resolution": [8],
-    },
+    "nearest": {},
+    "attention": {f"{SIZES}upsampling": "bilinear", f"{SIZES}attention_resolution": [8]},
     "transposed": {f"{SIZES}upsampling": "transposed"},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_loss_reaches_every_weight(tiny, form):
-    """Without a shortcut from the start; with it the corrections start at zero and learn first."""
-    changes = {f"{SIZES}shortcut": False} | FORMS[form]
+    """Without the linear path from the start; beside it the corrections start at zero."""
+    changes = {f"{SIZES}architecture": "thesis"} | FORMS[form]
     tokenizer = make(tiny, changes | {"vqgan.vqvae.quantizer": "vq"}).train()
     quantized = tokenizer.quantize(torch.rand(2, 3, 16, 32), torch.Generator())
     drawn = tokenizer.decode_features(quantized.vectors)
@@ -238,13 +228,17 @@ def test_the_thesis_network_has_its_shapes_and_size(thesis):
 
 
 def test_tanh_keeps_pictures_in_range(tiny):
-    decoder = make(tiny, {f"{SIZES}output": "tanh"}).decoder
+    decoder = make(tiny, {f"{SIZES}architecture": "thesis"}).decoder
     assert decoder(100 * torch.randn(1, 8, 4, 8)).abs().max() <= 1
 
 
 def test_checkpointed_gradients_are_the_same_and_keep_less(tiny):
     """Less is kept for the backward pass, and dropout repeats its draws there."""
-    changes = {f"{SIZES}dropout": 0.2, f"{SIZES}num_res_blocks": 2, f"{SIZES}shortcut": False}
+    changes = {
+        f"{SIZES}dropout": 0.2,
+        f"{SIZES}num_res_blocks": 2,
+        f"{SIZES}architecture": "thesis",
+    }
     found = {}
     for wanted in (False, True):
         tokenizer = make(tiny, changes | {"vqgan.vqvae.quantizer": "vq"}).train()
@@ -286,9 +280,10 @@ def test_shortcut_reaches_half_a_token_into_the_neighbours(stride):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_training_step_runs_under_autocast(tiny, precision):
     """In bf16 the norms' gradients agree with those of float32 but for rounding."""
+    changes = {f"{SIZES}architecture": "thesis", f"{SIZES}channels": 64}
     gradients = []
     for dtype in (torch.float32, precision):
-        tokenizer = make(tiny, {f"{SIZES}shortcut": False}).train()
+        tokenizer = make(tiny, changes).train()
         torch.manual_seed(1)
         images = torch.rand(2, 3, 16, 32)
         with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
