@@ -1,8 +1,10 @@
-"""`python -m pipeline generate`: a few pictures in, the clip through them out.
+"""Draws the in-between frames of given images: a clip as mp4, gif or PNG files.
 
-Needs the models that `dvc repro` leaves in models/. The given pictures are frames of the clip, its
-first and its last among them; what lies between is drawn at the model's size and brought to the
-output's.
+    python -m pipeline generate --first a.png --last b.png --n-frames 20 --out clip.mp4
+
+Needs the models that `dvc repro` leaves in models/. The given images are frames of the clip, its
+first and its last among them. The frames between them are predicted at the model's size and drawn
+at the output's size.
 """
 
 import argparse
@@ -10,9 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,15 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline import config, frames, progress, runtime
+from pipeline.config import Decoding
 from pipeline.errors import UserError
 from pipeline.inference import keyframes
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import Segment
 from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share
-from pipeline.models.gpt.sampling import Decoding
 from pipeline.video.writer import write_video
 
-MODELS = ("models/vqgan", "models/gpt2")
+VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
 # Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
 CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
@@ -36,125 +37,124 @@ FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
 
 
-def main(arguments: list[str] | None = None) -> None:
-    given = _parser().parse_args(arguments)
+def main(words: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(words)
     settings = config.load()
-    paths = keyframes.given_frames(given.first, given.last, given.frame, given.n_frames)
-    decoding = _decoding(given, settings.evaluate.decoding)
-    _check_numbers(given, decoding)
-    outs = _numbered(given.out, given.samples)
+    paths = keyframes.given_frames(
+        arguments.first, arguments.last, arguments.frame, arguments.n_frames
+    )
+    options = {name: getattr(arguments, name) for name in Decoding.model_fields}
+    options = {name: value for name, value in options.items() if value is not None}
+    decoding = settings.evaluate.decoding.model_copy(update=options)
+    _check_numbers(arguments, decoding)
+    outs = [arguments.out]
+    if arguments.samples > 1:  # clip_1.mp4, clip_2.mp4, ...
+        numbers = range(1, arguments.samples + 1)
+        outs = [arguments.out.with_stem(f"{arguments.out.stem}_{k}") for k in numbers]
     for out in outs:
         _check_out(out)
-    pictures = {frame: read_picture(path) for frame, path in paths.items()}
-    size = output_size(given.size, pictures[0].shape[:2], settings.ingest)
+    images = {frame: read_picture(path) for frame, path in paths.items()}
+
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
-    if given.ease:
-        model.easing = _easing(given.ease, model)
-    segments = keyframes.segments(pictures, given.on)
-    for line in _warnings(model, pictures, segments):
-        print(line, file=sys.stderr)
-    samples = given.best_of or given.samples
-    with progress.bar(
-        what="drawing", unit="frame", total=keyframes.frames_to_draw(segments) * samples
-    ) as bar:
-        clips = _samples(model, pictures, segments, size, decoding, given.seed, samples, bar.update)
-        if given.best_of:
-            clips = [min(clips, key=keyframes.last_step)]
-        for out, clip in zip(outs, clips, strict=False):
-            write_clip(clip, out, given.fps)
+    size = output_size(arguments.size, images[0].shape[:2], model.ingest)
+    if arguments.ease and not model.has_context:
+        raise UserError(
+            f"--ease {arguments.ease:g}: this model warps no keyframes, so they have no timing; "
+            "train it with vqgan.context = keyframes, or leave the option out"
+        )
+    if arguments.ease:
+        model.easing = Easing.fixed(arguments.ease)
+    segments = keyframes.segments(images, arguments.on)
+    _warn_of_cuts(model, images, segments)
+
+    n_samples = arguments.best_of or arguments.samples
+    total = keyframes.frames_to_draw(segments) * n_samples
+    best = None
+    with progress.bar(what="drawing", unit="frame", total=total) as bar:
+        for k in range(n_samples):
+            generator = torch.Generator().manual_seed(arguments.seed + k)
+            clip = make_clip(model, images, segments, size, decoding, generator, bar.update)
+            if not arguments.best_of:
+                write_clip(clip, outs[k], arguments.fps)
+            elif best is None or keyframes.last_step(clip) < keyframes.last_step(best):
+                best = clip
+        if best is not None:
+            write_clip(best, arguments.out, arguments.fps)
     height, width = clip.shape[1:3]
     for out in outs:
         print(f"{out}: {len(clip)} frames of {height}x{width}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline generate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument_group("given frames").add_argument
-    add("--first", type=Path, help="frame 0, any picture file")
-    add("--last", type=Path, help="last frame")
-    more = {"action": "append", "default": [], "metavar": "INDEX=PICTURE"}
-    add("--frame", **more, help="a known frame, the first is 0: 9=mid.png; as often as you like")
-    length = f"all frames; default: {keyframes.N_FRAMES}, with --frame its largest index + 1"
+    add("--first", type=Path, help="image of frame 0")
+    add("--last", type=Path, help="image of the last frame")
+    known = "image of any other frame, such as 9=mid.png, counted from 0; may be repeated"
+    add("--frame", action="append", default=[], metavar="INDEX=IMAGE", help=known)
+    length = f"frames of the clip; default: {keyframes.N_FRAMES}, or the largest --frame plus 1"
     add("--n-frames", type=int, help=length)
-    add("--on", type=int, default=1, help="frames that each drawing is held: on ones, twos, ...")
+    add("--on", type=int, default=1, help="frames that each drawing is held; 2: on twos")
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, required=True, help="clip.mp4, clip.gif, or a folder for PNG files")
-    add("--size", default="input", help="input (default) | model | HxW, height first")
+    add("--size", default="input", help="input (default), model, or HxW with the height first")
     add("--fps", type=float, default=24.0, help="frames a second of mp4 and gif")
-    add("--samples", type=int, default=1, help="clips: clip_1.mp4, clip_2.mp4, ...")
-    best = "sample so many clips and keep the one that meets the last frame best"
+    add("--samples", type=int, default=1, help="number of clips: clip_1.mp4, clip_2.mp4, ...")
+    best = "sample so many clips and keep the one that arrives best at the last frame"
     add("--best-of", type=int, metavar="SAMPLES", help=best)
-    add = parser.add_argument_group(
-        "drawing (defaults: evaluate.decoding in params.yaml)"
-    ).add_argument
-    add("--mode", choices=("parallel", "maskgit"), help="how a frame is drawn")
-    add("--steps", type=int, help="of the mode maskgit, a frame")
-    add("--temperature", type=float, help="0: greedy; about 1: sampled, varied clips")
-    add("--top-k", type=int, help="at a temperature: only the likeliest k codes; 0: all")
-    add("--top-p", type=float, help="only the fewest codes that make up this share; 1: all")
-    least = "greedy: less likely tokens are not told to the decoder; 0: all are"
+    title = "sampling (defaults: evaluate.decoding in params.yaml)"
+    add = parser.add_argument_group(title).add_argument
+    add("--mode", choices=("parallel", "maskgit"), help="how the tokens of a frame are predicted")
+    add("--steps", type=int, help="steps a frame of mode maskgit")
+    add("--temperature", type=float, help="0: greedy; about 1: sampled, so that clips differ")
+    add("--top-k", type=int, help="sample from the k most likely tokens; 0: from all")
+    add("--top-p", type=float, help="sample from the fewest tokens that make up this share")
+    least = "greedy: the decoder is not told less likely tokens; 0: it is told all"
     add("--min-confidence", type=float, help=least)
-    add(
-        "--ease", type=float, help="pace: 1: even, up to 16: held until the middle; default: learnt"
-    )
-    add("--seed", type=int, default=0, help="of the random choice; sample k has seed + k - 1")
+    ease = f"timing: 1 is even, up to {MAX_EXPONENT:g} holds both ends longer; default: learnt"
+    add("--ease", type=float, help=ease)
+    add("--seed", type=int, default=0, help="random seed; sample k has seed + k - 1")
     return parser
 
 
-def _decoding(given: argparse.Namespace, settings: config.Decoding) -> Decoding:
-    """The options, where they are given, over params.yaml."""
-    options = ((name, getattr(given, name)) for name in config.Decoding.model_fields)
-    return Decoding.from_params(settings, **{name: x for name, x in options if x is not None})
-
-
-def _check_numbers(given: argparse.Namespace, decoding: Decoding) -> None:
-    """Options that are numbers; NaN is never fine."""
-    alone = "1 at temperature 0, where all samples are alike; add --temperature 1"
-    by_chance = "a temperature above 0, where codes are drawn by chance; add --temperature 1"
-    paced = f"from 1, an even pace, to {MAX_EXPONENT:g}, held until the middle"
-    stepped = "the mode maskgit, which alone has steps; add --mode maskgit"
-    for option, value, fine, expected in (
-        ("on", given.on, given.on >= 1, "1 or more"),
-        ("fps", given.fps, 0 < given.fps <= 240, "more than 0 and at most 240"),
+def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
+    """UserError for a number out of range, or one without effect; NaN is never in range."""
+    sampled = decoding.temperature > 0
+    steps = arguments.steps is None or decoding.mode in ("auto", "maskgit")
+    ease, best_of = arguments.ease, arguments.best_of
+    hot = "a temperature above 0, where tokens are sampled; add --temperature 1"
+    alike = "1 at temperature 0, where all samples are alike; add --temperature 1"
+    timing = f"from 1, even timing, to {MAX_EXPONENT:g}, held until the middle"
+    for option, value, allowed, expected in (
+        ("on", arguments.on, arguments.on >= 1, "1 or more"),
+        ("fps", arguments.fps, 0 < arguments.fps <= 240, "more than 0 and at most 240"),
         ("steps", decoding.steps, decoding.steps >= 1, "1 or more"),
         ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
-        ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all codes"),
+        ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all tokens"),
         ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
         ("min-confidence", decoding.min_confidence, 0 <= decoding.min_confidence <= 1, "0 to 1"),
-        ("seed", given.seed, abs(given.seed) < 2**62, "less than 2^62"),
-        ("samples", given.samples, given.samples >= 1, "1 or more"),
-        ("ease", given.ease, given.ease is None or 1 <= given.ease <= MAX_EXPONENT, paced),
-        ("samples", given.samples, given.samples == 1 or decoding.temperature, alone),
-        ("best-of", given.best_of, given.best_of is None or given.best_of >= 2, "2 or more"),
-        ("best-of", given.best_of, given.best_of is None or decoding.temperature, by_chance),
-        ("best-of", given.best_of, given.best_of is None or given.samples == 1, "no --samples"),
-        ("top-k", given.top_k, not given.top_k or decoding.temperature, by_chance),
-        ("top-p", given.top_p, given.top_p in (None, 1) or decoding.temperature, by_chance),
+        ("seed", arguments.seed, abs(arguments.seed) < 2**62, "less than 2^62"),
+        ("samples", arguments.samples, arguments.samples >= 1, "1 or more"),
+        ("ease", ease, ease is None or 1 <= ease <= MAX_EXPONENT, timing),
+        ("samples", arguments.samples, arguments.samples == 1 or sampled, alike),
+        ("best-of", best_of, best_of is None or best_of >= 2, "2 or more"),
+        ("best-of", best_of, best_of is None or sampled, hot),
+        ("best-of", best_of, best_of is None or arguments.samples == 1, "no --samples"),
+        ("top-k", arguments.top_k, not arguments.top_k or sampled, hot),
+        ("top-p", arguments.top_p, arguments.top_p in (None, 1) or sampled, hot),
         (
             "steps",
-            given.steps,
-            given.steps is None or decoding.mode in ("auto", "maskgit"),
-            stepped,
+            arguments.steps,
+            steps,
+            "mode maskgit, which alone has steps; add --mode maskgit",
         ),
     ):
-        if not fine:
+        if not allowed:
             raise UserError(f"--{option} {value:g}: expected {expected}")
-
-
-def _easing(exponent: float, model: InBetweener) -> Easing:
-    if not model.has_context:
-        raise UserError(
-            f"--ease {exponent:g}: this model warps no keyframes, so they have no timing; train it "
-            "with vqgan.context = keyframes, or leave the option out"
-        )
-    return Easing.fixed(exponent)
-
-
-def _numbered(out: Path, samples: int) -> list[Path]:
-    """`out` itself, or clip_1.mp4, clip_2.mp4, ... of several."""
-    if samples == 1:
-        return [out]
-    return [out.parent / f"{out.stem}_{k}{out.suffix}" for k in range(1, samples + 1)]
 
 
 def _check_out(out: Path) -> None:
@@ -162,142 +162,130 @@ def _check_out(out: Path) -> None:
         raise UserError(
             f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
         )
-    if out.is_dir() and out.suffix:
+    if out.suffix and out.is_dir():
         raise UserError(f"--out {out} is a folder; expected the name of a file")
-    if not out.suffix:
-        if out.is_file():
-            raise UserError(f"--out {out} is a file; expected a new or empty folder")
-        foreign = [p.name for p in out.glob("*") if not FRAME_NAME.fullmatch(p.name)]
-        if foreign:
-            raise UserError(
-                f"--out {out} holds {foreign[0]}; expected a new folder, an empty one, or "
-                "one with frames of an earlier clip"
-            )
-
-
-def load_models(device: torch.device, precision: str) -> InBetweener:
-    missing = [name for name in MODELS if not (Path(name) / "model.safetensors").is_file()]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} hold no trained model; run `dvc repro` first")
-    return InBetweener.load(Path(MODELS[0]), Path(MODELS[1]), device, precision)
+    if out.suffix:
+        return
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; expected a new or empty folder")
+    foreign = [path.name for path in out.glob("*") if not FRAME_NAME.fullmatch(path.name)]
+    if foreign:
+        raise UserError(
+            f"--out {out} holds {foreign[0]}; expected a new folder, an empty one, or one with "
+            "frames of an earlier clip"
+        )
 
 
 def read_picture(path: Path) -> np.ndarray:
     """uint8 `H W 3`; transparency on white, the camera's rotation applied."""
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {fault}; expected a picture (PNG, JPEG, WebP, ...)")
+        raise UserError(f"{path} {fault}; expected an image (PNG, JPEG, WebP, ...)")
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{path} cannot be read as a picture ({error}); expected PNG, JPEG, WebP, ..."
+            f"{path} cannot be read as an image ({error}); expected PNG, JPEG, WebP, ..."
         ) from None
     page = Image.new("RGBA", upright.size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(page, upright).convert("RGB"))  # a copy: writable
 
 
-def output_size(wish: str, picture: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
+def load_models(device: torch.device, precision: str) -> InBetweener:
+    missing = [str(path) for path in (VQGAN, GPT2) if not (path / "model.safetensors").is_file()]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} hold no trained model; run `dvc repro` first")
+    return InBetweener.load(VQGAN, GPT2, device, precision)
+
+
+def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
     """Height and width of the output, even numbers (H.264 has no odd ones).
 
-    `model`: the model's height in the first picture's aspect; `input`: the first picture's size.
+    `input`: the size of the first image; `model`: the height of the model's own frames (`ingest`),
+    in the first image's aspect.
     """
-    exact = re.fullmatch(r"(\d+)x(\d+)", wish)
+    exact = re.fullmatch(r"(\d+)x(\d+)", choice)
     if exact:
-        size = int(exact[1]), int(exact[2])
-        if not all(16 <= side <= 8192 for side in size):
-            raise UserError(f"--size {wish}: expected sides from 16 to 8192")
-    elif wish == "model":
-        size = ingest.height, round(ingest.height * picture[1] / picture[0])
-    elif wish == "input":
-        size = picture
+        height, width = int(exact[1]), int(exact[2])
+        if not (16 <= height <= 8192 and 16 <= width <= 8192):
+            raise UserError(f"--size {choice}: expected sides from 16 to 8192")
+    elif choice == "model":
+        height, width = ingest.height, round(ingest.height * image[1] / image[0])
+    elif choice == "input":
+        height, width = image
     else:
-        raise UserError(f"--size {wish}: expected model, input, or HxW such as 256x512")
-    return max(16, size[0] - size[0] % 2), max(16, size[1] - size[1] % 2)
+        raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
+    return max(16, height - height % 2), max(16, width - width % 2)
 
 
-def _warnings(
-    model: InBetweener, pictures: dict[int, np.ndarray], segments: list[Segment]
-) -> Iterator[str]:
-    """A line for each pair of given frames that has nothing in common."""
+def _warn_of_cuts(
+    model: InBetweener, images: dict[int, np.ndarray], segments: list[Segment]
+) -> None:
+    """A line on stderr for each pair of keyframes that has nothing in common."""
     if not model.has_context:
         return
     size = (model.ingest.height, model.ingest.width, model.ingest.fit)
     for segment in segments:
         if not segment.drawn:
             continue
-        ends = [frames.fit(pictures[k], *size) for k in (segment.first, segment.last)]
-        first, last = (torch.from_numpy(np.ascontiguousarray(end)) for end in ends)
+        first = torch.from_numpy(frames.fit(images[segment.first], *size).copy())  # H W 3
+        last = torch.from_numpy(frames.fit(images[segment.last], *size).copy())
         change = float((first.float() - last.float()).abs().mean())
         if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
-            yield (
+            print(
                 f"frames {segment.first} and {segment.last} have little in common, as across a "
-                "cut, and are cross-faded; cut there, or give a frame between"
+                "cut, and are cross-faded; cut there, or give a frame between",
+                file=sys.stderr,
             )
 
 
-def _samples(
+def make_clip(
     model: InBetweener,
-    pictures: dict[int, np.ndarray],
+    images: dict[int, np.ndarray],
     segments: list[Segment],
     size: tuple[int, int],
     decoding: Decoding,
-    seed: int,
-    samples: int,
+    generator: torch.Generator,
     advance: Callable[[int], object],
-) -> Iterator[np.ndarray]:
-    """Clips uint8 `n H W 3`, the k-th with the seed `seed + k`."""
-    for number in range(samples):
-        generator = torch.Generator().manual_seed(seed + number)
-        draw = partial(model.generate, decoding=decoding, generator=generator, advance=advance)
-        yield inbetween(draw, pictures, segments, size, model.ingest)
-
-
-def inbetween(
-    draw: Callable[..., list[torch.Tensor]],
-    pictures: dict[int, np.ndarray],
-    segments: list[Segment],
-    size: tuple[int, int],
-    ingest: config.FrameSize,
 ) -> np.ndarray:
-    """uint8 `n H W 3`, H W = size; the pictures are the frames of their numbers, resized.
+    """uint8 `n H W 3`, H W = size; the images are the frames of their numbers, resized.
 
-    draw: as `InBetweener.draw`. A model trained with `fit: crop` knows the middle of the pictures
-    only, and the clip shows that.
+    A model trained with `fit: crop` knows the middle of the images only, and the clip shows that.
     """
-    fitting = (ingest.height, ingest.width, ingest.fit)
-    large = {
-        frame: frames.even(frames.canvas(frames.resize(picture, *size), *fitting))
-        for frame, picture in pictures.items()
-    }
-    small = {frame: frames.resize(picture, *fitting[:2]) for frame, picture in large.items()}
-    drawn = iter(_drawn(draw, small, large, [s for s in segments if s.drawn]))
+    height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
+    large, small = {}, {}  # uint8 H W 3 of the output's and the model's size
+    for frame, image in images.items():
+        large[frame] = frames.even(frames.canvas(frames.resize(image, *size), height, width, fit))
+        small[frame] = frames.resize(large[frame], height, width)
+
+    def batch(sizes: dict[int, np.ndarray], indices: list[int]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([sizes[index] for index in indices]))  # B H W 3
+
+    drawn = [segment for segment in segments if segment.drawn]
+    first, last = [segment.first for segment in drawn], [segment.last for segment in drawn]
+    clips = []
+    if drawn:
+        clips = model.generate(
+            batch(small, first),
+            batch(small, last),
+            [segment.n_drawings for segment in drawn],
+            decoding=decoding,
+            generator=generator,
+            large=(batch(large, first), batch(large, last)),
+            advance=advance,
+        )
+    drawings = dict(zip(first, clips, strict=True))  # uint8 n H W 3 by a segment's first frame
     clip = []
     for segment in segments:
-        drawings = next(drawn).numpy() if segment.drawn else [large[segment.first]]
-        clip += [drawings[k] for k in segment.shown]
+        if segment.drawn:
+            clip += [drawings[segment.first][k].numpy() for k in segment.shown]
+        else:
+            clip += [large[segment.first] for _ in segment.shown]
     clip.append(large[segments[-1].last])
-    if ingest.fit == "pad":
+    if fit == "pad":
         clip = [frames.without_bars(frame, *size) for frame in clip]
     return np.stack(clip)
-
-
-def _drawn(
-    draw: Callable[..., list[torch.Tensor]],
-    small: dict[int, np.ndarray],
-    large: dict[int, np.ndarray],
-    segments: list[Segment],
-) -> list[torch.Tensor]:
-    """Drawings uint8 `n H W 3` of each segment, all in one batch."""
-    if not segments:
-        return []
-    ends = [[s.first for s in segments], [s.last for s in segments]]
-    given, shown = (
-        tuple(torch.from_numpy(np.stack([by_frame[k] for k in end])) for end in ends)  # B H W 3
-        for by_frame in (small, large)
-    )
-    return draw(*given, [s.n_drawings for s in segments], large=shown)
 
 
 def write_clip(clip: np.ndarray, out: Path, fps: float) -> None:

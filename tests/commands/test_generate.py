@@ -170,6 +170,15 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
     assert np.array_equal(clip[4], read(folder / "b.png"))
 
 
+def test_size_model_is_that_of_the_model_not_of_the_parameters(project):
+    folder = project()
+    text = (folder / "params.yaml").read_text()
+    assert "height: 16\n" in text
+    (folder / "params.yaml").write_text(text.replace("  height: 16\n", "  height: 32\n", 1))
+    main("--n-frames", "3", "--size", "model")
+    assert clip_in(folder / "clip").shape[1] == 16
+
+
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
@@ -431,8 +440,8 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--out", "file"], "--out file is a file; expected a new or empty folder"),
         (["--out", "folder.mp4"], r"--out folder\.mp4 is a folder; expected the name of a file"),
         (["--first", "none.png"], r"none\.png does not exist; expected a picture"),
-        (["--first", "broken.png"], r"broken\.png cannot be read as a picture"),
-        (["--first", "empty.png"], r"empty\.png cannot be read as a picture"),
+        (["--first", "broken.png"], r"broken\.png cannot be read as an image"),
+        (["--first", "empty.png"], r"empty\.png cannot be read as an image"),
     ],
 )
 def test_wrong_input_gets_a_sentence_and_nothing_is_written(project, options, words):

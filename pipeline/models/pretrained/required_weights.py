@@ -14,8 +14,6 @@ from pipeline.io import read_json
 from pipeline.models.pretrained import inception, weights
 from pipeline.models.pretrained.weights import Weights
 
-LPIPS = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
-
 
 class Required(NamedTuple):
     """A weight file and the parameter that asks for it."""
@@ -50,6 +48,7 @@ def faults(settings: Params) -> Iterator[str]:
 
 def required(settings: Params) -> Iterator[Required]:
     """All that the stages will read, in their order."""
+    lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
     if settings.scene_split.detector == "transnetv2":
         from pipeline.models.pretrained import transnet  # imports torch: only where it is needed
 
@@ -57,12 +56,12 @@ def required(settings: Params) -> Iterator[Required]:
     if settings.vqgan.context == "keyframes" and settings.flow.method != "dis":
         yield Required(weights.RIFE, f"flow.method = {settings.flow.method}", "set it to dis")
     for key, network, without in _perceptual_losses(settings):
-        if network in LPIPS:
-            yield Required(LPIPS[network], key, without)
+        if network in lpips:
+            yield Required(lpips[network], key, without)
     evaluate, folder = settings.evaluate, settings.evaluate.weights_folder
-    if evaluate.lpips_network in LPIPS:
+    if evaluate.lpips_network in lpips:
         key = f"evaluate.lpips_network = {evaluate.lpips_network}"
-        yield Required(LPIPS[evaluate.lpips_network], key, "set it to none", folder)
+        yield Required(lpips[evaluate.lpips_network], key, "set it to none", folder)
     without_inception = evaluate.fid_network == "auto" and inception.find(folder) is None
     if evaluate.fid_network == "vgg16" or without_inception:
         key = f"evaluate.fid_network = {evaluate.fid_network}"
