@@ -1,6 +1,6 @@
 # On a fresh machine with git, make and Python 3.11 or newer:
 #   make repro        environment + the whole pipeline on the embedded sample
-#   make test         environment + lint + all tests
+#   make test         environment + lint + all tests, in two processes
 # TORCH_INDEX chooses a build of PyTorch, for instance
 #   make repro TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -22,7 +22,7 @@ repro: $(READY)
 	@$(RUN) python -m pipeline.commands.overview
 
 test: $(READY) lint
-	@$(RUN) python -m pytest
+	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(RUN) ruff check .
