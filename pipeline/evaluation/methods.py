@@ -7,7 +7,7 @@ inner frames through the tokenizer, as if the transformer made no error.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,7 +45,8 @@ class Candidates:
         first = torch.stack([clip.frames[0] for clip in batch])  # B H W 3
         last = torch.stack([clip.frames[-1] for clip in batch])
         ends = (first, last, [len(clip.frames) for clip in batch])
-        sampled = replace(self.decoding, temperature=self.decoding.temperature or 1.0)
+        hot = {"temperature": self.decoding.temperature or 1.0}
+        sampled = self.decoding.model_copy(update=hot)
         count = self.settings.samples if samples is None else samples
         try:
             drawn = {MODEL: self.model.generate(*ends, self.decoding, self.generator)}

@@ -11,7 +11,6 @@ at the output's size, so that these keep their resolution.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -220,7 +219,8 @@ class InBetweener:
                     self.tokenizer.encode(frames.to_float(x.to(self.device))) for x in (first, last)
                 )
                 features = None
-                decoding = replace(decoding, min_confidence=0.0)  # it has no null code
+                # without context there is no null code
+                decoding = decoding.model_copy(update={"min_confidence": 0.0})
             given = Conditioning(last_ids, lengths, features)
             return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
 

@@ -172,9 +172,11 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn):
 
 def test_size_model_is_that_of_the_model_not_of_the_parameters(project):
     folder = project()
-    text = (folder / "params.yaml").read_text()
-    assert "height: 16\n" in text
-    (folder / "params.yaml").write_text(text.replace("  height: 16\n", "  height: 32\n", 1))
+    yaml = YAML(typ="safe")
+    content = yaml.load((folder / "params.yaml").read_text())
+    content["ingest"]["height"] *= 2
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(content, file)
     main("--n-frames", "3", "--size", "model")
     assert clip_in(folder / "clip").shape[1] == 16
 
@@ -420,7 +422,7 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--top-k", "-1"], "--top-k -1: expected 0 or more"),
         (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
         (["--top-p", "nan"], "--top-p nan: expected more than 0"),
-        (["--ease", "0.5"], "--ease 0.5: expected from 1, an even pace, to 16"),
+        (["--ease", "0.5"], "--ease 0.5: expected from 1, even timing, to 16"),
         (["--ease", "nan"], "--ease nan: expected from 1"),
         (["--seed", str(2**70)], "--seed .*: expected less than 2"),
         (["--samples", "0"], "--samples 0: expected 1 or more"),
@@ -439,7 +441,7 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--out", "full"], r"--out full holds notes\.txt; expected a new folder"),
         (["--out", "file"], "--out file is a file; expected a new or empty folder"),
         (["--out", "folder.mp4"], r"--out folder\.mp4 is a folder; expected the name of a file"),
-        (["--first", "none.png"], r"none\.png does not exist; expected a picture"),
+        (["--first", "none.png"], r"none\.png does not exist; expected an image"),
         (["--first", "broken.png"], r"broken\.png cannot be read as an image"),
         (["--first", "empty.png"], r"empty\.png cannot be read as an image"),
     ],
