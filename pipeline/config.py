@@ -2,7 +2,7 @@
 
 One frozen class a section. A key that is unknown, missing, of another type or out of range is
 reported with its value and what is allowed, and so are values that are fine alone and impossible
-together (`contradictions` of the section that holds them). Nothing here computes a result: no stage
+together (`broken_rules` of the section that holds them). Nothing here computes a result: no stage
 depends on this file.
 """
 
@@ -50,15 +50,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         """A sentence for each pair of values that are fine alone and impossible together."""
         return iter(())
 
     @model_validator(mode="after")
-    def _refuse_contradictions(self) -> "Section":
-        if sentences := list(self.contradictions()):
+    def _refuse_broken_rules(self) -> "Section":
+        if sentences := list(self.broken_rules()):
             text = "\n".join(sentences)
-            raise PydanticCustomError("contradictions", "{text}", {"text": text})
+            raise PydanticCustomError("broken_rules", "{text}", {"text": text})
         return self
 
 
@@ -110,7 +110,7 @@ class Ingest(FrameSize):
     compression: Literal["none", "lz4", "zstd"]
     on_error: Literal["reject", "fail"]
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         if 0 < self.fps < 1:
             yield f"ingest.fps = {self.fps:g}: expected 0 (every frame), or 1 and more"
 
@@ -159,7 +159,7 @@ class SceneSplit(Section):
     histogram: Histogram
     transnetv2: TransNetV2
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         side = self.hash.size * self.hash.lowpass
         if side != HASH_SIDE:
             yield f"scene_split.hash.size * lowpass = {side}: expected {HASH_SIDE}"
@@ -192,7 +192,7 @@ class ClipChunk(Section):
     near_identical_bits: Annotated[int, Field(ge=-1, le=256)]
     filters: ClipFilters
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         if self.min_frames > self.max_frames:
             yield f"clip_chunk.min_frames = {self.min_frames}: expected at most {self.max_frames}"
         if (share := self.train_share + self.val_share) > 1 - 1e-9:
@@ -295,7 +295,7 @@ class Vqgan(Section):
     loss: VqganLoss
     trainer: VqganTrainer
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         if self.context == "keyframes" and self.vqvae.quantizer != "ema":
             kind = self.vqvae.quantizer
             yield f"vqgan.vqvae.quantizer = {kind}: expected ema with vqgan.context = keyframes"
@@ -321,7 +321,7 @@ class Transformer(Section):
     attn_pdrop: Probability
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         own_sizes = self.transformer_type in ("custom", "plain")
         if own_sizes and self.n_embd % self.n_head:
             heads = f"transformer.n_head = {self.n_head}"
@@ -351,7 +351,7 @@ class Train(Section):
     perceptual_subset: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         if self.sequence == "sliding_window" and self.mode != "parallel":
             yield (
                 f"train.mode = {self.mode}: expected parallel with train.sequence = "
@@ -409,7 +409,7 @@ class Evaluate(Section):
     weights_dir: str
     strips: Count
 
-    def contradictions(self) -> Iterator[str]:
+    def broken_rules(self) -> Iterator[str]:
         for key in ("baselines", "video_metrics"):
             if len(set(names := getattr(self, key))) < len(names):
                 yield f"evaluate.{key} = {names}: expected each name once"
@@ -459,8 +459,8 @@ class Params(Section):
     tracking: Tracking
     engine: Engine
 
-    def contradictions(self) -> Iterator[str]:
-        yield from self._frame_contradictions()
+    def broken_rules(self) -> Iterator[str]:
+        yield from self._broken_frame_rules()
         gpt, train = self.transformer, self.train
         method = gpt.remaining_frames_method
         if method == "concat" and train.sequence == "full_clip":
@@ -484,7 +484,7 @@ class Params(Section):
             trained = f"train.mode to be {mode}, not {train.mode}"
             yield f"evaluate.decoding.mode = {mode}: expected {trained}"
 
-    def _frame_contradictions(self) -> Iterator[str]:
+    def _broken_frame_rules(self) -> Iterator[str]:
         """Frames that the tokens do not cover, or that are too small."""
         ingest, vqgan, sizes = self.ingest, self.vqgan, self.vqgan.autoencoder
         levels = len(sizes.channels_multiplier)
@@ -547,7 +547,7 @@ def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
 def _describe(item: dict) -> list[str]:
     key = ".".join(str(part) for part in item["loc"])
     match item["type"]:
-        case "contradictions":
+        case "broken_rules":
             return item["msg"].splitlines()
         case "extra_forbidden":
             return [f"{key}: unknown key; remove it or correct its spelling"]

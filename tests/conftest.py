@@ -157,7 +157,7 @@ def untrained(moving) -> Callable:
         else:
             tokenizer = Tokenizer(settings.vqgan, *size).eval()
             images = frames.to_float(torch.cat(clips))
-            tokenizer.shortcut.start(images)
+            tokenizer.linear_skip.start(images)
             vectors = tokenizer.features(images).movedim(1, -1).flatten(0, 2)
             tokenizer.quantizer.init_from_data(vectors, torch.Generator().manual_seed(0))
             gpt = FrameGpt(GptConfig.from_params(settings, tokenizer.grid)).eval()

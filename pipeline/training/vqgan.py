@@ -40,7 +40,7 @@ from pipeline.training.perceptual import edge_loss, perceptual_loss
 from pipeline.training.schedule import warmup_cosine
 from pipeline.training.task import Loss, Player, Task, weighted_means
 
-START_IMAGES = 512  # pictures from which shortcut and codebook start
+START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
 # Errors of the eased warp, on [-1, 1], below which all frames count alike: absolute and squared.
 MAE_FLOOR, MSE_FLOOR = 0.005, 1e-4
@@ -252,13 +252,13 @@ class ImageTask(VqganTask):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Shortcut and codebook from a few hundred training pictures."""
+        """Linear skip and codebook from a few hundred training pictures."""
         step = max(1, self.size("train") // START_IMAGES)
         rows = range(0, self.size("train"), step)
         images = self._floats(self.images["train"].batch(rows))
-        if self.tokenizer.shortcut is not None:
-            self.tokenizer.shortcut.start(images)
-        if self.tokenizer.shortcut is not None or self.settings.vqvae.quantizer != "vq":
+        if self.tokenizer.linear_skip is not None:
+            self.tokenizer.linear_skip.start(images)
+        if self.tokenizer.linear_skip is not None or self.settings.vqvae.quantizer != "vq":
             # `vq` alone begins as in the thesis, with a small random codebook
             features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D

@@ -24,8 +24,8 @@ class Tokenizer(nn.Module):
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.after = nn.Conv2d(dim, sizes.z_channels, 1)
         self.decoder = Decoder(sizes, max(height, width))
-        self.shortcut = Shortcut(side, dim) if sizes.architecture == "fast" else None
-        if self.shortcut is not None:  # the networks start as corrections of the linear path
+        self.linear_skip = LinearSkip(side, dim) if sizes.architecture == "fast" else None
+        if self.linear_skip is not None:  # the networks start as corrections of the linear path
             for layer in (self.before, self.decoder.out):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
@@ -45,8 +45,8 @@ class Tokenizer(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Images `B 3 H W` to what is quantized, `B D h w`."""
         features = self.before(self.encoder(images))  # B D h w
-        if self.shortcut is not None:
-            features = features + self.shortcut.encode(images)
+        if self.linear_skip is not None:
+            features = features + self.linear_skip.encode(images)
         return features
 
     def quantize(self, images: torch.Tensor, generator: torch.Generator) -> Quantized:
@@ -69,15 +69,15 @@ class Tokenizer(nn.Module):
     def decode_features(self, quantized: torch.Tensor) -> torch.Tensor:
         """Quantized maps `B D h w` to images, not clamped: what the losses see."""
         images = self.decoder(self.after(quantized))
-        if self.shortcut is not None:
-            images = images + self.shortcut.decode(quantized)
+        if self.linear_skip is not None:
+            images = images + self.linear_skip.decode(quantized)
         return images
 
 
-class Shortcut(nn.Module):
+class LinearSkip(nn.Module):
     """Linear path from each token's pixels to its features and back.
 
-    A shortcut around both networks, as the space-to-channel shortcuts of Chen et al., Deep
+    A linear path around both networks, as the space-to-channel shortcuts of Chen et al., Deep
     Compression Autoencoder (2024, arXiv:2410.10733); here learned, and started from the principal
     components of the training pictures, so that the first step already draws recognisable pictures.
 

@@ -1,11 +1,11 @@
-"""Tokenizer: shapes of every size, the channel rule, the linear shortcut, and no hidden state."""
+"""Tokenizer: shapes of every size, the channel rule, the linear path, and no hidden state."""
 
 import pytest
 import torch
 from torch import nn
 
 from pipeline.models.vqgan.autoencoder import AttentionBlock, Decoder, Encoder, ResidualBlock
-from pipeline.models.vqgan.model import Shortcut, Tokenizer
+from pipeline.models.vqgan.model import LinearSkip, Tokenizer
 
 SIZES = "vqgan.autoencoder."
 
@@ -64,7 +64,7 @@ def test_channels_at_a_level_are_a_multiple_of_the_base_not_of_the_level_before(
 def test_codes_are_row_by_row(tiny, untrained, moving):
     """What changes in the lower right corner of a picture changes the last code."""
     tokenizer = untrained(tiny({"vqgan.context": "none"})).tokenizer
-    assert isinstance(tokenizer.shortcut, Shortcut)
+    assert isinstance(tokenizer.linear_skip, LinearSkip)
     nn.init.zeros_(tokenizer.before.weight)  # the linear path alone sees one token's pixels
     image = torch.zeros(1, 3, 16, 32)
     other = image.clone()
@@ -134,50 +134,50 @@ def smooth(moving) -> torch.Tensor:
     return to_float(torch.cat([moving(6, seed) for seed in range(5)]))
 
 
-def linear(shortcut: Shortcut, images: torch.Tensor) -> torch.Tensor:
+def linear(linear_skip: LinearSkip, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return shortcut.decode(shortcut.encode(images))
+        return linear_skip.decode(linear_skip.encode(images))
 
 
-def test_shortcut_starts_better_than_the_mean_picture(smooth):
+def test_linear_skip_starts_better_than_the_mean_picture(smooth):
     error = []
     for dim in (1, 3, 6, 12):
-        shortcut = Shortcut(4, dim)
-        shortcut.start(smooth)
-        error.append(float((linear(shortcut, smooth) - smooth).square().mean()))
+        linear_skip = LinearSkip(4, dim)
+        linear_skip.start(smooth)
+        error.append(float((linear(linear_skip, smooth) - smooth).square().mean()))
     by_mean = float((smooth - smooth.mean(0)).square().mean())
     assert error == sorted(error, reverse=True) and error[1] < 0.5 * by_mean
 
 
-def test_shortcut_is_as_good_as_principal_components(smooth):
-    shortcut = Shortcut(4, 5)
-    shortcut.start(smooth)
+def test_linear_skip_is_as_good_as_principal_components(smooth):
+    linear_skip = LinearSkip(4, 5)
+    linear_skip.start(smooth)
     patches = smooth.unfold(2, 4, 4).unfold(3, 4, 4)  # B 3 h w 4 4
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1).double()  # BN 48
     mean = patches.mean(0)
     best = torch.linalg.svdvals(patches - mean)[5:].square().sum() / patches.numel()
     # A bias is one number a colour: what the mean patch has beyond that may cost more.
     uneven = (mean.view(3, 16) - mean.view(3, 16).mean(1, keepdim=True)).square().mean()
-    error = (linear(shortcut, smooth) - smooth).square().mean()
+    error = (linear(linear_skip, smooth) - smooth).square().mean()
     assert best * 0.999 <= error <= best * 1.001 + uneven
 
 
 @pytest.mark.parametrize("dim", [48, 60])
-def test_shortcut_of_full_width_loses_nothing(smooth, dim):
-    shortcut = Shortcut(4, dim)
+def test_linear_skip_of_full_width_loses_nothing(smooth, dim):
+    linear_skip = LinearSkip(4, dim)
     images = smooth + 0.3 * torch.randn(smooth.shape)
-    shortcut.start(images)
-    assert torch.allclose(linear(shortcut, images), images, atol=1e-4)
+    linear_skip.start(images)
+    assert torch.allclose(linear(linear_skip, images), images, atol=1e-4)
 
 
-def test_networks_start_as_corrections_of_the_shortcut(tiny, smooth):
+def test_networks_start_as_corrections_of_the_linear_skip(tiny, smooth):
     tokenizer = make(tiny, {})
-    tokenizer.shortcut.start(smooth)
+    tokenizer.linear_skip.start(smooth)
     with torch.no_grad():
         features = tokenizer.features(smooth)
-        assert torch.equal(features, tokenizer.shortcut.encode(smooth))
+        assert torch.equal(features, tokenizer.linear_skip.encode(smooth))
         drawn = tokenizer.decode_features(features)
-    assert torch.equal(drawn, linear(tokenizer.shortcut, smooth))
+    assert torch.equal(drawn, linear(tokenizer.linear_skip, smooth))
 
 
 LAYERS = (ResidualBlock, AttentionBlock, nn.Conv2d, nn.ConvTranspose2d, nn.Sequential)
@@ -263,14 +263,14 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(tiny):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_shortcut_reaches_half_a_token_into_the_neighbours(stride):
-    shortcut = Shortcut(stride, 1)
-    torch.nn.init.ones_(shortcut.decode.weight)
-    torch.nn.init.zeros_(shortcut.decode.bias)
+def test_linear_skip_reaches_half_a_token_into_the_neighbours(stride):
+    linear_skip = LinearSkip(stride, 1)
+    torch.nn.init.ones_(linear_skip.decode.weight)
+    torch.nn.init.zeros_(linear_skip.decode.bias)
     one = torch.zeros(1, 1, 5, 5)
     one[0, 0, 2, 2] = 1.0
     with torch.no_grad():
-        drawn = shortcut.decode(one)[0, 0]
+        drawn = linear_skip.decode(one)[0, 0]
     reached = torch.zeros(5 * stride, 5 * stride)
     place = slice(2 * stride - stride // 2, 3 * stride + stride // 2)
     reached[place, place] = 1.0
