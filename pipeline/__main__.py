@@ -6,9 +6,9 @@ import sys
 from pipeline.errors import run_main
 
 COMMANDS = {
-    "generate": "draws the in-between frames of given pictures",
-    "check": "says what is missing before a run",
-    "presets": "lists sets of parameters, and writes one into params.yaml",
+    "generate": "draws the in-between frames of given images",
+    "check": "tells what is missing before a run",
+    "presets": "lists sets of parameters, or writes one into params.yaml",
 }
 
 

@@ -84,15 +84,15 @@ def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
     lines = requirements.read_text("utf-8").splitlines() if requirements.is_file() else []
     for line in lines:
         name, pinned, version = line.partition("#")[0].strip().partition("==")
-        if not pinned:
-            continue
         name, version = name.partition("[")[0].strip(), version.partition(";")[0].strip()
+        if not pinned or name in DEVELOPMENT:
+            continue
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
             continue
-        if installed.split("+")[0] != version and name not in DEVELOPMENT:  # +cpu, +cu126: the same
+        if installed.split("+")[0] != version:  # +cpu, +cu126: the same
             other.append(f"{name} {installed} instead of {version}")
     remedy = f"run `pip install -r {requirements}`"
     if missing:
