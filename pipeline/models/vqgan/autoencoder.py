@@ -95,7 +95,7 @@ def upsampling(channels: int, mode: str) -> nn.Module:
     )
 
 
-def middle(channels: int, sizes: Autoencoder) -> list[nn.Module]:
+def mid_blocks(channels: int, sizes: Autoencoder) -> list[nn.Module]:
     """What stands at the smallest level of both networks."""
     if not sizes.attention_resolution:
         return [ResidualBlock(channels, channels, sizes)]
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
                 before = width
                 if sides[level] in sizes.attention_resolution:
                     layers.append(AttentionBlock(width, sizes))
-        self.layers = Layers(*layers, *middle(before, sizes))
+        self.layers = Layers(*layers, *mid_blocks(before, sizes))
         self.norm = group_norm(before, sizes)
         self.out = nn.Conv2d(before, sizes.z_channels, 3, padding=1)
 
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         super().__init__()
         before = sizes.channels * sizes.channels_multiplier[-1]
         layers: list[nn.Module] = [nn.Conv2d(sizes.z_channels, before, 3, padding=1)]
-        layers += middle(before, sizes)
+        layers += mid_blocks(before, sizes)
         sides = resolutions(sizes, side)
         self.tanh = sizes.architecture == "thesis"
         blocks = sizes.num_res_blocks + (sizes.architecture == "thesis")

@@ -10,7 +10,7 @@ the thesis' artifacts came where the generator's step saw other ones than D's ow
 import torch
 from torch import nn
 
-from pipeline.config import Discriminator as Settings
+from pipeline import config
 
 SAME = (1, 2, 1, 2)  # padding that keeps the size under 4x4: left, right, top, bottom
 WEIGHT_DEVIATION = 0.02  # of the weights at the start, as in the source and the thesis
@@ -22,7 +22,7 @@ class Discriminator(nn.Module):
     A logit sees 16, 34, 70, 142 pixels a side with 1, 2, 3, 4 layers.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: config.Discriminator) -> None:
         super().__init__()
         width = settings.filters
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         self.out = nn.Sequential(nn.ZeroPad2d(SAME), nn.Conv2d(width, 1, 4))
-        self.apply(_start)
+        self.apply(_init_weights)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.out(self.layers(images))  # B 1 h w
@@ -49,7 +49,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, track_running_stats=False)
 
 
-def _start(layer: nn.Module) -> None:
+def _init_weights(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, std=WEIGHT_DEVIATION)
         if layer.bias is not None:
