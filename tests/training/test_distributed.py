@@ -308,7 +308,7 @@ def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device, gpus, he
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(
-        distributed.torch_setup,
+        distributed.runtime,
         "prepare",
         lambda base: torch.device(base.device),
     )
