@@ -49,17 +49,15 @@ def merge(name: str, target: Path = config.PARAMS_FILE, folder: Path = PRESETS) 
 
     The result is checked before anything is written; a mistake in it is a UserError.
     """
-    buffer = StringIO()
+    old, buffer = io.flatten(config.read_yaml(target)), StringIO()
     _yaml().dump(merged(_load(target), overlay(name, folder)), buffer)
     content = YAML(typ="safe").load(buffer.getvalue())
     config.parse(content, target)
-    old, new = io.flatten(config.read_yaml(target)), io.flatten(content)
     partial = target.with_suffix(".partial")
     partial.write_text(buffer.getvalue(), "utf-8")
     partial.replace(target)
-    return [
-        f"{key}: {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value
-    ]
+    changed = {key: new for key, new in io.flatten(content).items() if old.get(key) != new}
+    return [f"{key}: {old.get(key)} -> {new}" for key, new in changed.items()]
 
 
 def flags(name: str, folder: Path = PRESETS) -> str:
