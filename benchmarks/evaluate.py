@@ -26,13 +26,11 @@ import torch
 from benchmarks.lines import line, show
 from pipeline import config, frames, runtime
 from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
-from pipeline.evaluation.baselines import cross_fade
-from pipeline.evaluation.flow_baselines import RifeBaseline, optical_flow
+from pipeline.evaluation.baselines import RifeBaseline, cross_fade, optical_flow
 from pipeline.evaluation.metrics.distances import frechet
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
-from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
 from pipeline.evaluation.metrics.line_chamfer import Outlines, chamfer
-from pipeline.evaluation.metrics.perceptual import Perceptual
 from pipeline.evaluation.metrics.video import diagnose
 from pipeline.evaluation.run import evaluate
 from pipeline.models.pretrained.rife import Rife
@@ -83,16 +81,16 @@ def measures(clips: list[torch.Tensor], device: torch.device) -> dict[str, tuple
     inner = [
         (a[1:-1].contiguous(), b[1:-1].contiguous()) for a, b in zip(drawn, clips, strict=True)
     ]
-    alexnet, vgg16 = (Perceptual(name, None, device) for name in ("alexnet", "vgg16"))
-    seen = {id(p): [p.see(truth) for _, truth in inner] for p in (alexnet, vgg16)}
+    alexnet, vgg16 = (LpipsMetric(name, device) for name in ("alexnet", "vgg16"))
+    seen = {id(p): [p.features(truth) for _, truth in inner] for p in (alexnet, vgg16)}
     lines = [Outlines.of(truth) for _, truth in inner]
-    video, rife = VideoFeatures(None, device), RifeBaseline(Rife.pretrained(), device)
-    image = image_network("vgg16", None, device)
+    video, rife = VideoFeatures(device), RifeBaseline(Rife.pretrained(), device)
+    image = image_network("vgg16", device)
 
-    def lpips(network: Perceptual) -> Callable:
-        return lambda k: network.distance(network.see(inner[k][0]), seen[id(network)][k])
+    def lpips(network: LpipsMetric) -> Callable:
+        return lambda k: network.distance(network.features(inner[k][0]), seen[id(network)][k])
 
-    def lpips_plain(network: Perceptual) -> Callable:
+    def lpips_plain(network: LpipsMetric) -> Callable:
         def work(k: int) -> list:
             floats = [frames.to_float(x.to(device)) for x in inner[k]]  # T 3 H W
             with torch.inference_mode():

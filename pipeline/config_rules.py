@@ -214,7 +214,6 @@ def _evaluation_contradictions(evaluate: "Evaluate | None", ingest: "Ingest | No
     lists = {
         "baselines": evaluate.baselines,
         "video_metrics": evaluate.video_metrics,
-        "seed_ruler.splits": evaluate.seed_ruler.splits,
     }
     for key, names in lists.items():
         if len(set(names)) < len(names):
@@ -232,8 +231,8 @@ def _evaluation_contradictions(evaluate: "Evaluate | None", ingest: "Ingest | No
                 f"evaluate.lpips_network = alexnet: frames have a side of {smallest} pixels, "
                 f"expected at least {ALEXNET_SIDE}; set it to vgg16"
             )
-    if evaluate.samples == 1:
+    if evaluate.n_samples == 1:
         found.append(
-            "evaluate.samples = 1: expected 0, or at least 2 (diversity is a distance between two)"
+            "evaluate.n_samples = 1: expected 0, or at least 2 (diversity is a distance of two)"
         )
     return found

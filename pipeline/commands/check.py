@@ -189,7 +189,7 @@ def _has_bf16() -> bool | None:
 
 def weight_files(settings: Params) -> Iterator[Finding]:
     """Pretrained networks that training or evaluation will read and that are not there."""
-    for sentence in required_weights.faults(settings):
+    for sentence in required_weights.problems(settings):
         yield Finding("error", sentence)
 
 

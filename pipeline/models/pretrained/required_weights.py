@@ -15,97 +15,88 @@ from pipeline.models.pretrained import inception, weights
 from pipeline.models.pretrained.weights import Weights
 
 
-class Wanted(NamedTuple):
+class Requirement(NamedTuple):
     """A weight file and the parameter that asks for it."""
 
     weights: Weights
-    folder: Path | None  # looked at before the package
-    asking: str  # "evaluate.lpips_network = alexnet"
+    parameter: str  # "evaluate.lpips_network = alexnet"
     instead: str  # how to do without
 
 
-def faults(settings: Params) -> Iterator[str]:
+def problems(settings: Params) -> Iterator[str]:
     """A sentence for every weight file that is asked for and missing, or another than expected."""
-    folder = settings.evaluate.weights_folder
-    if folder is not None and not folder.is_dir():
-        yield (
-            f"evaluate.weights_dir = {folder}: no such folder; name one that holds weight files, "
-            'or set it to ""'
-        )
     if settings.evaluate.fid_network == "inception":
         try:
-            inception.verify(inception.required(folder))
+            inception.verified()
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
-    yield from _without_vgg19(settings)
-    yield from _without_gpt2(settings.transformer)
-    for wish in wanted(settings):
+    yield from _vgg19_problems(settings)
+    yield from _gpt2_problems(settings.transformer)
+    for requirement in requirements(settings):
         try:
-            weights.verified(wish.weights, wish.folder)
+            weights.verified(requirement.weights)
         except UserError as error:
-            yield f"{wish.asking}: {error}; or {wish.instead}"
+            yield f"{requirement.parameter}: {error}; or {requirement.instead}"
 
 
-def wanted(settings: Params) -> Iterator[Wanted]:
-    """All that the stages will read, in their order."""
+def requirements(settings: Params) -> Iterator[Requirement]:
+    """All that the stages will read from packages, in their order."""
     if settings.scene_split.detector == "transnetv2":
-        from pipeline.models.pretrained import (
-            transnet,  # imports torch: only where it is needed anyway
-        )
+        # imports torch: only where it is needed anyway
+        from pipeline.models.pretrained import transnet
 
-        asking = "scene_split.detector = transnetv2"
-        yield Wanted(transnet.WEIGHTS, None, asking, "set it to content")
+        parameter = "scene_split.detector = transnetv2"
+        yield Requirement(transnet.WEIGHTS, parameter, "set it to content")
     lpips = {"alexnet": weights.LPIPS_ALEXNET, "vgg16": weights.LPIPS_VGG16}
     if settings.vqgan.context == "keyframes" and settings.flow.method != "dis":
-        asking = f"flow.method = {settings.flow.method}"
-        yield Wanted(weights.RIFE, None, asking, "set it to dis")
+        parameter = f"flow.method = {settings.flow.method}"
+        yield Requirement(weights.RIFE, parameter, "set it to dis")
     loss = settings.vqgan.loss
     if loss.network in lpips:
-        asking = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
-        yield Wanted(lpips[loss.network], None, asking, "set it to none")
+        parameter = f"vqgan.loss.perceptual_loss = {loss.perceptual_loss}"
+        yield Requirement(lpips[loss.network], parameter, "set it to none")
     train = settings.train
     if train.perceptual_loss_weight and train.network(loss) == "vgg16":
-        asking = f"train.perceptual_loss = {train.perceptual_loss}"
+        parameter = f"train.perceptual_loss = {train.perceptual_loss}"
         instead = "set train.perceptual_loss_weight to 0"
-        yield Wanted(weights.LPIPS_VGG16, None, asking, instead)
+        yield Requirement(weights.LPIPS_VGG16, parameter, instead)
     evaluate = settings.evaluate
-    folder = evaluate.weights_folder
     if evaluate.lpips_network in lpips:
-        asking = f"evaluate.lpips_network = {evaluate.lpips_network}"
-        yield Wanted(lpips[evaluate.lpips_network], folder, asking, "set it to none")
-    without_inception = evaluate.fid_network == "auto" and inception.find(folder) is None
-    if evaluate.fid_network == "vgg16" or without_inception:
-        asking = f"evaluate.fid_network = {evaluate.fid_network}"
-        yield Wanted(weights.LPIPS_VGG16, folder, asking, "set it to none")
-    if evaluate.video_metrics or (evaluate.seed_ruler.video_metrics and evaluate.seed_ruler.splits):
-        asking = "evaluate.video_metrics and evaluate.seed_ruler.video_metrics"
-        instead = "set them to [] and false"
-        yield Wanted(weights.I3D_KINETICS, folder, asking, instead)
+        parameter = f"evaluate.lpips_network = {evaluate.lpips_network}"
+        yield Requirement(lpips[evaluate.lpips_network], parameter, "set it to none")
+    if evaluate.fid_network == "vgg16":
+        yield Requirement(weights.LPIPS_VGG16, "evaluate.fid_network = vgg16", "set it to none")
+    if evaluate.video_metrics:
+        yield Requirement(weights.I3D_KINETICS, "evaluate.video_metrics", "set it to []")
+    if evaluate.thesis_metrics == "full":
+        yield Requirement(
+            weights.I3D_KINETICS, "evaluate.thesis_metrics = full", "set it to test or none"
+        )
     if "rife" in evaluate.baselines:
-        yield Wanted(weights.RIFE, folder, "evaluate.baselines", "remove rife from the list")
+        yield Requirement(weights.RIFE, "evaluate.baselines", "remove rife from the list")
 
 
-def _without_vgg19(settings: Params) -> Iterator[str]:
+def _vgg19_problems(settings: Params) -> Iterator[str]:
     """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
     loss, train = settings.vqgan.loss, settings.train
-    asking = []
+    parameters = []
     if loss.network == "vgg19":
         key = "style_network" if loss.perceptual_loss == "style" else "perceptual_loss"
-        asking.append(f"vqgan.loss.{key}")
+        parameters.append(f"vqgan.loss.{key}")
     if train.perceptual_loss_weight and train.network(loss) == "vgg19":
         style = train.perceptual_loss == "style"
-        asking.append("vqgan.loss.style_network" if style else "train.perceptual_loss")
-    if not asking:
+        parameters.append("vqgan.loss.style_network" if style else "train.perceptual_loss")
+    if not parameters:
         return
     from pipeline.models.pretrained import vgg  # imports torch: only where it is needed anyway
 
     try:
         vgg.verify(Path(loss.vgg19_file))
     except UserError as error:
-        yield f"{' and '.join(dict.fromkeys(asking))} = vgg19: {error}; or set it to vgg16"
+        yield f"{' and '.join(dict.fromkeys(parameters))} = vgg19: {error}; or set it to vgg16"
 
 
-def _without_gpt2(transformer: Transformer) -> Iterator[str]:
+def _gpt2_problems(transformer: Transformer) -> Iterator[str]:
     """A sentence where pretrained weights are not there or of other sizes. No hub is asked."""
     source, folder = transformer.pretrained, Path(transformer.pretrained)
     if not source:
@@ -119,12 +110,12 @@ def _without_gpt2(transformer: Transformer) -> Iterator[str]:
         return
     kind = transformer.transformer_type
     own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
-    ours, theirs = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
+    wanted, sizes = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
     if local:
         config = read_json(folder / "config.json")
-        theirs = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
-    if theirs and theirs != ours:
+        sizes = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
+    if sizes and sizes != wanted:
         yield (
-            f"transformer.pretrained = {source}: it has {theirs} layers, heads and width, and "
-            f"transformer.transformer_type = {kind} has {ours}; choose the published sizes"
+            f"transformer.pretrained = {source}: it has {sizes} layers, heads and width, and "
+            f"transformer.transformer_type = {kind} has {wanted}; choose the published sizes"
         )

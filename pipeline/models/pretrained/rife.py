@@ -7,7 +7,6 @@ arXiv:2011.06294). In: two pictures float `1 3 H W` in [0, 1] and times `K` in (
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +53,10 @@ class Rife(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
-    def pretrained(cls, folder: Path | None = None) -> "Rife":
-        """The published network, from `folder` or its package; UserError where neither has it."""
+    def pretrained(cls) -> "Rife":
+        """The published network, from its package; UserError where that is missing."""
         model = cls()
-        model.load_published(weights.read_tensors(weights.RIFE, folder))
+        model.load_published(weights.read_tensors(weights.RIFE))
         return model.eval()
 
     def load_published(self, published: dict[str, torch.Tensor]) -> None:

