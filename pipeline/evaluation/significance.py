@@ -22,7 +22,13 @@ import pandas as pd
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from pipeline.evaluation.summary import HIGHER_IS_BETTER, MODEL, UNTRAINED, WITHOUT_CODES
+from pipeline.evaluation.summary import (
+    HIGHER_IS_BETTER,
+    MODEL,
+    ROUND_TRIP,
+    UNTRAINED,
+    WITHOUT_CODES,
+)
 
 TAIL = 0.025  # on each side
 FEWEST_VIDEOS = 5  # of fewer no interval is given: even the widened one would promise too much
@@ -33,6 +39,9 @@ ABLATIONS = (UNTRAINED, WITHOUT_CODES)  # of the model itself: what training, an
 CRITERIA = (("psnr", "ssim"), ("lpips", "line_chamfer"), ("motion_error",))  # one of each
 DISPLAY_NAMES = {
     MODEL: "Nakawari",
+    UNTRAINED: "before training",
+    WITHOUT_CODES: "decoder alone",
+    ROUND_TRIP: "from true codes",
     "cross_fade": "cross-fade",
     "rife": "RIFE",
     "psnr": "PSNR",
@@ -172,12 +181,12 @@ def verdict(pairs: pd.DataFrame) -> str:
     won = [name for name in unmet if not unmet[name]]
     lost = [name for name in unmet if unmet[name]]
     if not lost:
-        return f"{where} better than those of {_listed(won, 'and')}."
+        return f"{where} better than those by {_listed(won, 'and')}."
     if not won:
-        return f"{where} not clearly better than those of {_listed(lost, 'or')}."
+        return f"{where} not clearly better than those by {_listed(lost, 'or')}."
     return (
-        f"{where} better than those of {_listed(won, 'and')}, "
-        f"but not clearly better than those of {_listed(lost, 'or')}."
+        f"{where} better than those by {_listed(won, 'and')}, "
+        f"but not clearly better than those by {_listed(lost, 'or')}."
     )
 
 

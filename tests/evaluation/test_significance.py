@@ -72,9 +72,9 @@ NAMES = ("cross_fade", "optical_flow", "rife")
 @pytest.mark.parametrize(
     ("won", "rest"),
     [
-        (NAMES, " better than those of cross-fade, optical flow and RIFE."),
-        ((), " not clearly better than those of cross-fade, optical flow or RIFE."),
-        (NAMES[:1], " better than those of cross-fade, but not clearly better than those of "
+        (NAMES, " better than those by cross-fade, optical flow and RIFE."),
+        ((), " not clearly better than those by cross-fade, optical flow or RIFE."),
+        (NAMES[:1], " better than those by cross-fade, but not clearly better than those by "
                     "optical flow or RIFE."),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_verdict_is_one_sentence(won, rest):
 )
 def test_every_criterion_must_be_met(gain, unmet, met):
     said, why = judged(made({"cross_fade": gain, "rife": GOOD}))
-    assert "better than those of RIFE, but not clearly better than those of cross-fade" in said
+    assert "better than those by RIFE, but not clearly better than those by cross-fade" in said
     assert why.startswith("Against cross-fade: not better in ") and "RIFE" not in why
     assert all(words in why for words in unmet) and met not in why
 

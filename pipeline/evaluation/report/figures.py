@@ -143,7 +143,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     small.save(path, optimize=True)
 
 
-def line_chart(lines: pd.DataFrame, y_label: str) -> str:
+def line_chart(lines: pd.DataFrame, y_label: str, y_scale: str = "linear") -> str:
     """SVG, equal bytes for equal data: a line a column over the index, whose name labels x."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -156,7 +156,7 @@ def line_chart(lines: pd.DataFrame, y_label: str) -> str:
             style = {"marker": "o" if len(values) <= 30 else None, "markersize": 3}
             style |= {"color": COLORS[k % len(COLORS)], "linewidth": 2.6 if name == MODEL else 1.5}
             axes.plot(values.index, values, label=display_name(name), **style)
-        axes.set(xlabel=lines.index.name, ylabel=y_label)
+        axes.set(xlabel=lines.index.name, ylabel=y_label, yscale=y_scale)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         if len(lines.columns) > 1:

@@ -6,6 +6,7 @@ the same data gives the same bytes.
 """
 
 import base64
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,7 @@ def render(
         lstrip_blocks=True,
     )
     groups, pairs = frames["groups"], frames["paired"]
+    codebook = frames["codebook"].set_index("rank")[["share"]]
     truths = {"high": details["truth_high_motion"], "all": details["truth"]}
     return environment.get_template(TEMPLATE).render(
         details=details,
@@ -68,11 +70,14 @@ def render(
         tokenizer=tables.tokenizer(details["tokenizer"]),
         reconstruction=data_uri(folder / "reconstruction.png"),
         by_frame=_by_frame(frames["by_frame"]),
-        codebook=_chart(frames["codebook"].set_index("rank")[["share"]], "share of all tokens"),
+        codebook=_chart(codebook, "share of all tokens", "log"),
         set_distances=tables.set_distances(details),
         thesis=tables.thesis(details.get("thesis_metrics", {})),
         trainings=[(name, _training(table)) for name, table in histories.items()],
-        parameters=tables.parameters(parameters),
+        parameters=[
+            f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in parameters.items()
+        ],
         error_white=ERROR_WHITE,
     )
 
@@ -82,8 +87,8 @@ def data_uri(path: Path) -> str:
     return f"data:{KINDS[path.suffix]};base64,{content}"
 
 
-def _chart(lines: pd.DataFrame, y_label: str) -> str:
-    svg = line_chart(lines, y_label).encode()
+def _chart(lines: pd.DataFrame, y_label: str, y_scale: str = "linear") -> str:
+    svg = line_chart(lines, y_label, y_scale).encode()
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
@@ -97,5 +102,5 @@ def _by_frame(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _training(history: pd.DataFrame) -> str:
-    names = [name for name in ("total", "mae", "cross_entropy") if name in history]
+    names = [name for name in ("total", "mae") if name in history]
     return _chart(history.set_index("step")[names], "loss")

@@ -9,13 +9,13 @@ from pipeline.evaluation.summary import HIGHER_IS_BETTER, MODEL, ROUND_TRIP
 
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 4, "line_chamfer": 3, "motion_ratio": 2}
 DIGITS |= {"motion_error": 2, "control_point_ratio": 2, "flicker": 2, "flicker_still": 2}
-DIGITS |= {"repeated": 2, "diversity": 1, "n": 0}
+DIGITS |= {"repeated": 2, "diversity": 1, "n": 0, "images": 0, "samples": 0}
 TITLES = {
     "psnr": "PSNR dB",
     "line_chamfer": "line distance %",
     "motion_ratio": "motion",
     "control_point_ratio": "last step",
-    "flicker_still": "flicker, still parts",
+    "flicker_still": "flicker, still",
     "n": "clips",
 }
 METHODS = {  # of the first table, in its order
@@ -84,7 +84,9 @@ def differences(pairs: pd.DataFrame) -> str:
 
 
 def tokenizer(numbers: dict) -> str:
-    return _html(pd.DataFrame({"": numbers}).rename(index=title), index=str)
+    names = ("psnr", "ssim", "lpips", "codebook_usage", "perplexity")
+    row = {name: numbers[name] for name in names if name in numbers} | {"images": numbers["n"]}
+    return _html(pd.DataFrame([row], ["reconstruction"]))
 
 
 def set_distances(details: dict) -> str:
@@ -97,7 +99,7 @@ def set_distances(details: dict) -> str:
                 value = numbers.get(f"{key}_half", numbers[key])
                 beside = [numbers[f"{key}_{end}"] for end in ("floor", "floor_deviation", "n")]
                 rows.append([display_name(name), key, value, *beside, rank])
-    columns = ["", "distance", "half against half", "floor", "deviation of the floor", "n", "ranks"]
+    columns = ["", "distance", "half against half", "floor", "its deviation", "samples", "ranks"]
     return _html(pd.DataFrame(rows, columns=columns).set_index("")) if rows else ""
 
 
@@ -109,13 +111,8 @@ def thesis(numbers: dict) -> str:
         for name, metrics in methods.items()
         for metric, values in sorted(metrics.items())
     }
-    return _html(pd.DataFrame.from_dict(rows, orient="index"), index=str) if rows else ""
-
-
-def parameters(flat: dict) -> str:
-    values = {key: "[]" if value == [] else value for key, value in flat.items()}
-    table = pd.Series(values, dtype=object).astype(str).to_frame("value")
-    return _html(table, index=str)
+    columns = ["mean", "deviation", "n"]
+    return _html(pd.DataFrame.from_dict(rows, "index")[columns], index=str) if rows else ""
 
 
 def title(name: str) -> str:
@@ -126,6 +123,7 @@ def title(name: str) -> str:
 
 def _html(table: pd.DataFrame, labels: dict | None = None, index=display_name) -> str:
     """Numbers by their metric's digits, the best of a column bold, what does not compete grey."""
+    table = table.rename_axis(index=None)
     classes = pd.DataFrame("", table.index, table.columns)
     competing = [name for name in table.index if name not in (ROUND_TRIP, "true frames")]
     formats = {}
@@ -142,7 +140,7 @@ def _html(table: pd.DataFrame, labels: dict | None = None, index=display_name) -
     style.set_td_classes(classes).set_uuid("").set_table_attributes('class="numbers"')
     style.cell_ids = False
     style.format_index(labels.get if labels else index, escape="html")
-    style.format_index(title, axis=1, level=-1)
+    style.format_index(title, axis=1, level=table.columns.nlevels - 1)
     return style.to_html(sparse_columns=True)
 
 

@@ -126,7 +126,8 @@ def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
 def test_torch_is_imported_only_where_transnet_is_chosen():
     code = (
         "import sys; from pipeline import config; "
-        "from pipeline.models.pretrained import required_weights; import stages.scene_split; list(required_weights.requirements(config.load())); "
+        "from pipeline.models.pretrained import required_weights; import stages.scene_split; "
+        "list(required_weights.requirements(config.load())); "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
