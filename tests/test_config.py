@@ -119,7 +119,10 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
         ({"vqgan.vqvae.num_embeddings": 65537}, "vqgan.vqvae.num_embeddings = 65537: expected"),
         ({"evaluate.baselines": ["raft"]}, "evaluate.baselines.0 = 'raft': expected 'black'"),
-        ({"evaluate.seed_ruler.repetitions": 0}, "evaluate.seed_ruler.repetitions = 0: expected"),
+        (
+            {"evaluate.thesis_metrics": "train"},
+            "evaluate.thesis_metrics = 'train': expected 'none'",
+        ),
         ({"vqgan.autoencoder.channels_multiplier": []}, "channels_multiplier = []: "),
         ({"vqgan.autoencoder.channels_multiplier": [1, 0]}, "channels_multiplier.1 = 0: expected"),
     ],
@@ -202,7 +205,7 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             {"evaluate.baselines": ["black", "black"], "evaluate.video_metrics": []},
             "each name once",
         ),
-        ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
+        ({"evaluate.n_samples": 1}, "evaluate.n_samples = 1: expected 0, or at least 2"),
         (
             {"ingest.height": 16, "vqgan.loss.perceptual_loss": "none"},
             "evaluate.lpips_network = alexnet: frames have a side of 16 pixels, expected at",
