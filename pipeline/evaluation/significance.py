@@ -89,7 +89,7 @@ def bootstrap_interval(
             drawn = rng.multinomial(n_videos, np.full(n_videos, 1 / n_videos), size)  # size videos
             means.append((drawn @ sums) / (drawn @ counts))
         tail = expanded_tail(n_videos)
-        low, high = (float(end) for end in np.quantile(np.concatenate(means), (tail, 1 - tail)))
+        low, high = np.quantile(np.concatenate(means), (tail, 1 - tail)).tolist()
     return Interval(float(values.mean()), low, high, len(values), n_videos)
 
 

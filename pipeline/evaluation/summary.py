@@ -94,7 +94,7 @@ def summarize(rows: pd.DataFrame) -> dict:
     """
     content = {}
     for suffix, part in (("", rows), ("_high_motion", rows[rows.group == "high"])):
-        methods = {name: method_metrics(mine) for name, mine in part.groupby("method")}
+        methods = {name: method_metrics(group) for name, group in part.groupby("method")}
         content[f"inbetween{suffix}"] = methods.pop(MODEL)
         content[f"baselines{suffix}"] = methods
         of_model = part[part.method == MODEL]
@@ -108,9 +108,9 @@ def group_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a motion group and method, all clips as group `all` first."""
     parts = {"all": rows} | {group: rows[rows.group == group] for group in GROUPS}
     table = [
-        {"group": group, "method": name} | method_metrics(mine)
+        {"group": group, "method": name} | method_metrics(of_method)
         for group, part in parts.items()
-        for name, mine in part.groupby("method", sort=False)
+        for name, of_method in part.groupby("method", sort=False)
     ]
     return pd.DataFrame(table)
 

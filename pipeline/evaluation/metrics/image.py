@@ -33,7 +33,8 @@ def ssim(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"SSIM needs images of at least {WINDOW} pixels, got {images.shape}")
     # Around middle grey: where an image is flat and bright, a variance is a small difference of
     # squares, and those of 255 lose the digits that count.
-    a, b = (x.movedim(-1, 1).float() - MIDDLE for x in (images, truth))  # B 3 H W
+    a = images.movedim(-1, 1).float() - MIDDLE  # B 3 H W
+    b = truth.movedim(-1, 1).float() - MIDDLE
     mean_a, mean_b = _gaussian_blur(a), _gaussian_blur(b)
     var_a, var_b = _gaussian_blur(a * a) - mean_a**2, _gaussian_blur(b * b) - mean_b**2
     covariance = _gaussian_blur(a * b) - mean_a * mean_b
