@@ -143,19 +143,25 @@ def frechet_lines(count: int = 21, width: int = 400) -> list[dict]:
 
 
 class Ready:
-    """In the place of a model whose clips were drawn elsewhere: gives cross-fades at once."""
+    """In the place of a model whose clips were generated elsewhere: gives cross-fades at once."""
+
+    has_context = False
 
     def __init__(self, device: torch.device, codes: int = 64) -> None:
         self.device, self.ingest = device, config.load().ingest
         self.tokenizer = SimpleNamespace(codebook=torch.zeros(codes, 1))
 
-    def draw(self, first, last, n_frames, style, pick=None) -> list[torch.Tensor]:
+    def generate(self, first, last, n_frames, decoding, generator) -> list[torch.Tensor]:
         ends = zip(first, last, n_frames, strict=True)
         clips = [torch.stack([a, *[b] * (n - 1)]) for a, b, n in ends]
         return [torch.cat([clip[:1], cross_fade(clip), clip[-1:]]) for clip in clips]
 
-    def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return images // 2 * 2, images[:, ::8, ::8, 0].flatten(1).long() % 64
+    def given_frame(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def round_trip(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inner = clip[1:-1]
+        return inner // 2 * 2, inner[:, ::8, ::8, 0].flatten(1).long() % 64
 
 
 def whole(count: int, device: torch.device) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Distances of sets of features: by hand, against clean-fid and scikit-learn; their halvings."""
+"""Distances of sets of features: by hand, against clean-fid and scikit-learn; split in half."""
 
 import numpy as np
 import pytest
