@@ -41,7 +41,7 @@ ROWS: dict[str, dict] = {
     "even_timing": {"flow.easing": False},
     "no_lpips": {"vqgan.loss.perceptual_loss": "none"},
     "no_edges": {"vqgan.loss.edge_weight": 0.0},
-    "worst_pixel": {"vqgan.loss.worst_pixel_weight": 0.03},
+    "no_mse": {"vqgan.loss.mse_weight": 0.0},
     "adversarial": {"vqgan.loss.discriminator.factor": 1.0},
     "encoder_network": {"vqgan.keyframes.encoder": "network"},
     "tokens_8": {"vqgan.keyframes.patch_size": 32},

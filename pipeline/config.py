@@ -263,7 +263,7 @@ class VqganLoss(Section):
     perceptual_subset: Annotated[int, Field(ge=0)]
     style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
-    worst_pixel_weight: Weight
+    mse_weight: Weight
     edge_weight: Weight
 
     @property

@@ -56,7 +56,7 @@ TINY = {
             "vqvae": {"codebook_weight": 1.0, "perceptual_weight": 0.1},
             "perceptual_loss": "none",
             "perceptual_subset": 0,
-            "worst_pixel_weight": 0.0,
+            "mse_weight": 0.0,
             "edge_weight": 0.0,
         },
         "trainer": {

@@ -52,7 +52,7 @@ class NotFinite(UserError):
 
 
 class InBetweener:
-    """Tokenizer and transformer of one run, ready to draw."""
+    """Tokenizer and transformer of one run, ready to generate."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class InBetweener:
     def without_codes(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
     ) -> list[torch.Tensor]:
-        """The decoder alone, told no codes: what tokens and transformer add to."""
+        """The decoder alone, without codes: the baseline of tokens and transformer."""
         assert self.has_context
         size = (max(n_frames), len(first), self.tokenizer.tokens_per_frame)
         ids = torch.full(size, self.tokenizer.null_code, device=self.device)
@@ -149,7 +149,7 @@ class InBetweener:
     def round_trip(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """True clip uint8 `n H W 3`: its inner frames through the tokenizer, uint8 `n-2 H W 3`.
 
-        Also their ids `n-2 N`. What a transformer without error would draw.
+        Also their ids `n-2 N`. The result of a transformer without error.
         """
         inner = frames.to_float(clip[1:-1].to(self.device))
         with autocast(self.device, self.precision):
@@ -209,7 +209,7 @@ class InBetweener:
         lengths = torch.tensor(n_frames, device=self.device)
         with autocast(self.device, self.precision):
             if self.has_context:
-                # At times 0 and 1 the eased warp is the keyframe itself: all as foreseen.
+                # At times 0 and 1 the eased warp is the keyframe itself: code 0 everywhere.
                 tokens = self.tokenizer.tokens_per_frame
                 first_ids = last_ids = torch.zeros(
                     len(first), tokens, dtype=torch.int64, device=self.device

@@ -77,7 +77,7 @@ def test_errors_count_relative_to_that_of_the_warp(task):
 def test_without_any_codes_the_decoder_alone_is_trained(task, run):
     trained = task(NETWORK | {"vqgan.keyframes.frames_without_codes": 1.0})
     trained.module.train()
-    assert not trained._told_codes(16).any()
+    assert not trained._known_codes(16).any()
     before = trained.tokenizer.decoder.masks.weight.clone()
     loss = next(iter(trained.losses([0, 1, 2, 3], 0, 0)))
     commitment = trained.settings.loss.vqvae.codebook_weight * loss.parts["commitment"]
@@ -90,7 +90,7 @@ def test_without_any_codes_the_decoder_alone_is_trained(task, run):
 
 def test_codes_are_dropped_in_their_shares(task):
     made = task({"vqgan.keyframes.frames_without_codes": 0.4, "vqgan.keyframes.dropped_codes": 0.3})
-    kept = made._told_codes(4000)
+    kept = made._known_codes(4000)
     without = (kept.flatten(1).sum(1) == 0).float().mean()
     assert float(without) == pytest.approx(0.4, abs=0.03)
     assert float(kept[kept.flatten(1).any(1)].mean()) == pytest.approx(0.85, abs=0.03)

@@ -51,14 +51,14 @@ def test_augmentation_changes_what_is_trained_on_and_not_what_is_measured(vqgan_
 
 
 def test_perceptual_and_other_losses_are_weighed(vqgan_task, context):
-    weights = {"vqgan.loss.edge_weight": 0.5, "vqgan.loss.worst_pixel_weight": 0.2}
+    weights = {"vqgan.loss.edge_weight": 0.5, "vqgan.loss.mse_weight": 0.2}
     task = vqgan_task(context | weights)
     task.perceptual = lambda drawn, images: (drawn - images).square().mean()
     (loss,) = task.losses([0, 1], 0, 0)
     parts = loss.parts
     wanted = parts["mae"] + parts["commitment"] + 0.1 * parts["perceptual"]
-    wanted = wanted + 0.5 * parts["edge"] + 0.2 * parts["worst_pixel"]
-    assert parts["perceptual"] > 0 and parts["edge"] > 0 and parts["worst_pixel"] > 0
+    wanted = wanted + 0.5 * parts["edge"] + 0.2 * parts["mse"]
+    assert parts["perceptual"] > 0 and parts["edge"] > 0 and parts["mse"] > 0
     assert loss.total.item() == pytest.approx(wanted.item())
 
 
@@ -81,6 +81,7 @@ def test_gradients_are_those_of_the_plain_sum(vqgan_task, context):
         "vqgan.vqvae.quantizer": "vq" if context == IMAGES else "ema",
         "vqgan.keyframes.encoder": "network",
         "vqgan.loss.edge_weight": 0.5,
+        "vqgan.loss.mse_weight": 0.3,
         "vqgan.loss.discriminator.weighting": "fixed",
         "vqgan.loss.discriminator.weight": 0.7,
     }
@@ -91,12 +92,13 @@ def test_gradients_are_those_of_the_plain_sum(vqgan_task, context):
     wanted.tokenizer.load_state_dict(found.tokenizer.state_dict())
     wanted.gan.load_state_dict(found.gan.state_dict())
     next(found.losses([0, 1], 0, 9)).total.backward()
-    images, drawn, quantized, weight = wanted._reconstruct([0, 1], 0)
-    weight = torch.ones(2) if weight is None else weight
-    total = (weight * (drawn - images).abs().mean((1, 2, 3))).mean()
-    total = total + 0.5 * (weight * edge_loss(drawn, images)).mean()
+    batch = wanted._reconstruct([0, 1], 0)
+    images, decoded, quantized = batch.images, batch.decoded, batch.quantized
+    total = (batch.weight * (decoded - images).abs().mean((1, 2, 3))).mean()
+    total = total + 0.3 * (batch.mse_weight * (decoded - images).square().mean((1, 2, 3))).mean()
+    total = total + 0.5 * (batch.weight * edge_loss(decoded, images)).mean()
     total = total + quantized.commitment_loss + quantized.codebook_loss
-    (total + 0.7 * generator_loss(wanted.gan.discriminator(drawn, images), "hinge")).backward()
+    (total + 0.7 * generator_loss(wanted.gan.discriminator(decoded, images), "hinge")).backward()
     ours, theirs = gradients(found.tokenizer), gradients(wanted.tokenizer)
     assert ours.keys() == theirs.keys() and len(ours) > 10
     for name in ours:
@@ -134,9 +136,10 @@ def test_the_adversarial_part_is_scaled_to_the_reconstruction(vqgan_task, contex
     layer = task.tokenizer.decoder.last_layer
     torch.nn.init.normal_(layer, std=0.1)
     task.tokenizer.eval()
-    images, drawn, _, weight = task._reconstruct([0, 1], 0)
-    total = ((drawn - images).abs().mean((1, 2, 3)) * (1 if weight is None else weight)).mean()
-    fooled = generator_loss(task.gan.discriminator(drawn, images), "hinge")
+    batch = task._reconstruct([0, 1], 0)
+    images, decoded = batch.images, batch.decoded
+    total = (batch.weight * (decoded - images).abs().mean((1, 2, 3))).mean()
+    fooled = generator_loss(task.gan.discriminator(decoded, images), "hinge")
     (ours,) = torch.autograd.grad(total, layer, retain_graph=True)
     (theirs,) = torch.autograd.grad(fooled, layer)
     parts = next(task.losses([0, 1], 0, 5)).parts
@@ -245,7 +248,7 @@ def test_code_0_stays_as_foreseen(vqgan_task, run):
 def test_codes_are_left_out_in_training(vqgan_task, without, dropped, kept):
     names = ("vqgan.keyframes.frames_without_codes", "vqgan.keyframes.dropped_codes")
     task = vqgan_task(dict(zip(names, (float(without), float(dropped)), strict=True)))
-    share = task._told_codes(400).mean().item()
+    share = task._known_codes(400).mean().item()
     assert share == pytest.approx(kept, abs=0.05) and (kept == 0.5 or share == kept)
 
 

@@ -2,7 +2,7 @@
 
 Token ids are greedy (temperature 0) or sampled, from the k most likely ones (`top_k`) or from the
 fewest that make up a share p (`top_p`: Holtzman et al., 2020, arXiv:1904.09751). A tokenizer with
-context can be told just some of a frame's tokens: greedy ones that are less likely than
+context can do with only some of a frame's tokens: greedy ones that are less likely than
 `min_confidence` become the null code, id V. A full-clip sequence keeps keys and values of the last
 frame, the first one and the window of previous frames: time and memory for a frame do not grow with
 the clip.

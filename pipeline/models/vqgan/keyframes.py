@@ -1,4 +1,4 @@
-"""The tokenizer with context: token ids that say what the warped keyframes do not tell.
+"""The tokenizer with context: token ids for what the warped keyframes lack.
 
     encode(images, context) -> ids        what of the frame differs from the eased warp, by patch
     decode(ids, context)    -> images     a mix of warped keyframes, corrected, and a residual
@@ -9,7 +9,7 @@ Micheli et al., "Efficient World Models with Context-Aware Tokenization" (Delta-
 arXiv:2406.19320); here the other frames are both keyframes.
 
 Codes start linear: D principal components of the differences' patches, k-means among those. Code 0
-is pinned to zero, "as the eased warp". Id V is the null code, "not told": there the decoder is on
+is pinned to zero, "as the eased warp". Id V is the null code, "unknown": there the decoder is on
 its own, a learnt interpolator. It starts as exactly the eased warp plus the difference that the
 codes say: nothing is worse than the start.
 """
@@ -75,12 +75,12 @@ class KeyframeTokenizer(nn.Module):
 
     @property
     def null_code(self) -> int:
-        """The id of a token that is not told."""
+        """The id of an unknown token."""
         return len(self.codebook)
 
     @property
     def context_channels(self) -> int:
-        """C of the features that the transformer is told."""
+        """C of the features that condition the transformer."""
         return self.decoder.coarse_channels
 
     @torch.no_grad()
@@ -109,7 +109,7 @@ class KeyframeTokenizer(nn.Module):
 
     @torch.no_grad()
     def pin_first_code(self) -> None:
-        """Code 0 stays "as foreseen", wherever training moves the codebook."""
+        """Code 0 stays "as the eased warp", wherever training moves the codebook."""
         self.quantizer.codebook[0] = 0
 
     def quantize(
@@ -140,26 +140,28 @@ class KeyframeTokenizer(nn.Module):
 
         output: the context of the same frames at the size of the output; by default the model's.
         """
-        told = (ids != self.null_code).unflatten(1, self.grid)[:, None].float()  # B 1 h w
+        known = (ids != self.null_code).unflatten(1, self.grid)[:, None].float()  # B 1 h w
         vectors = F.embedding(ids.clamp(max=self.null_code - 1), self.codebook)  # B N D
         vectors = vectors.movedim(-1, 1).unflatten(2, self.grid)
-        composed = compose(self.forward(vectors, told, context), output or context)
+        composed = compose(self.forward(vectors, known, context), output or context)
         return composed.clamp(-1, 1)
 
-    def forward(self, vectors: torch.Tensor, told: torch.Tensor, context: Context) -> DecoderOutput:
+    def forward(
+        self, vectors: torch.Tensor, known: torch.Tensor, context: Context
+    ) -> DecoderOutput:
         """Quantized vectors `B D h w` to how the frames are composed.
 
-        told: `B 1 h w`, 1 where the decoder is told the code, 0 where it is not.
+        known: `B 1 h w`, 1 where the decoder gets the code, 0 where it has to do without.
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            difference = self.to_difference(vectors.float() * told)  # B 3 H W
-        return self.decoder(context, difference, told)
+            difference = self.to_difference(vectors.float() * known)  # B 3 H W
+        return self.decoder(context, difference, known)
 
     def context_features(self, context: Context) -> torch.Tensor:
         """What the decoder sees of the context, without codes, on the token grid: `B N C`."""
         nothing = torch.zeros_like(context.eased)
-        told = nothing[:, :1, : self.grid[0], : self.grid[1]]
-        _, coarse = self.decoder.encode(context, nothing, told)
+        known = nothing[:, :1, : self.grid[0], : self.grid[1]]
+        _, coarse = self.decoder.encode(context, nothing, known)
         return F.adaptive_avg_pool2d(coarse.float(), self.grid).flatten(2).transpose(1, 2)
 
 
@@ -226,20 +228,20 @@ class Synthesis(nn.Module):
         return self.masks.weight
 
     def encode(
-        self, context: Context, difference: torch.Tensor, told: torch.Tensor
+        self, context: Context, difference: torch.Tensor, known: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features `B c H/4 W/4` and `B 2c H/8 W/8` of the candidates."""
         candidates = torch.cat([*context.images, context.eased + difference], 1)  # B 3K H W
         x = F.pixel_unshuffle(candidates, PIXELS)  # B 48K H/4 W/4
-        told = F.interpolate(told, x.shape[2:], mode="nearest")
-        x = torch.cat([x, context.time.expand(-1, 1, *x.shape[2:]), told], 1)
+        known = F.interpolate(known, x.shape[2:], mode="nearest")
+        x = torch.cat([x, context.time.expand(-1, 1, *x.shape[2:]), known], 1)
         fine = self.fine(self.inputs(x))
         return fine, self.coarse(self.down(fine))
 
     def forward(
-        self, context: Context, difference: torch.Tensor, told: torch.Tensor
+        self, context: Context, difference: torch.Tensor, known: torch.Tensor
     ) -> DecoderOutput:
-        fine, coarse = self.encode(context, difference, told)
+        fine, coarse = self.encode(context, difference, known)
         coarse = coarse + self.up_deep(self.deep(self.down_again(coarse)))
         top = self.top(fine + self.up(self.middle(coarse)))  # B c H/4 W/4
         out = OUTPUT_GAIN * F.pixel_shuffle(self.masks(top), PIXELS).float()  # B K+3 H W
@@ -267,6 +269,6 @@ class EncoderNetwork(nn.Module):
 
     def forward(self, difference: torch.Tensor, context: Context) -> torch.Tensor:
         """`B 3 H W` to `B D h w`."""
-        seen = [difference, context.warped_first, context.warped_last, context.eased]
-        x = self.blocks(self.inputs(F.pixel_unshuffle(torch.cat(seen, 1), PIXELS)))
+        inputs = [difference, context.warped_first, context.warped_last, context.eased]
+        x = self.blocks(self.inputs(F.pixel_unshuffle(torch.cat(inputs, 1), PIXELS)))
         return self.out(F.adaptive_avg_pool2d(x, self.grid))

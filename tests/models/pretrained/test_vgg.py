@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.pretrained.test_lpips import needs_weights
 from torch import nn
 
 from pipeline import runtime
@@ -105,6 +106,7 @@ def test_activations_are_those_of_torchvisions_network(torchvisions, save):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.std().item())
 
 
+@needs_weights
 def test_vgg16_has_the_convolutions_that_lpips_has():
     ours = [conv for group in VggFeatures.vgg16().groups for conv in group]
     theirs = Lpips.pretrained("vgg16").convs
