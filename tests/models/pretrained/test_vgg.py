@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.pretrained.test_lpips import needs_weights
 from torch import nn
 
 from pipeline import runtime
@@ -24,6 +23,7 @@ from pipeline.models.pretrained.vgg import (
     read_torchvision,
     verify,
 )
+from tests.models.pretrained.test_lpips import needs_weights
 
 SHOWN = {"VGG16": (3, 8, 13, 20, 27), "VGG19": (3, 8, 13, 22, 31)}  # ReLUs in torchvision's list
 
