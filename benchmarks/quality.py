@@ -31,8 +31,8 @@ FAST = {  # of the evaluation: nothing that the table does not show
     "tracking.enabled": False,
     "evaluate.fid_network": "none",
     "evaluate.video_metrics": [],
-    "evaluate.samples": 0,
-    "evaluate.seed_ruler.splits": [],
+    "evaluate.n_samples": 0,
+    "evaluate.thesis_metrics": "none",
 }
 ROWS: dict[str, dict] = {
     "default": {},
@@ -117,7 +117,7 @@ def run_row(changes: dict, factor: float, data: Path, keep: Path | None, name: s
             if done.returncode:
                 raise SystemExit(f"{name}, {stage}: {done.stderr.decode()[-2000:]}")
             seconds[stage] = round(time.perf_counter() - start, 1)
-        metrics = json.loads((folder / "evaluation/metrics.json").read_text())
+        metrics = json.loads((folder / "evaluation/details.json").read_text())
         if keep:
             shutil.copytree(folder, keep / name, dirs_exist_ok=True, symlinks=True)
         return {"seconds": seconds, "metrics": metrics, "groups": groups(folder)}
@@ -145,7 +145,7 @@ def groups(folder: Path) -> dict:
 
     table = pd.read_csv(folder / "evaluation/groups.csv")
     return {
-        group: {row.candidate: round(row.psnr, 3) for row in rows.itertuples()}
+        group: {row.method: round(row.psnr, 3) for row in rows.itertuples()}
         for group, rows in table.groupby("group")
     }
 

@@ -389,25 +389,14 @@ Baseline = Literal[
 ]
 
 
-class SeedRuler(Section):
-    splits: list[Literal["test", "train"]]
-    repetitions: Annotated[int, Field(ge=1, le=100)]
-    video_metrics: bool
-
-
 class Evaluate(Section):
-    batch_size: Count
     decoding: Decoding
     baselines: list[Baseline]
     lpips_network: Literal["alexnet", "vgg16", "none"]
-    fid_network: Literal["auto", "inception", "vgg16", "none"]
+    fid_network: Literal["inception", "vgg16", "none"]
     video_metrics: list[Literal["model"] | Baseline]
-    samples: Annotated[int, Field(ge=0, le=100)]
-    halvings: Annotated[int, Field(ge=2, le=1000)]
-    resamples: Annotated[int, Field(ge=100, le=100_000)]
-    seed_ruler: SeedRuler
-    weights_dir: str
-    strips: Count
+    n_samples: Annotated[int, Field(ge=0, le=100)]
+    thesis_metrics: Literal["none", "test", "full"]
 
     def broken_rules(self) -> Iterator[str]:
         for key in ("baselines", "video_metrics"):
@@ -419,12 +408,8 @@ class Evaluate(Section):
                 f"evaluate.video_metrics: expected model and names from evaluate.baselines, and "
                 f"{', '.join(absent)} not among {self.baselines}"
             )
-        if self.samples == 1:
-            yield "evaluate.samples = 1: expected 0, or at least 2, whose distance is measured"
-
-    @property
-    def weights_folder(self) -> Path | None:
-        return Path(self.weights_dir) if self.weights_dir else None
+        if self.n_samples == 1:
+            yield "evaluate.n_samples = 1: expected 0, or at least 2, whose distance is measured"
 
 
 class Tracking(Section):

@@ -20,8 +20,8 @@ def main() -> None:
         precision = settings.base.precision
         model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
         clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
-        content = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
-        run.finish(content, OUT)
+        summary = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
+        run.finish(summary, OUT)
 
 
 if __name__ == "__main__":

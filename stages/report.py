@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots, is_picture
+from pipeline.evaluation.report.tables import results_text
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 
@@ -16,6 +17,8 @@ def main() -> None:
         run.publish(
             numbers, [*files, PAGE], {path.stem: path for path in files if is_picture(path)}
         )
+    details = io.read_json(Path("evaluation/details.json"))
+    print(f"\n{results_text(details)}\n\n{details['verdict']}\nSee {PAGE}", flush=True)
 
 
 if __name__ == "__main__":

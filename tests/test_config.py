@@ -68,7 +68,7 @@ def test_sections_compute_no_result():
     sections = [x for x in vars(config).values() if isinstance(x, type)]
     sections = [x for x in sections if issubclass(x, config.Section)]
     computed = {n for x in sections for n, v in vars(x).items() if isinstance(v, property)}
-    assert computed == {"frame_size", "weights_folder"}, "values of keys as they are"
+    assert computed == {"frame_size"}, "values of keys as they are"
 
 
 def test_every_section_is_commented():
@@ -115,7 +115,10 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
         ({"vqgan.vqvae.num_embeddings": 65537}, "vqgan.vqvae.num_embeddings = 65537: expected"),
         ({"evaluate.baselines": ["raft"]}, "evaluate.baselines.0 = 'raft': expected 'black'"),
-        ({"evaluate.seed_ruler.repetitions": 0}, "evaluate.seed_ruler.repetitions = 0: expected"),
+        (
+            {"evaluate.thesis_metrics": "train"},
+            "evaluate.thesis_metrics = 'train': expected 'none'",
+        ),
         ({"vqgan.autoencoder.channels_multiplier": []}, "channels_multiplier = []: "),
         ({"vqgan.autoencoder.channels_multiplier": [1, 0]}, "channels_multiplier.1 = 0: expected"),
     ],
@@ -194,7 +197,7 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             {"evaluate.baselines": ["black", "black"], "evaluate.video_metrics": []},
             "each name once",
         ),
-        ({"evaluate.samples": 1}, "evaluate.samples = 1: expected 0, or at least 2"),
+        ({"evaluate.n_samples": 1}, "evaluate.n_samples = 1: expected 0, or at least 2"),
         (
             {"ingest.height": 16, "vqgan.loss.perceptual_loss": "none"},
             "evaluate.lpips_network = alexnet: expected frames of at least 31 pixels a side",

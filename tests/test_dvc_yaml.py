@@ -137,6 +137,6 @@ def test_every_output_is_ignored_by_git_on_a_line_of_its_own():
 
 def test_parameters_on_the_page_of_a_run_are_those_of_its_stage():
     """A page that shows what the stage does not read would keep old values."""
-    from pipeline.evaluation.visuals import SECTIONS
+    from pipeline.evaluation.run import SECTIONS
 
     assert set(SECTIONS) == set(STAGES["evaluate"]["params"])

@@ -93,7 +93,6 @@ TINY = {
         "perceptual_loss_weight": 0.0,
     },
     "evaluate": {
-        "batch_size": 2,
         "decoding": {
             "mode": "auto",
             "steps": 3,
@@ -113,10 +112,7 @@ TINY = {
         "lpips_network": "none",
         "fid_network": "none",
         "video_metrics": [],
-        "samples": 2,
-        "halvings": 4,
-        "resamples": 200,
-        "strips": 2,
+        "n_samples": 2,
     },
     "tracking": {"enabled": False},
     "engine": {"kind": "local", "address": "", "workers": 1, "checkpoint_interval": 0.0},

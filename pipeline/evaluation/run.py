@@ -1,51 +1,68 @@
-"""Evaluation on the test split: the model and its baselines, clip by clip, and what people see.
+"""Evaluation on the test split: the model and its baselines, clip by clip, and the report page.
 
 Protocol: the fixed test split, no augmentation, inner frames only, mean per clip, then over clips;
 thirds by motion; paired differences with intervals that resample videos; distances of sets beside
 their floors. Writes below `evaluation/`:
 
-    metrics.json      all numbers (the names of metrics/evaluate.json)
-    notes.json        what was left out and why, warnings
-    clips.csv         a row a clip and candidate          groups.csv   means by motion group
+    details.json      all numbers, the verdict, what was left out and why
+    clips.csv         a row a clip and method             groups.csv   means by motion group
     paired.csv        model minus baseline, intervals     by_frame.csv means by frame index
     codebook.csv      how often each code is used         plots/*.csv  the same for `dvc plots`
-    videos/*.mp4      some clips                          strip.png, reconstruction.png
+    videos/           some clips                          strip.png, reconstruction.png
     report.html       all of it on one page
 
-Memory holds one batch of clips; of each clip some 20 kB of numbers, of each picture its features.
+Memory holds one batch of clips; of each clip some 20 kB of numbers, of each image its features.
 """
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import progress
+from pipeline import io, progress
 from pipeline.config import Params
-from pipeline.data.datasets import Clip, ClipSet, batches
+from pipeline.data.datasets import Clip, ClipSet
 from pipeline.errors import UserError
-from pipeline.evaluation import aggregate, visuals
-from pipeline.evaluation.aggregate import FrameMeans
 from pipeline.evaluation.distribution import (
     RANKS_FROM,
-    VIDEO_MEASURES,
-    Extractor,
-    ImageTools,
+    VIDEO_DISTANCES,
     VideoSets,
+    add_video_numbers,
     measure_tokenizer,
+    move_unranked,
 )
-from pipeline.evaluation.methods import Candidates, check_length, check_size
-from pipeline.evaluation.metrics.extractors import FeatureStore, VideoFeatures, image_network
-from pipeline.evaluation.per_clip import ClipScorer
-from pipeline.evaluation.statistics.paired_tests import paired, verdict
-from pipeline.evaluation.statistics.summary import group_table, motion_groups, summarise
-from pipeline.evaluation.thesis_protocol import SeedRuler, measure_split, plan
-from pipeline.evaluation.warnings import Notes
+from pipeline.evaluation.methods import Methods
+from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
+from pipeline.evaluation.report import figures
+from pipeline.evaluation.report.page import write_page
+from pipeline.evaluation.scoring import ClipScorer
+from pipeline.evaluation.significance import (
+    N_BOOTSTRAP,
+    explanations,
+    paired_differences,
+    significance_numbers,
+    verdict,
+)
+from pipeline.evaluation.summary import (
+    Remarks,
+    code_usage,
+    curves,
+    group_table,
+    headline,
+    motion_groups,
+    summarize,
+)
+from pipeline.evaluation.thesis_protocol import ThesisProtocol, choose_frames
 from pipeline.inference.inbetweener import InBetweener
-from pipeline.io import project_root, write_json
 
 DIGITS = 5  # of the tables
+N_EXAMPLES = 4  # clips on the page
+N_RECONSTRUCTIONS = 5  # images on the page, beside their originals
+THESIS_SPLITS = {"none": (), "test": ("test",), "full": ("test", "train")}
+THESIS_REPETITIONS = {"test": 1, "full": 5}
+# On the page, and so among the parameters of the stage; not the source, which may be a path.
+SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "flow")
+SECTIONS += ("vqgan", "transformer", "train", "evaluate")
 
 
 def evaluate(
@@ -56,7 +73,7 @@ def evaluate(
     out: Path,
     histories: dict[str, Path] | None = None,
 ) -> dict:
-    """Gives the content of metrics.json.
+    """Writes everything below `out`; gives the numbers by which the run is judged.
 
     clips: the rows of clips.parquet; histories: title to history.csv of a training, for the page.
     """
@@ -70,158 +87,163 @@ class Evaluation:
         self, model: InBetweener, shards: Path, clips: pd.DataFrame, settings: Params, out: Path
     ) -> None:
         self.model, self.shards, self.out = model, shards, out
-        self.all, self.settings = settings, settings.evaluate
-        self.seed, self.notes, self.by_frame = settings.base.seed, Notes(), FrameMeans()
+        self.params, self.settings = settings, settings.evaluate
+        self.seed, self.remarks = settings.base.seed, Remarks()
         self.clips = ClipSet(shards, "test")
-        self.about = _about(self.clips, clips)
-        hold = settings.frame_subsample.hold_threshold
-        self.scorer = ClipScorer(self.settings, hold, model.device)
-        self.candidates = Candidates(model, self.settings, self.seed)
-        self.store = FeatureStore(project_root() / ".store" / "features")
-        self.video_features = self._video_features()
-        self.image_tools = self._image_tools()
+        self.check(self.clips)
+        self.about = _clip_info(self.clips, clips)
+        hold_threshold = settings.frame_subsample.hold_threshold
+        self.scorer = ClipScorer(self.settings, hold_threshold, model.device)
+        self.methods = Methods(model, self.settings, self.seed)
+        self.video_network = None
+        if self.settings.video_metrics or self.settings.thesis_metrics == "full":
+            self.video_network = VideoFeatures(model.device)
+        name = self.settings.fid_network
+        self.image_network = None if name == "none" else image_network(name, model.device)
+
+    def check(self, clips: ClipSet) -> None:
+        """Refuses clips of another size than the model's, or with nothing to generate."""
+        (height, width, _), ingest = clips.shape, self.model.ingest
+        if (height, width) != (ingest.height, ingest.width):
+            raise UserError(
+                f"clips of {height}x{width} pixels, the models are of "
+                f"{ingest.height}x{ingest.width}; run `dvc repro`, so that clips and models are "
+                "made of the same frames"
+            )
+        for row, n_frames in enumerate(clips.lengths):
+            if n_frames < 3:
+                raise UserError(
+                    f"clip {clips.clip_id(row)} has {n_frames} frames, expected at least 3: both "
+                    "given ones and one between; run `dvc repro clip_chunk`"
+                )
 
     def run(self, histories: dict[str, Path]) -> dict:
-        seed_ruler = self._seed_ruler("test", self.clips)
-        rows, videos, examples = self._measure_clips(seed_ruler)
-        tokenizer, uses, pairs_of_pictures = self._measure_tokenizer()
-        table = pd.DataFrame(rows)
-        pairs = paired(table, self.settings.resamples, self.seed)
-        found = {"tokenizer": tokenizer} | summarise(table)
-        found |= aggregate.rivals(pairs)
+        splits = THESIS_SPLITS[self.settings.thesis_metrics]
+        protocol = self._thesis_protocol("test", self.clips) if "test" in splits else None
+        table, videos, examples = self._measure_clips(protocol)
+        tokenizer, code_counts = measure_tokenizer(
+            self.model,
+            self.clips,
+            self.scorer.lpips,
+            self.image_network,
+            self.seed,
+            self.remarks,
+        )
+        pairs = paired_differences(table, N_BOOTSTRAP, self.seed)
+        details = {"tokenizer": tokenizer} | summarize(table) | significance_numbers(pairs)
         if videos:
-            of_videos = videos.numbers(self.settings.halvings, self.seed, self.notes)
-            found = aggregate.with_video_numbers(found, of_videos)
-        found = aggregate.without_rank(found) | self._seed_numbers(seed_ruler)
-        self.notes.verdict, self.notes.networks = verdict(pairs), self._networks()
-        self.store.prune()
-        tables = {
-            "clips": table,
-            "groups": group_table(table),
-            "paired": pairs,
-            "by_frame": self.by_frame.table(),
-            "codebook": aggregate.ranked_codes(uses),
-        }
-        self._write(found, tables)
-        tables |= {title: pd.read_csv(path) for title, path in histories.items()}
-        shown = visuals.Shown(examples, *pairs_of_pictures, list(histories))
-        visuals.write(self.out, found, tables, shown, self.notes, self.all)
-        return found
+            add_video_numbers(details, videos.numbers(self.seed, self.remarks))
+        move_unranked(details)
+        if protocol:
+            numbers = {"test": protocol.numbers(self.remarks)}
+            if "train" in splits:
+                numbers["train"] = self._thesis_numbers_of_train()
+            details["thesis_metrics"] = {split: row for split, row in numbers.items() if row}
+        details |= {"verdict": verdict(pairs), "explanations": explanations(pairs)}
+        details |= {"networks": self._networks()} | vars(self.remarks)
+        groups, by_frame = group_table(table), self.scorer.by_frame()
+        tables = {"clips": table, "groups": groups, "paired": pairs, "by_frame": by_frame}
+        tables["codebook"] = code_usage(code_counts)
+        self._write(details, tables, examples, histories)
+        return headline(details, table.video_id.nunique())
 
     def _measure_clips(
-        self, seed_ruler: SeedRuler | None
-    ) -> tuple[list[dict], VideoSets | None, list[visuals.Example]]:
-        rows, examples = [], []
-        videos = self._video_sets()
-        shown = _shown(self.about, self.settings.strips)
-        size = (self.model.ingest.height, self.model.ingest.width)
+        self, protocol: ThesisProtocol | None
+    ) -> tuple[pd.DataFrame, VideoSets | None, list[figures.Example]]:
+        rows, examples, videos = [], [], self._video_sets()
+        chosen = choose_examples(self.about, N_EXAMPLES)
         with progress.bar(what="evaluating", unit="clip", total=len(self.clips)) as bar:
-            for places in batches(len(self.clips), self.settings.batch_size):
-                batch = [self.clips[place] for place in places]
-                for clip in batch:
-                    check_size(clip, size)
-                    self._note_constant(clip)
-                for drawn in self.candidates.draw(batch):
-                    clip_id = drawn.clip.clip_id
-                    about = {"clip_id": clip_id} | self.about.loc[clip_id].to_dict()
-                    its_rows, scores = self.scorer.rows(drawn, about)
-                    rows += its_rows
-                    self.by_frame.add(scores)
-                    if videos:
-                        videos.add(clip_id, drawn.clip.frames, drawn.candidates)
-                    if seed_ruler:
-                        seed_ruler.add(drawn)
-                    if clip_id in shown:
-                        examples.append(visuals.Example.of(drawn))
-                    bar.update()
-        return rows, videos, examples
+            for generated in self.methods.generate(self.clips, self.settings.n_samples):
+                clip_id = generated.clip.clip_id
+                self._warn_of_plain_frames(generated.clip)
+                about = {"clip_id": clip_id} | self.about.loc[clip_id].to_dict()
+                rows += self.scorer.rows(generated, about)
+                if videos:
+                    videos.add(clip_id, generated.clip.frames, generated.methods)
+                if protocol:
+                    protocol.add(generated)
+                if clip_id in chosen:
+                    examples.append(figures.Example.of(generated))
+                bar.update()
+        return pd.DataFrame(rows), videos, examples
 
-    def _note_constant(self, clip: Clip) -> None:
-        """Frames of one colour are no fault, and no measure says much of them."""
-        flat = clip.frames.flatten(1, 2)  # T HW 3
-        constant = int((flat == flat[:, :1]).all(2).all(1).sum())
-        if constant:
-            self.notes.warn(f"clip {clip.clip_id}: {constant} frames of a single colour")
-
-    def _measure_tokenizer(self) -> tuple[dict, np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
-        found, uses = measure_tokenizer(self.model, self.clips, self.image_tools, self.notes)
-        step = max(1, len(self.clips) // visuals.PAIRS)
-        true, decoded = [], []
-        for number in range(0, len(self.clips), step)[: visuals.PAIRS]:
-            clip = self.clips[number].frames
-            middle = (len(clip) - 2) // 2
-            true.append(clip[1 + middle])
-            decoded.append(self.model.round_trip(clip)[0][middle])
-        return found, uses, (torch.stack(true), torch.stack(decoded))
-
-    def _video_features(self) -> Extractor | None:
-        ruler = self.settings.seed_ruler
-        if self.settings.video_metrics or (ruler.video_metrics and ruler.splits):
-            network = VideoFeatures(self.settings.weights_folder, self.model.device)
-            return Extractor(network, self.store)
-        return None
-
-    def _image_tools(self) -> ImageTools:
-        choice, folder = self.settings.fid_network, self.settings.weights_folder
-        features = None
-        if choice != "none":
-            features = Extractor(image_network(choice, folder, self.model.device), self.store)
-        perceptual = self.scorer.perceptual
-        return ImageTools(perceptual, features, self.settings.halvings, self.seed)
+    def _warn_of_plain_frames(self, clip: Clip) -> None:
+        """Frames of a single colour are no fault, and no metric says much about them."""
+        pixels = clip.frames.flatten(1, 2)  # T HW 3
+        plain = int((pixels == pixels[:, :1]).all(2).all(1).sum())
+        if plain:
+            self.remarks.warn(f"clip {clip.clip_id}: {plain} frames of a single colour")
 
     def _video_sets(self) -> VideoSets | None:
         """None where nothing is asked for, or where too few clips are there to rank by them."""
-        wanted = tuple(self.settings.video_metrics)
-        least = min(RANKS_FROM[measure] for measure in VIDEO_MEASURES)
-        if wanted and len(self.clips) < least:
-            for measure in VIDEO_MEASURES:
-                reason = f"{len(self.clips)} clips; it ranks from {RANKS_FROM[measure]} on"
-                self.notes.leave_out(measure, reason)
+        methods = tuple(self.settings.video_metrics)
+        if methods and len(self.clips) < min(RANKS_FROM[name] for name in VIDEO_DISTANCES):
+            for name in VIDEO_DISTANCES:
+                reason = f"{len(self.clips)} clips; it ranks from {RANKS_FROM[name]} on"
+                self.remarks.leave_out(name, reason)
             return None
-        return VideoSets(self.video_features, wanted) if wanted else None
+        return VideoSets(self.video_network, methods) if methods else None
 
-    def _seed_ruler(self, split: str, clips: ClipSet) -> SeedRuler | None:
-        ruler = self.settings.seed_ruler
-        if split not in ruler.splits:
-            return None
-        video = self.video_features if ruler.video_metrics else None
-        chosen = plan(clips, ruler.repetitions, self.seed)
-        return SeedRuler(split, chosen, ruler.repetitions, self.model.given_frame, video)
+    def _thesis_protocol(self, split: str, clips: ClipSet) -> ThesisProtocol:
+        repetitions = THESIS_REPETITIONS[self.settings.thesis_metrics]
+        chosen = choose_frames(clips, repetitions, self.seed)
+        video = self.video_network if self.settings.thesis_metrics == "full" else None
+        return ThesisProtocol(split, chosen, repetitions, self.model.given_frame, video)
 
-    def _seed_numbers(self, test: SeedRuler | None) -> dict:
-        """`seed_ruler` by split, or nothing where it is switched off or has too few clips."""
-        rulers = [test] if test else []
-        if "train" in self.settings.seed_ruler.splits:
-            clips = ClipSet(self.shards, "train")
-            train = self._seed_ruler("train", clips)
-            measure_split(train, clips, self.candidates)
-            rulers.append(train)
-        found = {ruler.split: ruler.numbers(self.notes) for ruler in rulers}
-        found = {split: candidates for split, candidates in found.items() if candidates}
-        return {"seed_ruler": found} if found else {}
+    def _thesis_numbers_of_train(self) -> dict:
+        clips = ClipSet(self.shards, "train")
+        self.check(clips)
+        protocol = self._thesis_protocol("train", clips)
+        with progress.bar(what="thesis metrics, train", unit="clip", total=len(clips)) as bar:
+            for generated in self.methods.generate(clips, n_samples=0):
+                protocol.add(generated)
+                bar.update()
+        return protocol.numbers(self.remarks)
 
     def _networks(self) -> dict[str, str]:
-        """Which network each learned measure looks through; every number says its ruler."""
-        named = {}
+        """The network behind each learned metric."""
+        networks = {}
         if self.settings.lpips_network != "none":
-            named["lpips"] = self.settings.lpips_network
+            networks["lpips"] = self.settings.lpips_network
         if self.settings.video_metrics:
-            named["video"] = "i3d_kinetics400"
-        return named
+            networks["video"] = "i3d_kinetics400"
+        return networks
 
-    def _write(self, found: dict, tables: dict[str, pd.DataFrame]) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.out / "metrics.json", found)
-        self.notes.write(self.out / "notes.json")
+    def _write(
+        self,
+        details: dict,
+        tables: dict[str, pd.DataFrame],
+        examples: list[figures.Example],
+        histories: dict[str, Path],
+    ) -> None:
+        io.write_json(self.out / "details.json", details)
         (self.out / "plots").mkdir(exist_ok=True)
-        curves = aggregate.curves(tables["groups"], tables["by_frame"])
-        curves = {f"plots/{name}": table for name, table in curves.items()}
-        for name, table in (tables | curves).items():
+        plots = curves(tables["groups"], tables["by_frame"])
+        for name, table in (tables | {f"plots/{k}": v for k, v in plots.items()}).items():
             path = self.out / f"{name}.csv"
             table.round(DIGITS).to_csv(path, index=False, lineterminator="\n")
+        strips = [
+            figures.save_example(example, self.out / "videos", number)
+            for number, example in enumerate(examples, 1)
+        ]
+        figures.save_image(figures.stack(strips), self.out / "strip.png")
+        figures.save_image(self._reconstructions(), self.out / "reconstruction.png")
+        parameters = io.flatten(self.params.model_dump(include=set(SECTIONS)))
+        trainings = {title: pd.read_csv(path) for title, path in histories.items()}
+        write_page(self.out, details, tables, parameters, trainings)
+
+    def _reconstructions(self) -> "figures.Image.Image":
+        step = max(1, len(self.clips) // N_RECONSTRUCTIONS)
+        true, decoded = [], []
+        for row in range(0, len(self.clips), step)[:N_RECONSTRUCTIONS]:
+            clip = self.clips[row].frames
+            middle = (len(clip) - 2) // 2
+            true.append(clip[1 + middle])
+            decoded.append(self.model.round_trip(clip)[0][middle])
+        return figures.reconstructions(torch.stack(true), torch.stack(decoded))
 
 
-def _about(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
+def _clip_info(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
     """video_id, clip_motion and group of each test clip, by clip_id, in the order of the shards.
 
     clip_motion is that of clips.parquet, over all frames: the one that makes the groups.
@@ -233,14 +255,12 @@ def _about(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
         raise UserError(
             f"clip {missing[0]} stands in the shards and not in clips.parquet; run `dvc repro`"
         )
-    for clip_id, n_frames in zip(ids, clips.lengths, strict=True):
-        check_length(clip_id, n_frames)
-    about = known.loc[ids, ["video_id", "motion"]].copy()
-    about["group"] = motion_groups(about.motion)
-    return about.rename(columns={"motion": "clip_motion"})
+    info = known.loc[ids, ["video_id", "motion"]].copy()
+    info["group"] = motion_groups(info.motion)
+    return info.rename(columns={"motion": "clip_motion"})
 
 
-def _shown(about: pd.DataFrame, count: int) -> set[str]:
-    """Clips for people to look at: evenly spread over the third with most motion."""
-    moving = about.index[about.group == "high"]
-    return set(moving[:: max(1, len(moving) // count)][:count])
+def choose_examples(info: pd.DataFrame, count: int) -> set[str]:
+    """Clips to show: evenly spread over the third with most motion."""
+    high = info.index[info.group == "high"]
+    return set(high[:: max(1, len(high) // count)][:count])

@@ -1,6 +1,5 @@
 """The check before a run: each thing that can be wrong is said in one sentence with its remedy."""
 
-import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from pipeline import config
 from pipeline.commands import check
 from pipeline.errors import UserError
-from pipeline.models.pretrained import inception, weights
+from pipeline.models.pretrained import inception
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DVC = (
@@ -204,8 +203,8 @@ def test_missing_weight_files_name_parameter_remedy_and_way_round(settings, monk
     assert {finding.level for finding in found} == {"error"}
     for key, way_round in (
         ("evaluate.lpips_network = alexnet", "set it to none"),
-        ("evaluate.fid_network = auto", "set it to none"),
-        ("evaluate.video_metrics and evaluate.seed", "set them to [] and false"),
+        ("evaluate.fid_network = vgg16", "set it to none"),
+        ("evaluate.video_metrics", "set it to []"),
         ("evaluate.baselines", "remove rife"),
     ):
         (sentence,) = [item.sentence for item in found if item.sentence.startswith(key)]
@@ -215,11 +214,12 @@ def test_missing_weight_files_name_parameter_remedy_and_way_round(settings, monk
 
 
 def test_an_inception_that_is_asked_for_and_not_there_is_said(settings, monkeypatch, project):
-    monkeypatch.setattr(inception, "CLEANFID_FOLDER", project)
+    monkeypatch.setenv("DVC_ROOT", str(project))
     changed = _set(settings, "evaluate", fid_network="inception")
     (said,) = [f.sentence for f in check.weight_files(changed) if "Inception" in f.sentence]
-    assert "python -m pipeline.models.pretrained.inception" in said and "weights_dir" in said
-    (project / inception.FILE).touch()
+    assert "python -m pipeline.models.pretrained.inception" in said
+    inception.location().parent.mkdir(parents=True)
+    inception.location().touch()
     (said,) = [f.sentence for f in check.weight_files(changed) if "Inception" in f.sentence]
     assert "has sha256" in said
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"").hexdigest())
@@ -237,25 +237,6 @@ def test_weights_that_nothing_asks_for_may_be_missing(settings, monkeypatch):
     assert "vqgan.loss.perceptual_loss = vgg16" in _sentence(
         check.weight_files(_set(frugal, "vqgan", loss=loss)), "error"
     )
-
-
-def test_a_folder_of_weights_serves_in_place_of_packages(settings, project, monkeypatch):
-    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    loss = settings.vqgan.loss.model_copy(update={"perceptual_loss": "none"})
-    changed = _set(_set(settings, "vqgan", loss=loss), "evaluate", weights_dir="mine")
-    changed = _set(changed, "flow", method="dis")
-    first = check.weight_files(changed)[0]
-    assert "evaluate.weights_dir = mine: no such folder" in first.sentence
-    (project / "mine").mkdir()
-    for name in ("alexnet.ckpt", "vgg16.ckpt", "i3d-kinetics-400.ckpt", "flownet.pkl"):
-        (project / "mine" / name).write_bytes(b"the wrong file")
-    found = [finding.sentence for finding in check.weight_files(changed)]
-    assert len(found) == 4 and all("has sha256" in sentence for sentence in found)
-    digest = hashlib.sha256(b"the wrong file").hexdigest()
-    for name in ("LPIPS_ALEXNET", "LPIPS_VGG16", "I3D_KINETICS", "RIFE"):
-        known = getattr(weights, name)
-        monkeypatch.setattr(weights, name, dataclasses.replace(known, sha256=digest))
-    assert list(check.weight_files(changed)) == []
 
 
 def test_little_free_disk_is_a_warning():

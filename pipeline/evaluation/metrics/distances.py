@@ -1,6 +1,6 @@
-"""Distances of two sets of features, and their floors: FID, FVD and KVD.
+"""Distances between two sets of features, and their floors: FID, FVD and KVD.
 
-In: float arrays `n D`, a row a sample (a picture or a clip). Out: numbers, computed in float64.
+In: float arrays `n D`, a row a sample (an image or a clip). Out: numbers, computed in float64.
 Fréchet distance of two Gaussians: Heusel et al., 2017, arXiv:1706.08500. Polynomial MMD: Binkowski
 et al., 2018, arXiv:1801.01401; as KVD with the thesis' kernel, not scaled.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEWEST = 4  # rows of a set that is halved: a covariance needs two rows a half
+FEWEST = 4  # rows of a set that is split in half: a covariance needs two rows a half
 
 
 class FewSamples(ValueError):
@@ -18,14 +18,13 @@ class FewSamples(ValueError):
 
 
 @dataclass(frozen=True)
-class Halved:
-    """One half of the generated against the other half of the true; means over halvings."""
+class SplitHalfDistance:
+    """One half of the generated samples against the other half of the true; mean over splits."""
 
     value: float
-    deviation: float  # standard deviation over the halvings
+    deviation: float  # standard deviation over the splits
     floor: float  # the same halves, true against true
     floor_deviation: float
-    n: int  # samples in a half
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,7 +36,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = _checked(a, b, 2)
     shift = a.mean(0) - b.mean(0)
-    a, b = _root(a), _root(b)
+    a, b = _covariance_root(a), _covariance_root(b)
     common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return max(0.0, float(shift @ shift + np.vdot(a, a) + np.vdot(b, b) - 2 * common))
 
@@ -45,59 +44,55 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def polynomial_mmd(a: np.ndarray, b: np.ndarray) -> float:
     """Unbiased squared MMD under the kernel (x y / D + 1)^3; may be below 0."""
     a, b = _checked(a, b, 2)
-    return _mean_of_pairs(a) + _mean_of_pairs(b) - 2 * float(_kernel(a, b).mean())
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3  # n1 n2
+
+    def mean_of_pairs(x: np.ndarray) -> float:  # of different rows
+        k = kernel(x, x)
+        np.fill_diagonal(k, 0)
+        return float(k.sum()) / (len(x) * (len(x) - 1))
+
+    return mean_of_pairs(a) + mean_of_pairs(b) - 2 * float(kernel(a, b).mean())
 
 
-def halved(
+def split_half(
     generated: np.ndarray,
     truth: np.ndarray,
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    halvings: int = 20,
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    n_splits: int,
     seed: int = 0,
-) -> Halved:
-    """`measure` between halves: row i of both arrays is the same sample, drawn and true.
+) -> SplitHalfDistance:
+    """`distance` between halves: row i of both arrays is the same sample, generated and true.
 
     A fair set against its own truth falls below the distance of two true sets; halves of different
-    samples do not. Equal seeds halve equally, so that candidates can be compared. Of an odd number
-    of rows each halving leaves one out. Raises FewSamples below 4 rows, ValueError for rows that
+    samples do not. Equal seeds split equally, so that methods can be compared. Of an odd number
+    of rows each split leaves one out. Raises FewSamples below 4 rows, ValueError for rows that
     are not finite or do not match.
     """
-    assert halvings >= 1, halvings
+    assert n_splits >= 1, n_splits
     generated, truth = _checked(generated, truth, FEWEST)
     if len(generated) != len(truth):
         raise ValueError(
             f"{len(generated)} generated rows and {len(truth)} true ones, expected the same samples"
         )
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     half = len(truth) // 2
     values, floors = [], []
-    for _ in range(halvings):
-        one, other = np.split(random.permutation(len(truth))[: 2 * half], 2)
-        values.append(measure(generated[one], truth[other]))
-        floors.append(measure(truth[one], truth[other]))
-    return Halved(*_mean_deviation(values), *_mean_deviation(floors), n=half)
+    for _ in range(n_splits):
+        one, other = np.split(rng.permutation(len(truth))[: 2 * half], 2)
+        values.append(distance(generated[one], truth[other]))
+        floors.append(distance(truth[one], truth[other]))
+    deviations = [float(np.std(x, ddof=1)) if n_splits > 1 else 0.0 for x in (values, floors)]
+    return SplitHalfDistance(
+        float(np.mean(values)), deviations[0], float(np.mean(floors)), deviations[1]
+    )
 
 
-def _root(rows: np.ndarray) -> np.ndarray:
+def _covariance_root(rows: np.ndarray) -> np.ndarray:
     """`m D` with m = min(n, D), whose product with itself, `D D`, is the covariance of the rows."""
     centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
     return np.linalg.qr(centred, mode="r") if len(rows) > rows.shape[1] else centred
-
-
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a @ b.T / a.shape[1] + 1) ** 3  # n1 n2
-
-
-def _mean_of_pairs(rows: np.ndarray) -> float:
-    """Mean kernel of all pairs of different rows."""
-    kernel = _kernel(rows, rows)
-    np.fill_diagonal(kernel, 0)
-    return float(kernel.sum()) / (len(rows) * (len(rows) - 1))
-
-
-def _mean_deviation(values: list[float]) -> tuple[float, float]:
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(deviation)
 
 
 def _checked(a: np.ndarray, b: np.ndarray, fewest: int) -> tuple[np.ndarray, np.ndarray]:

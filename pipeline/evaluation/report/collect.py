@@ -17,7 +17,7 @@ SUMMARIES = {
     "vqgan_train": Path("models/vqgan/summary.json"),
     "token_precompute": Path("data/tokens/summary.json"),
     "gpt2_train": Path("models/gpt2/summary.json"),
-    "evaluate": Path("evaluation/metrics.json"),
+    "evaluate": Path("evaluation/summary.json"),
 }
 
 PLOTS = {

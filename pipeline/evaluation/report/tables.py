@@ -1,180 +1,156 @@
-"""What the evaluation found, as tables and curves of its page."""
+"""Tables of the report page: pandas frames, and pandas' HTML of them."""
+
+from collections.abc import Iterable
 
 import pandas as pd
 
-from pipeline.evaluation.aggregate import CURVES
-from pipeline.evaluation.report.page import HIGH, LOW, Cell, Curve, Interval, Table
-from pipeline.evaluation.statistics.summary import HIGHER_IS_BETTER, MODEL, SCORES, spoken
+from pipeline.evaluation.significance import display_name
+from pipeline.evaluation.summary import HIGHER_IS_BETTER, MODEL, ROUND_TRIP
 
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 4, "line_chamfer": 3, "motion_ratio": 2}
+DIGITS |= {"motion_error": 2, "control_point_ratio": 2, "flicker": 2, "flicker_still": 2}
+DIGITS |= {"repeated": 2, "diversity": 1, "n": 0, "images": 0, "samples": 0}
 TITLES = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "line_chamfer": "lines %",
+    "psnr": "PSNR dB",
+    "line_chamfer": "line distance %",
     "motion_ratio": "motion",
-    "motion_error": "motion error",
     "control_point_ratio": "last step",
-    "flicker": "flicker",
-    "flicker_still": "still",
-    "repeated": "repeated",
-    "diversity": "diversity",
+    "flicker_still": "flicker, still",
     "n": "clips",
 }
-GROUP_TITLES = {
-    "high": "In-betweens: third with most motion",
-    "all": "In-betweens: all test clips",
-    "middle": "In-betweens: middle third by motion",
-    "low": "In-betweens: third with least motion",
+METHODS = {  # of the first table, in its order
+    MODEL: "Nakawari",
+    "rife": "RIFE 4.0",
+    "optical_flow": "optical flow (DIS)",
+    "cross_fade": "cross-fade",
+    "without_codes": "Nakawari's decoder alone, without codes",
+    "untrained": "Nakawari before training (eased warp)",
+    ROUND_TRIP: "decoded from the true frames' codes",
 }
-DIGITS = {"psnr": 2, "motion_ratio": 2, "motion_error": 2, "control_point_ratio": 2}
-DIGITS |= {"flicker": 2, "flicker_still": 2, "repeated": 2, "diversity": 1}
-BEST = {TITLES[name]: HIGH if higher else LOW for name, higher in HIGHER_IS_BETTER.items()}
-BEST |= {TITLES["motion_ratio"]: 1.0, TITLES["control_point_ratio"]: 1.0}
-ABOUT = (
-    "Inner frames only; mean of each clip, then over clips. PSNR in dB. Lines: chamfer distance of "
-    "outlines, per cent of the diagonal. Motion and last step (into the given last frame): "
-    "relative to the truth, 1 is right. Motion error: |log2| of that ratio clip by clip, 1 is half "
-    "or twice as much. Flicker: grey levels that a pixel goes and comes back. Still: change where "
-    "the truth stands still, grey levels. Repeated: share of steps that repeat the drawing before."
-)
-ABOUT_SETS = (
-    "Half of the drawn samples against the other half of the true ones, mean over the halvings; "
-    "floor: true against true, the same halves; n: samples in both halves. Where a distance may "
-    "not rank, there are too few samples: it does not reliably order what is known to be better "
-    "and worse."
-)
-ABOUT_PAIRS = (
-    "Model minus baseline, clip by clip, with the 95 % interval of a bootstrap that resamples "
-    "videos; without one where there are fewer than five videos."
-)
+GROUPS = {"high": "Third with most motion", "all": "All test clips"}
+GROUPS |= {"middle": "Middle third by motion", "low": "Third with least motion"}
 
 
-def tables(found: dict, frames: dict[str, pd.DataFrame]) -> list[Table]:
-    """`found`: the content of metrics.json; `frames`: the tables written beside it."""
-    groups = frames["groups"]
-    present = [group for group in GROUP_TITLES if (groups.group == group).any()]
-    made = [_group(group, groups[groups.group == group], found) for group in present]
-    made[2:2] = [_paired(group, frames["paired"]) for group in ("high", "all")]
-    made += [_sets(found), _tokenizer(found)]
-    if "seed_ruler" in found:
-        made.append(_seed_ruler(found["seed_ruler"]))
-    return [table for table in made if table.rows]
+def results(details: dict) -> pd.DataFrame:
+    """The main table: a row a method, columns (clips, metric)."""
+    columns = {}
+    for suffix, clips, metrics in (
+        ("_high_motion", "clips with most motion", ("psnr", "ssim", "lpips", "motion_ratio")),
+        ("", "test clips", ("psnr", "ssim", "lpips")),
+    ):
+        of_model = details[f"inbetween{suffix}"]
+        methods = {MODEL: of_model} | details[f"baselines{suffix}"]
+        head = f"{of_model['n']} {clips}" if suffix else f"all {of_model['n']} {clips}"
+        for metric in metrics:
+            values = {name: row.get(metric) for name, row in methods.items() if name in METHODS}
+            if metric in of_model:
+                columns[head, metric] = values
+    table = pd.DataFrame(columns)
+    return table.reindex([name for name in METHODS if name in table.index])
 
 
-def _group(group: str, rows: pd.DataFrame, found: dict) -> Table:
-    names = [name for name in TITLES if name in rows and rows[name].notna().any()]
-    cells = [
-        [spoken(row["candidate"]), *(_number(row[name]) for name in names)]
-        for row in rows.to_dict("records")
-    ]
-    truth = found.get({"all": "truth", "high": "truth_high_motion"}.get(group), {})
+def results_text(details: dict) -> str:
+    """The main table as plain text."""
+    table = results(details).rename(index=METHODS)
+    formats = {c: f"{{:.{DIGITS[c[1]]}f}}".format for c in table.columns}
+    table.columns = pd.MultiIndex.from_tuples([(head, title(name)) for head, name in table.columns])
+    formats = dict(zip(table.columns, formats.values(), strict=True))
+    return table.to_string(formatters=formats, na_rep="-", justify="right")
+
+
+def results_html(details: dict) -> str:
+    return _html(results(details), METHODS)
+
+
+def group(table: pd.DataFrame, truth: dict) -> str:
+    """All metrics of the methods on one group of clips; rows of groups.csv."""
+    frame = table.set_index("method").drop(columns="group")
     if truth:
-        cells.append(["truth", *(truth.get(name) for name in names)])
-    columns = ["", *(TITLES[name] for name in names)]
-    best = {title: rule for title, rule in BEST.items() if title in columns}
-    aside = ("truth", spoken("round_trip"))
-    note = ABOUT if group == next(iter(GROUP_TITLES)) else "As above."
-    digits = {TITLES[name]: places for name, places in DIGITS.items()}
-    title = GROUP_TITLES[group]
-    return Table(title, note, columns, cells, best, own=(MODEL,), aside=aside, digits=digits)
+        frame = pd.concat([frame, pd.DataFrame([truth], index=["true frames"])])
+    metrics = [name for name in DIGITS if name in frame and frame[name].notna().any()]
+    return _html(frame[metrics])
 
 
-def _paired(group: str, pairs: pd.DataFrame) -> Table:
-    """A row a baseline, a column a measure: the mean difference and its interval."""
-    mine = pairs[pairs.group == group]
-    measures = [name for name in HIGHER_IS_BETTER if (mine.measure == name).any()]
+def differences(pairs: pd.DataFrame) -> str:
+    """Model minus baseline with its interval, a column a metric; rows of paired.csv."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in pairs.itertuples():
+        digits = DIGITS[row.metric]
+        text = f"{row.mean:+.{digits}f}"
+        if pd.notna(row.low):
+            text += f" [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
+        cells.setdefault(row.metric, {})[row.baseline] = text.replace("-", "\N{MINUS SIGN}")
+    return _html(pd.DataFrame(cells))
+
+
+def tokenizer(numbers: dict) -> str:
+    names = ("psnr", "ssim", "lpips", "codebook_usage", "perplexity")
+    row = {name: numbers[name] for name in names if name in numbers} | {"images": numbers["n"]}
+    return _html(pd.DataFrame([row], ["reconstruction"]))
+
+
+def set_distances(details: dict) -> str:
+    """FID, FVD and KVD with what is to be read beside them; "" where there are none."""
     rows = []
-    for baseline in dict.fromkeys(mine.baseline):
-        its = mine[mine.baseline == baseline].set_index("measure")
-        rows.append([spoken(baseline), *(_difference(its.loc[name]) for name in measures)])
-    titles = [TITLES[name] for name in measures]
-    title = {"high": "third with most motion", "all": "all test clips"}[group]
-    return Table(
-        f"Model minus baseline: {title}", ABOUT_PAIRS, ["", *titles], rows, signed=tuple(titles)
-    )
+    for rank, place in (("yes", details), ("no, too few samples", details.get("unranked", {}))):
+        methods = {MODEL: place.get("inbetween", {})} | place.get("baselines", {})
+        for name, numbers in (methods | {"tokenizer": place.get("tokenizer", {})}).items():
+            for key in sorted(key for key in numbers if f"{key}_floor" in numbers):
+                value = numbers.get(f"{key}_half", numbers[key])
+                beside = [numbers[f"{key}_{end}"] for end in ("floor", "floor_deviation", "n")]
+                rows.append([display_name(name), key, value, *beside, rank])
+    columns = ["", "distance", "half against half", "floor", "its deviation", "samples", "ranks"]
+    return _html(pd.DataFrame(rows, columns=columns).set_index("")) if rows else ""
 
 
-def _difference(row: pd.Series) -> Cell:
-    if pd.isna(row.low):
-        return float(row["mean"])
-    return Interval(float(row["mean"]), float(row.low), float(row.high))
+def thesis(numbers: dict) -> str:
+    """split -> method -> metric -> mean, deviation, n."""
+    rows = {
+        f"{split}, {display_name(name)}, {metric}": values
+        for split, methods in numbers.items()
+        for name, metrics in methods.items()
+        for metric, values in sorted(metrics.items())
+    }
+    columns = ["mean", "deviation", "n"]
+    return _html(pd.DataFrame.from_dict(rows, "index")[columns], index=str) if rows else ""
 
 
-def _sets(found: dict) -> Table:
-    """Distances of sets, wherever in `found` they stand."""
-    rows: list[list[Cell]] = []
-    for rank, place in (("yes", found), ("no", found.get("unranked", {}))):
-        named = {MODEL: place.get("inbetween", {})} | place.get("baselines", {})
-        for name, numbers in (named | {"tokenizer": place.get("tokenizer", {})}).items():
-            for key in sorted(numbers):
-                if f"{key}_floor" in numbers:
-                    value = numbers.get(f"{key}_half", numbers[key])
-                    beside = [numbers[f"{key}_{x}"] for x in ("floor", "floor_deviation", "n")]
-                    rows.append([spoken(name), key, value, *beside, rank])
-    columns = ["", "distance", "value", "floor", "deviation of the floor", "n", "may rank"]
-    return Table("Distances of sets", ABOUT_SETS, columns, rows)
+def title(name: str) -> str:
+    """Of a column, with the direction in which it is better."""
+    arrow = {True: " ↑", False: " ↓"}.get(HIGHER_IS_BETTER.get(name), "")
+    return TITLES.get(name, display_name(name)) + arrow
 
 
-def _tokenizer(found: dict) -> Table:
-    known = found["tokenizer"] | found.get("unranked", {}).get("tokenizer", {})
-    beside = {key for key in known if key.startswith("fid") and f"{key}_n" not in known}
-    numbers = {key: value for key, value in known.items() if key not in beside}
-    titles = [TITLES.get(key, key.replace("_", " ")) for key in numbers if key != "n"]
-    rows = [["reconstruction", *(numbers[key] for key in numbers if key != "n"), numbers["n"]]]
-    note = (
-        "Frames of the test clips through the tokenizer and back: as if the transformer made no "
-        "error."
-    )
-    return Table("Tokenizer", note, ["", *titles, "pictures"], rows)
+def _html(table: pd.DataFrame, labels: dict | None = None, index=display_name) -> str:
+    """Numbers by their metric's digits, the best of a column bold, what does not compete grey."""
+    table = table.rename_axis(index=None)
+    classes = pd.DataFrame("", table.index, table.columns)
+    competing = [name for name in table.index if name not in (ROUND_TRIP, "true frames")]
+    formats = {}
+    for column in table.columns:
+        metric = column[-1] if isinstance(column, tuple) else column
+        values = table[column]
+        if not pd.api.types.is_numeric_dtype(values):
+            continue
+        formats[column] = f"{{:,.{DIGITS.get(metric, 3)}f}}"
+        best = _best(values[competing].round(DIGITS.get(metric, 3)).dropna(), metric)
+        classes.loc[best, column] = "best"
+    classes.loc[~classes.index.isin(competing)] = "aside"
+    style = table.style.format(formats, na_rep="\N{EN DASH}", escape="html")
+    style.set_td_classes(classes).set_uuid("").set_table_attributes('class="numbers"')
+    style.cell_ids = False
+    style.format_index(labels.get if labels else index, escape="html")
+    style.format_index(title, axis=1, level=table.columns.nlevels - 1)
+    return style.to_html(sparse_columns=True)
 
 
-def _seed_ruler(found: dict) -> Table:
-    """split -> candidate -> measure -> mean, deviation."""
-    rows: list[list[Cell]] = []
-    for split, candidates in found.items():
-        for name, measures in candidates.items():
-            for measure, numbers in sorted(measures.items()):
-                cells = [numbers["mean"], numbers["deviation"], numbers["n"]]
-                rows.append([f"{split}, {spoken(name)}", measure, *cells])
-    note = (
-        "The thesis' own arithmetic, which wraps grey levels and counts the given last frame. To "
-        "be read beside its tables 7 to 10 only, never beside the numbers above."
-    )
-    return Table("By the thesis' ruler", note, ["", "measure", "mean", "deviation", "clips"], rows)
-
-
-def curves(frames: dict[str, pd.DataFrame], trainings: list[str]) -> list[Curve]:
-    """Measures by frame index, use of the codebook, losses of the trainings."""
-    codes = frames["codebook"]
-    points = list(zip(codes["rank"].tolist(), (codes.share * 100).tolist(), strict=True))
-    note = "A flat curve is a codebook in full use."
-    use = Curve(
-        "Use of the codebook", "rank of the code", "% of all tokens", {"codes": points}, note
-    )
-    return [*_by_frame(frames["by_frame"]), use, *(_training(t, frames[t]) for t in trainings)]
-
-
-def _by_frame(table: pd.DataFrame) -> list[Curve]:
-    note = "Mean over the clips that have this frame: does the drawing drift from the truth?"
-    shown = [name for name in CURVES if name in set(table.candidate)]
-    found = []
-    for measure in (name for name in SCORES if name in table):
-        lines = {}
-        for name in shown:
-            mine = table[table.candidate == name]
-            lines[spoken(name)] = list(zip(mine.frame, mine[measure], strict=True))
-        title = f"{TITLES[measure]} by frame"
-        found.append(Curve(title, "frame", TITLES[measure], lines, note))
-    return found
-
-
-def _training(title: str, history: pd.DataFrame) -> Curve:
-    columns = [name for name in ("total", "mae") if name in history]
-    lines = {name: list(zip(history.step, history[name], strict=True)) for name in columns}
-    return Curve(title, "step", "loss", lines)
-
-
-def _number(value: float) -> float | int | None:
-    if pd.isna(value):
-        return None
-    return int(value) if float(value).is_integer() else float(value)
+def _best(values: pd.Series, metric: str) -> Iterable:
+    if len(values) < 2:
+        return []
+    if metric in ("motion_ratio", "control_point_ratio"):
+        values = -(values - 1).abs()
+    elif metric not in HIGHER_IS_BETTER:
+        return []
+    elif not HIGHER_IS_BETTER[metric]:
+        values = -values
+    return values.index[values == values.max()]

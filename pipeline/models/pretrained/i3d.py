@@ -7,7 +7,6 @@ logits `B 400`, mean over time. Batch norm is folded into the convolutions when 
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -123,9 +122,9 @@ class I3d(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
-    def pretrained(cls, folder: Path | None = None) -> "I3d":
-        """The published network, from `folder` or its package; UserError where neither has it."""
-        content = weights.read(weights.I3D_KINETICS, folder)
+    def pretrained(cls) -> "I3d":
+        """The published network, from its package; UserError where that is missing."""
+        content = weights.read(weights.I3D_KINETICS)
         params, statistics = content["params"], content["batch_stats"]
         model = cls()
         for name, part in [*model.stem.items(), *model.mixed.items()]:

@@ -8,7 +8,6 @@ images.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -73,12 +72,10 @@ class Lpips(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
-    def pretrained(
-        cls, network: Literal["vgg16", "alexnet"] = "vgg16", folder: Path | None = None
-    ) -> "Lpips":
-        """The published network, from `folder` or its package; UserError where neither has it."""
+    def pretrained(cls, network: Literal["vgg16", "alexnet"] = "vgg16") -> "Lpips":
+        """The published network, from its package; UserError where that is missing."""
         model = cls(network)
-        content = weights.read(model.trunk.weights, folder)
+        content = weights.read(model.trunk.weights)
         for i, conv in enumerate(model.convs):
             layer = content[model.trunk.section][f"Conv_{i}"]
             # kernel: height width in out -> out in height width

@@ -21,27 +21,20 @@ class Required(NamedTuple):
     weights: Weights
     key: str  # "evaluate.lpips_network = alexnet"
     without: str  # how to do without
-    folder: Path | None = None  # looked at before the package
 
 
 def faults(settings: Params) -> Iterator[str]:
     """A sentence for every weight file that is asked for and missing, or another than expected."""
-    folder = settings.evaluate.weights_folder
-    if folder is not None and not folder.is_dir():
-        yield (
-            f"evaluate.weights_dir = {folder}: no such folder; name one that holds weight files, "
-            'or set it to ""'
-        )
     if settings.evaluate.fid_network == "inception":
         try:
-            inception.verify(inception.required(folder))
+            inception.verified()
         except UserError as error:
             yield f"evaluate.fid_network = inception: {error}"
     yield from _vgg19_faults(settings)
     yield from _gpt2_faults(settings.transformer)
     for item in required(settings):
         try:
-            weights.verified(item.weights, item.folder)
+            weights.verified(item.weights)
         except UserError as error:
             yield f"{item.key}: {error}; or {item.without}"
 
@@ -58,19 +51,19 @@ def required(settings: Params) -> Iterator[Required]:
     for key, network, without in _perceptual_losses(settings):
         if network in lpips:
             yield Required(lpips[network], key, without)
-    evaluate, folder = settings.evaluate, settings.evaluate.weights_folder
+    evaluate = settings.evaluate
     if evaluate.lpips_network in lpips:
         key = f"evaluate.lpips_network = {evaluate.lpips_network}"
-        yield Required(lpips[evaluate.lpips_network], key, "set it to none", folder)
-    without_inception = evaluate.fid_network == "auto" and inception.find(folder) is None
-    if evaluate.fid_network == "vgg16" or without_inception:
-        key = f"evaluate.fid_network = {evaluate.fid_network}"
-        yield Required(weights.LPIPS_VGG16, key, "set it to none", folder)
-    if evaluate.video_metrics or (evaluate.seed_ruler.video_metrics and evaluate.seed_ruler.splits):
-        key = "evaluate.video_metrics and evaluate.seed_ruler.video_metrics"
-        yield Required(weights.I3D_KINETICS, key, "set them to [] and false", folder)
+        yield Required(lpips[evaluate.lpips_network], key, "set it to none")
+    if evaluate.fid_network == "vgg16":
+        yield Required(weights.LPIPS_VGG16, "evaluate.fid_network = vgg16", "set it to none")
+    if evaluate.video_metrics:
+        yield Required(weights.I3D_KINETICS, "evaluate.video_metrics", "set it to []")
+    if evaluate.thesis_metrics == "full":
+        without = "set it to test or none"
+        yield Required(weights.I3D_KINETICS, "evaluate.thesis_metrics = full", without)
     if "rife" in evaluate.baselines:
-        yield Required(weights.RIFE, "evaluate.baselines", "remove rife from the list", folder)
+        yield Required(weights.RIFE, "evaluate.baselines", "remove rife from the list")
 
 
 def _perceptual_losses(settings: Params) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,6 @@ arXiv:2011.06294). In: two pictures float `1 3 H W` in [0, 1] and times `K` in (
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ MULTIPLE = 64  # sides that every block can reduce, also at doubled scales
 FAR = 32.0  # pixels: more than the second block is to add to both flows
 CHUNK_PIXELS = 2**19  # computed at once: bounds the memory (times 16 of 128x256)
 UNUSED = ("block_tea", "contextnet", "unet")  # teacher of the training; refinement
-PARTS = {"shrink": "conv0", "body": "convblock", "head": "lastconv"}  # ours: published name
+PARTS = {"shrink": "conv0", "body": "convblock", "head": "lastconv"}  # name here: published name
 
 
 class Block(nn.Module):
@@ -54,24 +53,24 @@ class Rife(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
-    def pretrained(cls, folder: Path | None = None) -> "Rife":
-        """The published network, from `folder` or its package; UserError where neither has it."""
+    def pretrained(cls) -> "Rife":
+        """The published network, from its package; UserError where that is missing."""
         model = cls()
-        model.load_published(weights.read_tensors(weights.RIFE, folder))
+        model.load_published(weights.read_tensors(weights.RIFE))
         return model.eval()
 
     def load_published(self, published: dict[str, torch.Tensor]) -> None:
         """Takes the published state dict; UserError where its tensors are others than expected."""
         names = {name: _published_name(name) for name in self.state_dict()}
-        wanted = {names[name]: tensor.shape for name, tensor in self.state_dict().items()}
-        found = {name: x.shape for name, x in published.items() if not _unused(name)}
-        missing, unexpected = wanted.items() - found.items(), found.items() - wanted.items()
+        expected = {names[name]: tensor.shape for name, tensor in self.state_dict().items()}
+        shapes = {name: x.shape for name, x in published.items() if not _unused(name)}
+        missing, unexpected = expected.items() - shapes.items(), shapes.items() - expected.items()
         if missing or unexpected:
             raise UserError(
                 f"weights of RIFE 4.0: missing {_listed(missing)}; unexpected "
-                f"{_listed(unexpected)}; take {weights.RIFE.name} of {weights.RIFE.package}"
+                f"{_listed(unexpected)}; take {weights.RIFE.file} of {weights.RIFE.package}"
             )
-        self.load_state_dict({ours: published[theirs] for ours, theirs in names.items()})
+        self.load_state_dict({name: published[names[name]] for name in names})
 
     @torch.inference_mode()
     def flows(
@@ -81,18 +80,13 @@ class Rife(nn.Module):
         assert first.shape == last.shape and first.shape[:2] == (1, 3), (first.shape, last.shape)
         height, width = first.shape[2:]
         padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        first, last = (F.pad(x, padding, mode="replicate") for x in (first, last))
+        first = F.pad(first, padding, mode="replicate")
+        last = F.pad(last, padding, mode="replicate")
         size = max(1, CHUNK_PIXELS // first[0, 0].numel())
         parts = [self._estimate(first, last, chunk) for chunk in times.to(first).split(size)]
-        flow, mask = (torch.cat(part)[..., :height, :width] for part in zip(*parts, strict=True))
+        flow = torch.cat([flow for flow, _ in parts])[..., :height, :width]
+        mask = torch.cat([mask for _, mask in parts])[..., :height, :width]
         return flow, mask.sigmoid()
-
-    @torch.inference_mode()
-    def pictures(
-        self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor
-    ) -> torch.Tensor:
-        """The pictures `K 3 H W` in [0, 1] at the given times."""
-        return merge(first, last, *self.flows(first, last, times))
 
     def _estimate(
         self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor
@@ -115,16 +109,16 @@ class Rife(nn.Module):
         k = len(times)
         ends = torch.cat([first, last], 1).expand(k, -1, -1, -1)  # K 6 H W
         time = times.view(k, 1, 1, 1).expand(-1, -1, *first.shape[2:])  # K 1 H W
-        seen = _resize(torch.cat([ends, time], 1), 1 / scales[0])
-        flow, mask = self.blocks[0](seen, scales[0])
+        x = _resize(torch.cat([ends, time], 1), 1 / scales[0])
+        flow, mask = self.blocks[0](x, scales[0])
         far = torch.zeros(k, dtype=torch.bool, device=times.device)
         for number, (block, scale) in enumerate(zip(self.blocks[1:], scales[1:], strict=True)):
             warped = [warp(first, flow[:, :2]), warp(last, flow[:, 2:])]
-            seen = _resize(torch.cat([*warped, time, mask, flow / scale], 1), 1 / scale)
-            more_flow, more_mask = block(seen, scale)
+            x = _resize(torch.cat([*warped, time, mask, flow / scale], 1), 1 / scale)
+            flow_residual, mask_residual = block(x, scale)
             if number == 0:
-                far = (more_flow.unflatten(1, (2, 2)).abs().amax((2, 3, 4)) > FAR).all(1)
-            flow, mask = flow + more_flow, mask + more_mask
+                far = (flow_residual.unflatten(1, (2, 2)).abs().amax((2, 3, 4)) > FAR).all(1)
+            flow, mask = flow + flow_residual, mask + mask_residual
         return flow, mask, far
 
 

@@ -26,19 +26,19 @@ WEIGHTS = weights.Weights(
     sha256="a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
 )
 HEIGHT, WIDTH = 27, 48
-WINDOW, STEP = 100, 50  # frames seen at once, and the middle ones that are judged
-MARGIN = (WINDOW - STEP) // 2  # frames on each side that are only seen
+WINDOW, STEP = 100, 50  # frames of a forward pass, and the middle ones whose output counts
+MARGIN = (WINDOW - STEP) // 2  # frames on each side that are context only
 FILTERS = (16, 32, 64)  # of each dilation, block by block
 DILATIONS = (1, 2, 4, 8)  # frames
 REACH = 50  # frames on each side that a frame is compared with
 BINS = 512  # colours that are told apart: three bits a channel
 LONG = 20  # windows: with more, some ten seconds pass, and a bar is shown
-PARTS = {  # ours: published name
+PARTS = {  # name here: published name
     "blocks": "SDDCNN",
     "layers": "DDCNN",
     "norm": "bn",
-    "likeness": "frame_sim_layer",
-    "colours": "color_hist_layer",
+    "similarity": "frame_sim_layer",
+    "colors": "color_hist_layer",
     "compare": "fc",
     "hidden": "fc1",
     "head": "cls_layer1",
@@ -82,7 +82,7 @@ class Block(nn.Module):
         return halved.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
-class Likeness(nn.Module):
+class FrameSimilarity(nn.Module):
     """How each frame resembles those around it in what the blocks have seen: `B T 128`."""
 
     def __init__(self, channels: int) -> None:
@@ -95,7 +95,7 @@ class Likeness(nn.Module):
         return self.compare(neighbours(self.projection(means))).relu()
 
 
-class Colours(nn.Module):
+class ColorHistograms(nn.Module):
     """How each frame resembles those around it in its histogram of colours: `B T 128`."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class TransNet(nn.Module):
         super().__init__()
         channels = [len(DILATIONS) * filters for filters in FILTERS]
         self.blocks = nn.ModuleList(map(Block, (3, *channels), FILTERS))
-        self.likeness, self.colours = Likeness(sum(channels)), Colours()
+        self.similarity, self.colors = FrameSimilarity(sum(channels)), ColorHistograms()
         shrunk = (HEIGHT >> len(FILTERS)) * (WIDTH >> len(FILTERS))
         self.hidden = nn.Linear(channels[-1] * shrunk + 2 * 128, 1024)
         self.head = nn.Linear(1024, 1)
@@ -135,7 +135,7 @@ class TransNet(nn.Module):
         for block in self.blocks:
             x = block(x)
             maps.append(x)
-        x = torch.cat([self.colours(frames), self.likeness(maps), x.flatten(2)], 2)  # B T 4864
+        x = torch.cat([self.colors(frames), self.similarity(maps), x.flatten(2)], 2)  # B T 4864
         return self.head(self.hidden(x).relu())[..., 0]
 
 
@@ -150,7 +150,7 @@ def cut_probabilities(frames: Sequence[np.ndarray]) -> np.ndarray:
     if len(starts) > LONG:
         starts = bar(starts, what="shots", unit="window")
     for start in starts:
-        parts.append(judge(network, window(frames, start)))
+        parts.append(predict(network, window(frames, start)))
     return np.concatenate(parts)[: len(frames)].astype(np.float64)
 
 
@@ -161,9 +161,9 @@ def window(frames: Sequence[np.ndarray], start: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def judge(network: nn.Module, seen: np.ndarray) -> np.ndarray:
+def predict(network: nn.Module, frames: np.ndarray) -> np.ndarray:
     """uint8 `100 27 48 3` to the probabilities of its middle, float32 `50`."""
-    logits = network(torch.from_numpy(seen)[None])[0]
+    logits = network(torch.from_numpy(frames)[None])[0]
     return logits[MARGIN : MARGIN + STEP].sigmoid().numpy()
 
 
@@ -192,10 +192,10 @@ def _network() -> TransNet:
     return TransNet.pretrained()
 
 
-def _branch(before: int, filters: int, pace: int) -> nn.Sequential:
+def _branch(before: int, filters: int, dilation: int) -> nn.Sequential:
     space = nn.Conv2d(before, 2 * filters, 3, padding=1, bias=False)
     time = nn.Conv2d(
-        2 * filters, filters, (3, 1), dilation=(pace, 1), padding=(pace, 0), bias=False
+        2 * filters, filters, (3, 1), dilation=(dilation, 1), padding=(dilation, 0), bias=False
     )
     return nn.Sequential(space, time)
 

@@ -113,9 +113,9 @@ def read_torchvision(path: Path) -> list[Layer]:
     verify(path)
     tensors = _state_dict(path)
     shapes = dict(_published(VGG19))
-    ours = {name for name in tensors if str(name).startswith("features.")}
+    known = {name for name in tensors if str(name).startswith("features.")}
     faults = [f"missing {name}" for name in shapes if name not in tensors]
-    faults += [f"unexpected {name}" for name in sorted(ours - shapes.keys())]
+    faults += [f"unexpected {name}" for name in sorted(known - shapes.keys())]
     faults += [
         f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()
@@ -123,8 +123,8 @@ def read_torchvision(path: Path) -> list[Layer]:
     ]
     if faults:
         raise UserError(f"VGG19: {path} is another network: {'; '.join(faults[:5])}; take {URL}")
-    found = [tensors[name] for name in shapes]
-    return list(zip(found[::2], found[1::2], strict=True))
+    layers = [tensors[name] for name in shapes]
+    return list(zip(layers[::2], layers[1::2], strict=True))
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -1,10 +1,8 @@
 """Pretrained weights: found, verified by sha256, and read without running code.
 
-They lie in installed packages (requirements-weights.txt), or in a folder that the user names
-(`evaluate.weights_dir`), which is looked at first and holds the files by their own names. The
-packages are never imported (they need other frameworks); only their weight file is opened. Most
-are pickles: they are read by an unpickler that knows numpy arrays and nothing else, those of
-PyTorch by its own reader for tensors only.
+They lie in installed packages (requirements-weights.txt), which are never imported (they need other
+frameworks); only their weight file is opened. Most are pickles: they are read by an unpickler that
+knows numpy arrays and nothing else, those of PyTorch by its own reader for tensors only.
 """
 
 import hashlib
@@ -31,11 +29,6 @@ class Weights:
     module: str
     file: str  # relative to the module's folder
     sha256: str
-
-    @property
-    def name(self) -> str:
-        """The file's own name, under which a user's folder may hold it."""
-        return Path(self.file).name
 
 
 LPIPS_VGG16 = Weights(
@@ -68,47 +61,40 @@ RIFE = Weights(
 )
 
 
-def find(weights: Weights, folder: Path | None = None) -> Path:
-    """The file's path: in `folder`, else in its package; or a UserError with the remedy."""
-    if folder is not None and (folder / weights.name).is_file():
-        return folder / weights.name
-    also = f", or put {weights.name} into {folder}" if folder is not None else ""
+def find(weights: Weights) -> Path:
+    """The file's path in its package, or a UserError with the remedy."""
     spec = importlib.util.find_spec(weights.module)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"{weights.what}: package {weights.package} is not installed; run {REMEDY}{also}"
-        )
+        raise UserError(f"{weights.what}: package {weights.package} is not installed; run {REMEDY}")
     path = Path(spec.submodule_search_locations[0]) / weights.file
     if not path.is_file():
-        raise UserError(
-            f"{weights.what}: {path} is missing from {weights.package}; run {REMEDY}{also}"
-        )
+        raise UserError(f"{weights.what}: {path} is missing from {weights.package}; run {REMEDY}")
     return path
 
 
-def read(weights: Weights, folder: Path | None = None) -> dict:
+def read(weights: Weights) -> dict:
     """The verified file's nested dict of numpy arrays."""
-    path = verified(weights, folder)
+    path = verified(weights)
     with path.open("rb") as file:
         return _ArraysOnly(file).load()
 
 
-def read_tensors(weights: Weights, folder: Path | None = None) -> "dict[str, torch.Tensor]":
+def read_tensors(weights: Weights) -> "dict[str, torch.Tensor]":
     """The verified file's state dict, for files that PyTorch wrote."""
     import torch
 
-    return torch.load(verified(weights, folder), map_location="cpu", weights_only=True)
+    return torch.load(verified(weights), map_location="cpu", weights_only=True)
 
 
-def verified(weights: Weights, folder: Path | None = None) -> Path:
+def verified(weights: Weights) -> Path:
     """The file's path, after its sha256 was compared."""
-    path = find(weights, folder)
+    path = find(weights)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != weights.sha256:
         raise UserError(
             f"{weights.what}: {path} has sha256 {digest}, expected {weights.sha256}; "
-            f"reinstall {weights.package}, or take the file that it brings"
+            f"reinstall {weights.package}"
         )
     return path
 

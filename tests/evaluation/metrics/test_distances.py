@@ -1,9 +1,9 @@
-"""Distances of sets of features: by hand, against clean-fid and scikit-learn; their halvings."""
+"""Distances of sets of features: by hand, against clean-fid and scikit-learn; split in half."""
 
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics.distances import FewSamples, frechet, halved, polynomial_mmd
+from pipeline.evaluation.metrics.distances import FewSamples, frechet, polynomial_mmd, split_half
 from pipeline.runtime import repair_torchvision
 
 MEASURES = [frechet, polynomial_mmd]
@@ -127,15 +127,15 @@ def test_bad_features_are_named(measure):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_truth_itself_lies_on_its_floor(measure):
     truth = normal(20, 6)
-    half = halved(truth, truth.copy(), measure, 7, seed=1)
+    half = split_half(truth, truth.copy(), measure, 7, seed=1)
     assert (half.value, half.deviation) == (half.floor, half.floor_deviation)
-    assert half.n == 10 and half.deviation > 0
+    assert half.deviation > 0
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_another_set_lies_above_the_floor(measure):
     truth = normal(40, 6)
-    half = halved(truth + 3, truth, measure, 10, seed=1)
+    half = split_half(truth + 3, truth, measure, 10, seed=1)
     assert half.value > half.floor + 3 * half.floor_deviation
 
 
@@ -148,24 +148,24 @@ def test_halves_never_share_a_sample():
         seen.append((set(a.ravel()), set(b.ravel() % 100)))
         return 0.0
 
-    assert halved(rows, rows + 100, measure, 5, seed=0).n == 4  # of 9 one is left out
+    split_half(rows, rows + 100, measure, 5, seed=0)  # of 9 one is left out
     assert all(len(a) == len(b) == 4 for a, b in seen)
     assert all(not a & b for a, b in seen[::2])  # every second one is the floor
     assert len({tuple(sorted(a)) for a, _ in seen[::2]}) > 1
 
 
-def test_halvings_follow_the_seed():
+def test_splits_follow_the_seed():
     truth, drawn = normal(12, 5), normal(12, 5, 1)
-    one, same, other = (halved(drawn, truth, frechet, 5, seed) for seed in (1, 1, 2))
+    one, same, other = (split_half(drawn, truth, frechet, 5, seed) for seed in (1, 1, 2))
     assert one == same and one != other
-    assert halved(drawn + 1, truth, frechet, 5, 1).floor == one.floor
-    assert halved(drawn, truth, frechet, 1, 1).deviation == 0
+    assert split_half(drawn + 1, truth, frechet, 5, 1).floor == one.floor
+    assert split_half(drawn, truth, frechet, 1, 1).deviation == 0
 
 
 def test_halves_of_too_few_or_unequal_rows():
     rows = normal(5, 2)
-    assert halved(rows[:4], rows[:4], frechet, 3).n == 2
+    assert split_half(rows[:4], rows[:4], frechet, 3).floor >= 0
     with pytest.raises(FewSamples, match="3 samples in the first set, at least 4 needed"):
-        halved(rows[:3], rows[:3], frechet)
+        split_half(rows[:3], rows[:3], frechet, 3)
     with pytest.raises(ValueError, match="4 generated rows and 5 true ones"):
-        halved(rows[:4], rows, frechet)
+        split_half(rows[:4], rows, frechet, 3)

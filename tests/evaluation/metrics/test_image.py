@@ -1,4 +1,4 @@
-"""PSNR and SSIM equal scikit-image's, and behave at the ends."""
+"""PSNR and SSIM equal scikit-image's; LPIPS passes each distinct image through once."""
 
 import math
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline import frames
+from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
+from pipeline.models.pretrained.lpips import Lpips
 
 WHITE = torch.full((2, 16, 20, 3), 255, dtype=torch.uint8)
 
@@ -87,3 +89,26 @@ def test_ssim_refuses_pictures_smaller_than_its_window():
     small = WHITE[:, :10]
     with pytest.raises(ValueError, match="at least 11"):
         ssim(small, small)
+
+
+@pytest.fixture(scope="module")
+def lpips() -> LpipsMetric:
+    """With random weights: what is tested here is not what the network sees."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lpips, "pretrained", classmethod(lambda cls, network: cls(network)))
+        return LpipsMetric("alexnet", torch.device("cpu"))
+
+
+def test_lpips_of_a_clip_with_held_drawings(lpips, moving):
+    held = moving(6, 3, 32, 64)[[0, 0, 1, 2, 2, 2, 3, 4, 5]]  # six drawings, nine frames
+    other = moving(9, 4, 32, 64)
+    features = lpips.features(held)
+    assert all(len(level) == 6 for level in features.maps)
+    assert features.index.tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 5]
+    distance = lpips.distance(features, lpips.features(other))
+    wanted = lpips.lpips(frames.to_float(held), frames.to_float(other))
+    assert distance.shape == (9,) and torch.allclose(distance, wanted, atol=1e-5)
+    back = lpips.distance(lpips.features(other), features)
+    assert torch.allclose(distance, back, atol=1e-6)
+    assert lpips.distance(features, lpips.features(held.clone())).tolist() == [0] * 9

@@ -1,8 +1,6 @@
 """Outlines lie where they are drawn, and their distance is what a ruler would say."""
 
-import os
 from math import hypot
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.evaluation.metrics.line_chamfer import CAP, Outlines, chamfer, line_chamfer, outlines
-from pipeline.video import decode
 
 HEIGHT, WIDTH = 64, 128
 DIAGONAL = hypot(HEIGHT, WIDTH)
@@ -63,17 +60,6 @@ def mixed() -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.cat([drawn, square(10), line(40), PLAIN, PLAIN, line(3)])
     truth = torch.cat([blurred(drawn, 1), square(17), line(45), line(45), PLAIN, line(120)])
     return images, truth
-
-
-@pytest.fixture(scope="module")
-def cartoon() -> torch.Tensor:
-    """Every eighth frame of a real one: `24 H W 3`."""
-    data = Path(__file__).parents[3] / os.environ.get("NAKAWARI_DATA", "../shared/data")
-    path = data / "toon" / "basketball.mp4"
-    if not path.is_file():
-        pytest.skip(f"NAKAWARI_DATA: no {path}")
-    batches = decode.decode(path, decode.probe(path), (HEIGHT, WIDTH), (36, 64))
-    return torch.from_numpy(np.concatenate([b.images.copy() for b in batches])[::8])
 
 
 def test_a_line_is_marked_where_it_is_drawn():
@@ -175,14 +161,6 @@ def test_small_noise_moves_outlines_less_than_a_pixel():
     shifted = truth.roll(1, 2)
     assert float(line_chamfer(noisy(truth, 2), truth)) < 0.05
     assert float(line_chamfer(noisy(truth, 2), truth)) < float(line_chamfer(shifted, truth)) / 5
-
-
-def test_real_cartoons_have_outlines_and_blur_ranks_them(cartoon):
-    share = float(outlines(cartoon).float().mean())
-    assert 0.08 < share < 0.25
-    light, strong = (line_chamfer(blurred(cartoon, sigma), cartoon) for sigma in (0.7, 2.0))
-    assert 0 < float(light.mean()) < float(strong.mean()) / 4
-    assert float(line_chamfer(noisy(cartoon, 2), cartoon).mean()) < float(light.mean()) / 4
 
 
 @pytest.mark.parametrize("wrong", [PLAIN.float(), PLAIN[:0], PLAIN[:, :, :-1], PLAIN.int()])

@@ -1,6 +1,6 @@
-"""What videos without a model score on Moving MNIST, by the thesis' ruler and by the correct one.
+"""What videos without a model score on Moving MNIST, by the thesis' metrics and by ours.
 
-    python -m benchmarks.seed_ruler [--mnist FOLDER] [--clips 500]
+    python -m benchmarks.thesis_metrics [--mnist FOLDER] [--clips 500]
 
 Clips of 10 frames, as the thesis measured, and of 20. Prints a table, then a JSON line a number.
 `given`: frames 1..n-1, as the thesis counts, the given last one among them; `inner`: 1..n-2. A
@@ -25,9 +25,9 @@ from rich.table import Table
 
 from pipeline import progress
 from pipeline.errors import UserError
-from pipeline.evaluation.baselines import BLIND
+from pipeline.evaluation.baselines import SIMPLE
 from pipeline.evaluation.metrics.image import psnr, ssim
-from pipeline.evaluation.metrics.thesis_metrics import seed_psnr, seed_ssim
+from pipeline.evaluation.metrics.thesis_metrics import thesis_psnr, thesis_ssim
 
 MNIST = Path(os.environ.get("NAKAWARI_DATA", "../shared/data")) / "mnist"
 DIGITS = "t10k-images-idx3-ubyte.gz"
@@ -36,12 +36,12 @@ STREAMS = {"moving_mnist": 10_000, "kimetsu_no_yaiba": 35_267}  # clips of the t
 BUFFER = 5_000  # clips of which tf.data's shuffle picks the next one
 PASSES = (1, 10, 50)
 MEASURES = {
-    "seed psnr given": (seed_psnr, None, "dB"),
-    "seed psnr inner": (seed_psnr, -1, "dB"),
-    "seed ssim given": (seed_ssim, None, "ssim"),
-    "seed ssim inner": (seed_ssim, -1, "ssim"),
-    "correct psnr inner": (psnr, -1, "dB"),
-    "correct ssim inner": (ssim, -1, "ssim"),
+    "thesis psnr given": (thesis_psnr, None, "dB"),
+    "thesis psnr inner": (thesis_psnr, -1, "dB"),
+    "thesis ssim given": (thesis_ssim, None, "ssim"),
+    "thesis ssim inner": (thesis_ssim, -1, "ssim"),
+    "our psnr inner": (psnr, -1, "dB"),
+    "our ssim inner": (ssim, -1, "ssim"),
 }
 
 
@@ -86,7 +86,7 @@ def _path(n_frames: int, random: np.random.Generator) -> np.ndarray:
 
 def candidates(clip: torch.Tensor) -> dict[str, torch.Tensor]:
     """Frames 1..n-1 of uint8 `n H W 3` as each would deliver them: uint8 `n-1 H W 3`."""
-    inner = {name: way(clip) for name, way in BLIND.items()}
+    inner = {name: way(clip) for name, way in SIMPLE.items()}
     last = {"black": torch.zeros_like(clip[:1]), "hold_first": clip[:1]}
     return {name: torch.cat([x, last.get(name, clip[-1:])]) for name, x in inner.items()}
 
@@ -97,7 +97,7 @@ def scores(clips: list[torch.Tensor]) -> dict[str, dict[str, float]]:
     for clip in progress.bar(clips, what=f"clips of {len(clips[0])} frames", unit="clip"):
         for name, drawn in candidates(clip).items():
             row = found.setdefault(name, {measure: [] for measure in MEASURES})
-            for way in (seed_psnr, seed_ssim, psnr, ssim):
+            for way in (thesis_psnr, thesis_ssim, psnr, ssim):
                 values = way(drawn, clip[1:])
                 for measure, (its_way, end, _) in MEASURES.items():
                     if its_way is way:
@@ -136,7 +136,9 @@ def seen_before(n: int, passes: int, random: np.random.Generator) -> list[float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seed_ruler", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.thesis_metrics", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--mnist", type=Path, default=MNIST, help=f"folder with {DIGITS}")
     parser.add_argument("--clips", type=int, default=500)
@@ -160,7 +162,7 @@ def _show(found: dict[str, dict[str, float]], n_frames: int, n: int) -> list[dic
     for name, row in found.items():
         table.add_row(name, *(f"{value:.4g}" for value in row.values()))
         for measure, value in row.items():
-            label = f"seed_ruler/{n_frames}/{name}/{measure.replace(' ', '_')}"
+            label = f"thesis_metrics/{n_frames}/{name}/{measure.replace(' ', '_')}"
             line = {"name": label, "value": value, "unit": MEASURES[measure][2], "n": n}
             if not math.isfinite(value):
                 line |= {"value": None, "reason": "infinite: the last frame is the given one"}
@@ -177,7 +179,12 @@ def _show_splits() -> list[dict]:
         shares = seen_before(n, max(PASSES), np.random.default_rng(0))
         table.add_row(name, *(f"{100 * shares[passes - 1]:.0f}" for passes in PASSES))
         lines += [
-            {"name": f"seed_ruler/seen/{name}/{p}", "value": shares[p - 1], "unit": "share", "n": n}
+            {
+                "name": f"thesis_metrics/seen/{name}/{p}",
+                "value": shares[p - 1],
+                "unit": "share",
+                "n": n,
+            }
             for p in PASSES
         ]
     Console(width=100).print(table)

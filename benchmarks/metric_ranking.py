@@ -1,6 +1,6 @@
 """Does each measure rank what is known to rank? Measured on true clips, before it judges a model.
 
-    python -m benchmarks.ruler --videos FOLDER [--threads 2]
+    python -m benchmarks.metric_ranking --videos FOLDER [--threads 2]
 
 Pictures: truth, a light and a strong blur, by PSNR, SSIM, LPIPS, line chamfer and the Fréchet
 distance. Clips: truth (half against half), cross-fade, frozen frame, by FVD and KVD, as `evaluate`
@@ -29,16 +29,15 @@ from pipeline.data.holds import index_frames
 from pipeline.data.ingest import ingest
 from pipeline.data.scenes import split_scenes
 from pipeline.evaluation.baselines import cross_fade, hold_first
-from pipeline.evaluation.metrics.distances import frechet, halved, polynomial_mmd
+from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd, split_half
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
-from pipeline.evaluation.metrics.image import psnr, ssim
+from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
 from pipeline.evaluation.metrics.line_chamfer import line_chamfer
-from pipeline.evaluation.metrics.perceptual import Perceptual
 from pipeline.models.pretrained.i3d import LEAST_FRAMES
 
 BLURS = {"light_blur": 0.7, "strong_blur": 2.0}  # deviation of the Gaussian, pixels at 64x128
 SURE = 1.0  # share of subsets that must come out right
-SUBSETS, HALVINGS = 40, 10
+SUBSETS, N_SPLITS = 40, 10
 SAMPLES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -65,15 +64,16 @@ def blurred(images: torch.Tensor, deviation: float) -> torch.Tensor:
     return torch.from_numpy(np.stack(soft))
 
 
-def picture_scores(images: torch.Tensor, perceptual: dict[str, Perceptual]) -> dict[str, dict]:
+def picture_scores(images: torch.Tensor, lpips: dict[str, LpipsMetric]) -> dict[str, dict]:
     """Mean by measure and degradation, of uint8 `B H W 3` against themselves."""
     scores: dict[str, dict] = {}
     for name, deviation in ({"truth": 0.0} | BLURS).items():
         worse = blurred(images, deviation) if deviation else images
         found = {"psnr": psnr(worse, images), "ssim": ssim(worse, images)}
         found["line_chamfer"] = line_chamfer(worse, images)
-        for network, measure in perceptual.items():
-            found[f"lpips_{network}"] = measure.distance(measure.see(worse), measure.see(images))
+        for network, metric in lpips.items():
+            values = metric.distance(metric.features(worse), metric.features(images))
+            found[f"lpips_{network}"] = values
         for measure, values in found.items():
             scores.setdefault(measure, {})[name] = float(values.mean())
     return scores
@@ -88,7 +88,7 @@ def set_order(
     truth: np.ndarray, worse: list[np.ndarray], measure: Callable, seed: int
 ) -> list[float]:
     """Floor of the truth, then the distance of each degradation: halves against halves."""
-    halves = [halved(rows, truth, measure, HALVINGS, seed) for rows in worse]
+    halves = [split_half(rows, truth, measure, N_SPLITS, seed) for rows in worse]
     return [halves[0].floor, *(half.value for half in halves)]
 
 
@@ -129,7 +129,9 @@ def clip_features(clips: list[torch.Tensor], features: VideoFeatures) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ruler", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.metric_ranking", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--videos", type=Path, required=True, help="folder of cartoons")
     parser.add_argument("--threads", type=int, default=2)
@@ -145,7 +147,7 @@ def main() -> None:
 
 
 def _pictures(images: torch.Tensor, device: torch.device) -> list[dict]:
-    networks = {name: Perceptual(name, None, device) for name in ("alexnet", "vgg16")}
+    networks = {name: LpipsMetric(name, device) for name in ("alexnet", "vgg16")}
     scores = picture_scores(images[:: max(1, len(images) // 200)], networks)
     table = Table(title="Pictures: means", title_justify="left")
     for column in ("measure", "truth", *BLURS):
@@ -154,11 +156,11 @@ def _pictures(images: torch.Tensor, device: torch.device) -> list[dict]:
     for measure, values in scores.items():
         table.add_row(measure, *(f"{value:.4g}" for value in values.values()))
         lines += [
-            {"name": f"ruler/{measure}/{name}", "value": value, "unit": measure}
+            {"name": f"metric_ranking/{measure}/{name}", "value": value, "unit": measure}
             for name, value in values.items()
         ]
     Console(width=100).print(table)
-    network = image_network("vgg16", None, device)
+    network = image_network("vgg16", device)
     parts = {name: blurred(images, deviation) for name, deviation in BLURS.items()}
     truth = np.concatenate([network(part) for part in images.split(64)])
     worse = [np.concatenate([network(p) for p in part.split(64)]) for part in parts.values()]
@@ -166,7 +168,7 @@ def _pictures(images: torch.Tensor, device: torch.device) -> list[dict]:
 
 
 def _clips(clips: list[torch.Tensor], device: torch.device) -> list[dict]:
-    rows = clip_features(clips, VideoFeatures(None, device))
+    rows = clip_features(clips, VideoFeatures(device))
     worse = [rows["cross_fade"], rows["frozen"]]
     lines = []
     for name, measure in (("fvd", frechet), ("kvd", polynomial_mmd)):
@@ -187,11 +189,11 @@ def _share_lines(
     shown = ", ".join(f"{value:.4g}" for value in order)
     print(f"{name} of all {len(truth)}: {shown}; ranks from {ranks_from(found)}")
     lines = [
-        {"name": f"ruler/{name}/share", "value": share, "unit": "share of subsets", "n": n}
+        {"name": f"metric_ranking/{name}/share", "value": share, "unit": "share of subsets", "n": n}
         for n, share in found.items()
     ]
     return lines + [
-        {"name": f"ruler/{name}/order", "value": value, "unit": name, "place": place}
+        {"name": f"metric_ranking/{name}/order", "value": value, "unit": name, "place": place}
         for place, value in enumerate(order)
     ]
 

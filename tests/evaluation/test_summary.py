@@ -4,13 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.statistics.summary import (
-    candidate_numbers,
+from pipeline.evaluation.summary import (
     group_table,
+    headline,
+    method_metrics,
     motion_error,
     motion_groups,
-    summarise,
+    summarize,
 )
+from pipeline.io import flatten
 
 
 @pytest.mark.parametrize(
@@ -46,11 +48,11 @@ def rows() -> pd.DataFrame:
         ("c", "middle", 3, "black", 9.0, 0.3, 0.0, 6.0),
     ]
     scores = ["psnr", "ssim", "motion", "motion_true"]
-    return pd.DataFrame(table, columns=["clip_id", "group", "n_frames", "candidate", *scores])
+    return pd.DataFrame(table, columns=["clip_id", "group", "n_frames", "method", *scores])
 
 
 def test_summary_by_hand():
-    assert summarise(rows()) == {
+    assert summarize(rows()) == {
         "inbetween": {
             "psnr": pytest.approx(25.0),
             "ssim": pytest.approx(0.7),
@@ -77,31 +79,31 @@ def test_a_level_of_clips_where_it_is_defined():
     table = pd.DataFrame(
         {
             "clip_id": ["a", "b"],
-            "candidate": ["model"] * 2,
+            "method": ["model"] * 2,
             "flicker_still": [4.0, np.nan],
             "repeated": [np.nan, np.nan],
             "step_last": [3.0, 1.0],
             "step_last_true": [0.0, 2.0],
         }
     )
-    assert candidate_numbers(table) == {"flicker_still": 4.0, "control_point_ratio": 2.0, "n": 2}
+    assert method_metrics(table) == {"flicker_still": 4.0, "control_point_ratio": 2.0, "n": 2}
 
 
 def test_a_truth_that_stands_still_gives_no_ratio():
     table = pd.DataFrame(
-        {"clip_id": ["a"], "candidate": ["model"], "motion": [3.0], "motion_true": [0.0]}
+        {"clip_id": ["a"], "method": ["model"], "motion": [3.0], "motion_true": [0.0]}
     )
-    assert candidate_numbers(table) == {"n": 1}
+    assert method_metrics(table) == {"n": 1}
 
 
 def test_the_truths_own_levels_stand_beside():
     table = rows().assign(flicker_true=[1.0, 1.0, 5.0, 5.0, 3.0, 3.0])
-    content = summarise(table)
+    content = summarize(table)
     assert content["truth"] == {"flicker": 3.0} and content["truth_high_motion"] == {"flicker": 5.0}
 
 
 def test_a_row_a_group_and_candidate():
-    table = group_table(rows()).set_index(["group", "candidate"])
+    table = group_table(rows()).set_index(["group", "method"])
     assert len(table) == 8 and table.loc[("all", "model"), "n"] == 3
     assert table.loc[("middle", "black"), "psnr"] == 9.0
 
@@ -120,3 +122,18 @@ def test_a_row_a_group_and_candidate():
 )
 def test_motion_error_by_hand(drawn, true, error):
     assert motion_error(drawn, true) == (None if error is None else pytest.approx(error))
+
+
+def test_the_headline_is_short_and_holds_what_a_run_is_judged_by():
+    metrics = dict.fromkeys(("psnr", "ssim", "lpips", "line_chamfer", "motion_ratio", "n"), 1.0)
+    names = ("black", "cross_fade", "optical_flow", "rife", "untrained", "without_codes")
+    details = {"inbetween": metrics, "inbetween_high_motion": metrics}
+    details |= {"tokenizer": metrics | {"codebook_usage": 0.5, "perplexity": 9.0}}
+    details |= {"baselines_high_motion": dict.fromkeys(names, metrics)}
+    details |= {"beats": dict.fromkeys(("cross_fade", "optical_flow", "rife"), 0)}
+    content = headline(details, n_videos=5)
+    assert len(flatten(content)) == 26
+    assert content["baselines_high_motion"]["rife"] == {"psnr": 1.0, "lpips": 1.0}
+    assert "black" not in content["baselines_high_motion"]
+    assert content["tokenizer"] == {"psnr": 1.0, "lpips": 1.0, "codebook_usage": 0.5}
+    assert content["counts"] == {"clips": 1.0, "clips_high_motion": 1.0, "videos": 5}
