@@ -5,11 +5,10 @@ from pathlib import Path
 from unittest import mock
 
 from pipeline import config, io
-from pipeline.data import executor
 from pipeline.data.clips import chunk_clips
+from pipeline.data.executor import LocalPool
 from pipeline.data.holds import index_frames
 from pipeline.data.ingest import ingest
-from pipeline.data.integrity import INDEX
 from pipeline.data.scenes import split_scenes
 from pipeline.data.shard_writer import pack
 
@@ -19,17 +18,16 @@ def shards(videos: Path, work: Path, settings: config.Params) -> Path:
     frames, scenes, index, clips, out = (
         work / name for name in ("frames", "scenes", "frame_index", "clips", "shards")
     )
-    if (out / INDEX).is_file():
+    if (out / "index.json").is_file():
         return out
-    workers, size = settings.engine.workers, settings.ingest
+    pool, size = LocalPool(settings.engine.workers), settings.ingest
     with mock.patch.dict(os.environ, {"DVC_ROOT": str(work)}):
-        ingest(videos, frames, size, workers)
+        ingest(videos, frames, size, pool)
         split_scenes(frames, scenes, settings.scene_split)
         index_frames(frames, scenes, index, settings.frame_subsample)
         chunk_clips(frames, scenes, index, clips, settings.clip_chunk)
         rows = io.read_table(index / "frame_index.parquet", io.FRAME_INDEX)
         chosen = io.read_table(clips / "clips.parquet", io.CLIPS)
-        place = executor.Place("local", workers, "")
         shape = (size.height, size.width)
-        pack(frames, rows, chosen, out, shape, settings.shard_pack.shard_mb, place)
+        pack(frames, rows, chosen, out, shape, settings.shard_pack.shard_mb, pool)
     return out

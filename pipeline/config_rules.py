@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         Evaluate,
         Ingest,
         Params,
-        SceneSplit,
         Train,
         Transformer,
         Vqgan,
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     )
 
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
-HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 VGG_SIDE = 16  # smaller pictures do not pass its poolings
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 
@@ -38,7 +36,9 @@ def contradictions(params: "Params") -> list[str]:
             f"clip_chunk.train_share + val_share = {clips.train_share + clips.val_share:g}: "
             "expected less than 1, the rest is the test split"
         )
-    found += _scene_contradictions(has("scene_split"))
+    scenes = has("scene_split")
+    if scenes and not sum(scenes.weights):
+        found.append(f"scene_split.weights = {scenes.weights}: expected one above 0")
     if ingest and 0 < ingest.fps < 1:
         found.append(f"ingest.fps = {ingest.fps:g}: expected 0 (every frame), or 1 and more")
     if ingest and vqgan:
@@ -189,21 +189,6 @@ def _count_contradictions(
         f"{clips.longest} with transformer.remaining_frames_method = {method}, a row for each "
         "number of frames of a clip"
     ]
-
-
-def _scene_contradictions(scenes: "SceneSplit | None") -> list[str]:
-    """A hash of another size than is stored, weights that add up to nothing."""
-    if scenes is None:
-        return []
-    found, hashes = [], scenes.hash
-    if hashes.size * hashes.lowpass != HASH_SIDE:
-        found.append(
-            f"scene_split.hash.size * lowpass = {hashes.size * hashes.lowpass}: expected "
-            f"{HASH_SIDE}, the side of the small picture that ingest keeps of each frame"
-        )
-    if not sum(scenes.weights):
-        found.append(f"scene_split.weights = {scenes.weights}: expected one above 0")
-    return found
 
 
 def _evaluation_contradictions(evaluate: "Evaluate | None", ingest: "Ingest | None") -> list[str]:

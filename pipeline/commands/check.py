@@ -208,10 +208,11 @@ def discriminator(settings: Params) -> Iterator[Finding]:
 
 def ray(settings: Params, requirements: Path = RAY_REQUIREMENTS) -> Iterator[Finding]:
     """Ray, where it is asked for: not there, or there in another version."""
-    if fault := executor.without_ray(settings.engine.kind):
-        yield Finding("error", fault)
-    elif settings.engine.kind == "ray":
-        yield from packages(requirements)
+    if settings.engine.kind == "ray":
+        if importlib.util.find_spec("ray") is None:
+            yield Finding("error", executor.NO_RAY)
+        else:
+            yield from packages(requirements)
 
 
 def require_weights(settings: Params) -> None:

@@ -12,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from pipeline.evaluation.metrics.line_chamfer import CAP, Outlines, chamfer, line_chamfer, outlines
 from pipeline.video import decode
+from pipeline.video.probe import probe
 
 HEIGHT, WIDTH = 64, 128
 DIAGONAL = hypot(HEIGHT, WIDTH)
@@ -72,7 +73,7 @@ def cartoon() -> torch.Tensor:
     path = data / "toon" / "basketball.mp4"
     if not path.is_file():
         pytest.skip(f"NAKAWARI_DATA: no {path}")
-    batches = decode.decode(path, decode.probe(path), (HEIGHT, WIDTH), (36, 64))
+    batches = decode.decode(path, probe(path), (HEIGHT, WIDTH), (36, 64))
     return torch.from_numpy(np.concatenate([b.images.copy() for b in batches])[::8])
 
 
