@@ -2,8 +2,7 @@
 
 A detector is a class with two methods: `scores` of all frames, and `cuts`, the rule that makes cut
 frames of scores. No video is opened. Both are those of the class of the same name in
-`scenedetect.detectors` with its default options, its way to keep cuts `min_length` frames apart
-included. A new detector is a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
+`scenedetect.detectors`, its way to keep cuts `min_length` frames apart included. A new detector is a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
 """
 
 import itertools
@@ -19,7 +18,7 @@ from pipeline.data.frame_file import FrameFile
 NEARLY_ZERO = 1e-5  # adaptive: a neighbourhood in which nothing changes
 HIGHEST = 255.0  # adaptive: the greatest ratio, and that of any change among none
 NEIGHBOURS = 2  # adaptive: frames on each side, PySceneDetect's default
-HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture, PySceneDetect's default
+HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture: size 16, lowpass 2
 
 
 class Detector(Protocol):
@@ -154,7 +153,7 @@ class HashDetector:
 
 
 class HistogramDetector:
-    """A cut where the correlation of neighbours' histograms of luma is so much below 1."""
+    """A cut where the correlation of neighbours' histograms of luma, 256 bins, is so far below 1."""
 
     def __init__(self, rules: config.SceneSplit) -> None:
         self.threshold = rules.histogram.threshold

@@ -129,10 +129,8 @@ def rules_for(settings, detector):
             weights=weights,
         ),
         "threshold": lambda n: reference.ThresholdDetector(rules.fade.threshold, n),
-        "hash": lambda n: reference.HashDetector(rules.hash.threshold, min_scene_len=n),
-        "histogram": lambda n: reference.HistogramDetector(
-            rules.histogram.threshold, min_scene_len=n
-        ),
+        "hash": lambda n: reference.HashDetector(rules.hash.threshold, 16, 2, n),
+        "histogram": lambda n: reference.HistogramDetector(rules.histogram.threshold, 256, n),
     }
     return make_detector(rules), makers[detector]
 
