@@ -2,7 +2,8 @@
 
 A detector is a class with two methods: `scores` of all frames, and `cuts`, the rule that makes cut
 frames of scores. No video is opened. Both are those of the class of the same name in
-`scenedetect.detectors`, its way to keep cuts `min_length` frames apart included. A new detector is a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
+`scenedetect.detectors`, its way to keep cuts `min_length` frames apart included. A new detector is
+a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
 """
 
 import itertools
@@ -153,7 +154,7 @@ class HashDetector:
 
 
 class HistogramDetector:
-    """A cut where the correlation of neighbours' histograms of luma, 256 bins, is so far below 1."""
+    """A cut where the correlation of neighbours' luma histograms (256 bins) is so far below 1."""
 
     def __init__(self, rules: config.SceneSplit) -> None:
         self.threshold = rules.histogram.threshold
