@@ -106,10 +106,16 @@ def image_sequence(names: list[str]) -> list[str]:
 
 
 def parts(path: Path) -> list[Path]:
-    """The files that make up an entry of `find_files`, in the order of their frames."""
+    """The files that make up an entry of `find_files`, in the order of their frames.
+
+    None for a folder that cannot be read.
+    """
     if not path.is_dir():
         return [path]
-    names = [entry.name for entry in os.scandir(path) if not entry.is_dir()]
+    try:
+        names = [entry.name for entry in os.scandir(path) if not entry.is_dir()]
+    except PermissionError:
+        return []
     return [path / name for name in image_sequence(names)]
 
 
