@@ -21,13 +21,14 @@ from unittest import mock
 from benchmarks.lines import line, show
 from pipeline import config
 from pipeline.data.clips import chunk_clips
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames, read_videos
 from pipeline.data.holds import index_frames
 from pipeline.data.ingest import ingest
-from pipeline.data.near_duplicates import Scene, hash_scene, near_identical
-from pipeline.data.scenes import find_scenes, scene_frames, split_scenes
+from pipeline.data.near_duplicates import HashedScene, hash_scene, is_near_duplicate
+from pipeline.data.scenes import find_scenes, split_scenes
 from pipeline.errors import run_main
-from pipeline.video.decode import executable
+from pipeline.video.ffmpeg_input import executable
 
 LATER = 2  # frames that a copy begins later
 COPIES = {
@@ -52,21 +53,20 @@ def copy(path: Path, out: Path, how: tuple[str, ...]) -> None:
     subprocess.run([*command, "-preset", "fast", str(out)], check=True)
 
 
-def scenes(folder: Path, rules: config.SceneSplit) -> dict[tuple[str, int], Scene]:
+def scenes(folder: Path, rules: config.SceneSplit) -> dict[tuple[str, int], HashedScene]:
     """Hashed scenes by their video's name and first frame; short ones are left out."""
     found = {}
     for video in read_videos(folder).itertuples():
         footage, rate = open_frames(folder, video.video_id), Fraction(video.fps)
-        shortest = scene_frames(rules.min_scene_seconds, rate)
         small = footage.plane("small")
-        for start, end, _ in find_scenes(footage, rate, rules):
-            if end - start >= shortest:
-                name = Path(video.path).stem, start
-                found[name] = hash_scene(f"{name}", "train", small[start:end])
+        for scene in find_scenes(footage, rate, rules)[0]:
+            if scene.kept:
+                name = Path(video.path).stem, scene.start
+                found[name] = hash_scene(f"{name}", "train", small[scene.start : scene.end])
     return found
 
 
-def returning(originals: dict, copies: dict) -> Iterator[tuple[Scene, Scene]]:
+def returning(originals: dict, copies: dict) -> Iterator[tuple[HashedScene, HashedScene]]:
     """Scenes of the originals with those of their copies that begin where they should."""
     for (name, start), scene in originals.items():
         same = (copies.get((name, max(0, start - LATER + off))) for off in (0, -1, 1))
@@ -80,21 +80,20 @@ def filtered(work: Path, settings: config.Params) -> Iterator[dict]:
     index = work / "index"
     split_scenes(work / "frames", work / "scenes", settings.scene_split)
     index_frames(work / "frames", work / "scenes", index, settings.frame_subsample)
-    off = {"min_motion": 0.0, "max_luma_change": 0.0, "min_contrast": 0.0, "text": False}
+    off = {"min_motion": 0.0, "max_luma_change": 0.0, "min_contrast": 0.0}
     values = [("min_motion", value, "still") for value in MOTION]
     values += [("max_luma_change", value, "flash") for value in LUMA]
-    values += [("min_contrast", 3.0, "blank"), ("text", True, "text")]
+    values += [("min_contrast", 3.0, "blank")]
     for key, value, name in values:
         filters = settings.clip_chunk.filters.model_copy(update=off | {key: value})
         rules = settings.clip_chunk.model_copy(
-            update={"filters": filters, "near_identical_bits": -1}
+            update={"filters": filters, "near_duplicate_hamming": -1}
         )
         with mock.patch("pipeline.data.clips.check_splits"):  # few scenes may leave one empty
             found = chunk_clips(work / "frames", work / "scenes", index, work / "clips", rules)
-        told = f"clips/{key}={value:g}" if key != "text" else "clips/text"
-        yield line(told, found[f"rejected_{name}"], "rejected")
+        yield line(f"clips/{key}={value:g}", found[f"rejected_{name}"], "rejected")
     whole = sum(found[f"clips_{split}"] for split in ("train", "val", "test"))
-    yield line("clips/all", whole + found["rejected_text"], "clips")
+    yield line("clips/all", whole + found["rejected_blank"], "clips")
 
 
 def likeness(videos: Path, work: Path, settings: config.Params, workers: int) -> Iterator[dict]:
@@ -106,16 +105,16 @@ def likeness(videos: Path, work: Path, settings: config.Params, workers: int) ->
         for video in read_videos(work / "frames").itertuples():
             path = videos / video.path
             copy(path, work / name / f"{path.stem}.mp4", how)
-        ingest(work / name, work / f"frames-{name}", settings.ingest, workers)
+        ingest(work / name, work / f"frames-{name}", settings.ingest, LocalPool(workers))
         pairs = list(returning(originals, scenes(work / f"frames-{name}", rules)))
         yield line(f"clips/{name}/scenes", len(pairs), "scenes")
         for bits in BITS:
-            found = sum(near_identical(*pair, bits) for pair in pairs)
+            found = sum(is_near_duplicate(*pair, bits) for pair in pairs)
             yield line(f"clips/{name}/bits={bits}", found, "found")
     others = list(itertools.combinations(originals.values(), 2))
     yield line("clips/different/pairs", len(others), "pairs")
     for bits in BITS:
-        wrong = sum(near_identical(*pair, bits) for pair in others)
+        wrong = sum(is_near_duplicate(*pair, bits) for pair in others)
         yield line(f"clips/different/bits={bits}", wrong, "taken for one")
 
 
@@ -133,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
         os.environ["DVC_ROOT"] = folder
         work = Path(folder)
-        ingest(given.videos, work / "frames", size, given.workers)
+        ingest(given.videos, work / "frames", size, LocalPool(given.workers))
         lines = [*filtered(work, settings)]
         lines += likeness(given.videos, work, settings, given.workers)
     show(lines, f"Clips and scenes of {given.videos.name}")

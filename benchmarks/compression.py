@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.lines import line, show
 from pipeline import config
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import SUFFIX, FrameFile
 from pipeline.data.ingest import ingest
 from pipeline.errors import run_main
@@ -29,7 +30,7 @@ def measure(kind: str, videos: Path, work: Path, workers: int) -> list[dict]:
     size = config.load().ingest.model_copy(update={"compression": kind})
     with mock.patch.dict(os.environ, {"DVC_ROOT": str(work / kind)}):
         started = time.perf_counter()
-        ingest(videos, work / kind / "frames", size, workers)
+        ingest(videos, work / kind / "frames", size, LocalPool(workers))
         spent = time.perf_counter() - started
     paths = sorted((work / kind / "frames").glob(f"*{SUFFIX}"))
     random = np.random.default_rng(0)

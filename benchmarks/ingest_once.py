@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from pipeline import config
+from pipeline.data.executor import LocalPool
 from pipeline.data.ingest import ingest
 from pipeline.data.scenes import split_scenes
 
@@ -19,7 +20,7 @@ from pipeline.data.scenes import split_scenes
 def main(videos: str, out: str, height: str, width: str, workers: str) -> None:
     settings = config.load()
     size = settings.ingest.model_copy(update={"height": int(height), "width": int(width)})
-    ingest(Path(videos), Path(out) / "frames", size, int(workers))
+    ingest(Path(videos), Path(out) / "frames", size, LocalPool(int(workers)))
     started = time.perf_counter()
     split_scenes(Path(out) / "frames", Path(out) / "scenes", settings.scene_split)
     print(json.dumps({"scene_split": time.perf_counter() - started}))

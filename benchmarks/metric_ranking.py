@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pipeline import config, io, progress, runtime
 from pipeline.data.clips import chunk_clips
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames
 from pipeline.data.holds import index_frames
 from pipeline.data.ingest import ingest
@@ -44,7 +45,7 @@ SAMPLES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 def true_clips(videos: Path, work: Path) -> list[torch.Tensor]:
     """Clips uint8 `n H W 3` of a folder of videos, cut as the pipeline cuts them."""
     settings = config.load()
-    ingest(videos, work / "frames", settings.ingest, settings.engine.workers)
+    ingest(videos, work / "frames", settings.ingest, LocalPool(settings.engine.workers))
     split_scenes(work / "frames", work / "scenes", settings.scene_split)
     index_frames(work / "frames", work / "scenes", work / "index", settings.frame_subsample)
     chunk_clips(

@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
-HASH_SIDE = 32  # pixels a side of the picture that the hash detector transforms
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 
 Count = Annotated[int, Field(ge=1)]
@@ -105,8 +104,7 @@ class FrameSize(Section):
 class Ingest(FrameSize):
     fps: Annotated[float, Field(ge=0.0, le=1000.0)]
     deinterlace: bool
-    cut_bars: bool
-    min_frames: Count
+    crop_letterbox: bool
     compression: Literal["none", "lz4", "zstd"]
     on_error: Literal["reject", "fail"]
 
@@ -121,26 +119,19 @@ class Ingest(FrameSize):
 
 class Adaptive(Section):
     threshold: Positive
-    window_width: Count
     min_content_val: Weight
 
 
 class Fade(Section):
     threshold: Annotated[int, Field(ge=1, le=255)]
-    method: Literal["floor", "ceiling"]
-    bias: Annotated[float, Field(ge=-1.0, le=1.0)]
-    add_final_scene: bool
 
 
 class Hash(Section):
     threshold: Annotated[float, Field(gt=0.0, le=1.0)]
-    size: Literal[4, 8, 16, 32]
-    lowpass: Literal[1, 2, 4, 8]
 
 
 class Histogram(Section):
     threshold: Annotated[float, Field(gt=0.0, le=1.0)]
-    bins: Literal[2, 4, 8, 16, 32, 64, 128, 256]
 
 
 class TransNetV2(Section):
@@ -151,7 +142,6 @@ class SceneSplit(Section):
     detector: Literal["content", "adaptive", "threshold", "hash", "histogram", "transnetv2"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
     weights: Annotated[list[Weight], Field(min_length=4, max_length=4)]
-    flashes: Literal["merge", "suppress"]
     min_scene_seconds: Weight
     adaptive: Adaptive
     fade: Fade
@@ -160,9 +150,6 @@ class SceneSplit(Section):
     transnetv2: TransNetV2
 
     def broken_rules(self) -> Iterator[str]:
-        side = self.hash.size * self.hash.lowpass
-        if side != HASH_SIDE:
-            yield f"scene_split.hash.size * lowpass = {side}: expected {HASH_SIDE}"
         if not sum(self.weights):
             yield f"scene_split.weights = {self.weights}: expected one above 0"
 
@@ -170,16 +157,13 @@ class SceneSplit(Section):
 class FrameSubsample(Section):
     image_step: Count
     hold_threshold: Annotated[float, Field(ge=0.0, le=255.0)]
-    hold_metric: Literal["block", "mean"]
-    clip_frames: Literal["all", "unique", "every_nth"]
-    clip_step: Count
+    clip_frames: Literal["all", "unique"]
 
 
 class ClipFilters(Section):
     min_motion: Weight
     min_contrast: Weight
     max_luma_change: Weight
-    text: bool
 
 
 class ClipChunk(Section):
@@ -189,7 +173,7 @@ class ClipChunk(Section):
     split_by: Literal["scene", "video"]
     train_share: Share
     val_share: Share
-    near_identical_bits: Annotated[int, Field(ge=-1, le=256)]
+    near_duplicate_hamming: Annotated[int, Field(ge=-1, le=256)]
     filters: ClipFilters
 
     def broken_rules(self) -> Iterator[str]:

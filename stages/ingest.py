@@ -6,7 +6,7 @@ from pipeline import config, errors, tracking
 from pipeline.commands import check
 from pipeline.data import executor
 from pipeline.data.ingest import ingest
-from pipeline.data.sequences import ingest_sequences
+from pipeline.data.moving_mnist import ingest_sequences
 
 OUT = Path("data/frames")
 
@@ -19,9 +19,8 @@ def main() -> None:
         if settings.source.kind == "moving_mnist":
             summary = ingest_sequences(source, OUT, settings)
         else:
-            workers, address = settings.engine.workers, settings.engine.address
-            place = executor.Place(settings.engine.kind, workers, address)
-            summary = ingest(source, OUT, settings.ingest, place)
+            with executor.open_pool(settings.engine) as pool:
+                summary = ingest(source, OUT, settings.ingest, pool)
         run.finish(summary, OUT)
 
 

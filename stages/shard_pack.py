@@ -15,10 +15,9 @@ def main() -> None:
         index = io.read_table(Path("data/frame_index/frame_index.parquet"), io.FRAME_INDEX)
         clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         size = (settings.ingest.height, settings.ingest.width)
-        workers, address = settings.engine.workers, settings.engine.address
-        place = executor.Place(settings.engine.kind, workers, address)
         shard_mb = settings.shard_pack.shard_mb
-        summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, place)
+        with executor.open_pool(settings.engine) as pool:
+            summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, pool)
         run.finish(summary, OUT)
 
 

@@ -36,20 +36,18 @@ def augment(
     flips = draws[:, 2] >> np.uint64(63)
     out = np.empty_like(images)
     places = (tops.tolist(), lefts.tolist(), flips.tolist())
-    for seen, image, top, left, flip in zip(out, images, *places, strict=True):
+    for target, image, top, left, flip in zip(out, images, *places, strict=True):
         crop = _enlarged(image, large, kind)[top : top + height, left : left + width]
-        seen[:] = cv2.flip(crop, 1) if flip else crop
+        target[:] = cv2.flip(crop, 1) if flip else crop
     return out
 
 
 def _enlarged(image: np.ndarray, size: tuple[int, int], kind: Kind) -> np.ndarray:
     if kind == "crop_flip":
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-    more = [larger - side for larger, side in zip(size, image.shape, strict=False)]
-    top, left = (m // 2 for m in more)
-    return cv2.copyMakeBorder(
-        image, top, more[0] - top, left, more[1] - left, cv2.BORDER_REFLECT_101
-    )
+    rows, columns = size[0] - image.shape[0], size[1] - image.shape[1]  # added
+    top, left = rows // 2, columns // 2
+    return cv2.copyMakeBorder(image, top, rows - top, left, columns - left, cv2.BORDER_REFLECT_101)
 
 
 def random_numbers(rows: Sequence[int], seed: int, epoch: int) -> np.ndarray:

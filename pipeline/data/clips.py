@@ -11,12 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline import config, io
-from pipeline.data.filters import NAMES, Clip, Filter, make_filters, refusal
+from pipeline.data.filters import NAMES, Clip, Filter, make_filters, rejection
 from pipeline.data.frame_file import FrameFile, open_frames
-from pipeline.data.near_duplicates import Scene, find_leaks, hash_scene
+from pipeline.data.near_duplicates import find_near_duplicates, hash_scene
 from pipeline.data.splits import check_splits, split_key, split_of
 from pipeline.progress import bar
 
@@ -28,47 +27,39 @@ def chunk_clips(
 ) -> dict[str, int | float]:
     """Writes `clips.parquet`; returns counts. Raises a UserError if a split is empty."""
     table = io.read_table(scenes / "scenes.parquet", io.SCENES)
-    usable = _usable_frames(index)
-    chunker = Chunker(rules)
-    for video_id, its_scenes in bar(
-        table.groupby("video_id", sort=False), what="clips", unit="video"
-    ):
+    frame_index = io.read_table(index / "frame_index.parquet", io.FRAME_INDEX)
+    usable = {
+        scene_id: rows["frame"].to_numpy()
+        for scene_id, rows in frame_index[frame_index["use_clip"]].groupby("scene_id")
+    }
+    filters = make_filters(rules.filters)
+    rows, hashed, rejected = [], [], Counter()
+    by_video = table.groupby("video_id", sort=False)
+    for video_id, video_scenes in bar(by_video, what="clips", unit="video"):
         frames = open_frames(footage, video_id)
-        for scene in its_scenes.itertuples():
-            chunker.add(scene, usable.get(scene.scene_id, np.empty(0, np.int32)), frames)
-    chunker.drop_leaks()
-    counts = Counter(row["split"] for row in chunker.rows)
+        for scene in video_scenes.itertuples():
+            numbers = usable.get(scene.scene_id, np.empty(0, np.int32))
+            clips, names = scene_clips(scene, numbers, frames, rules, filters)
+            rows += clips
+            rejected.update(names)
+            splits = {clip["split"] for clip in clips} - {""}
+            if splits and rules.near_duplicate_hamming >= 0:
+                small = frames.plane("small")[scene.start : scene.end]  # T 32 32
+                hashed.append(hash_scene(scene.scene_id, splits.pop(), small))
+    duplicates = find_near_duplicates(hashed, rules.near_duplicate_hamming)
+    for row in rows:
+        if row["split"] and row["scene_id"] in duplicates:
+            row |= {"split": "", "reason": duplicates[row["scene_id"]]}
+            rejected[LEAK] += 1
+    counts = Counter(row["split"] for row in rows)
     check_splits(counts, rules)
-    io.write_table(chunker.rows, io.CLIPS, out / "clips.parquet")
-    return _summary(chunker, counts)
-
-
-class Chunker:
-    """Gathers the rows of `clips.parquet` scene by scene; `rejected` counts the refused."""
-
-    def __init__(self, rules: config.ClipChunk):
-        self.rules, self.filters = rules, make_filters(rules.filters)
-        self.rows: list[dict] = []
-        self.rejected: Counter[str] = Counter()
-        self._hashed: list[Scene] = []
-
-    def add(self, scene, usable: np.ndarray, footage: FrameFile) -> None:
-        """A row of `scenes.parquet`, the numbers of its frames that feed clips, its video."""
-        rows, rejected = scene_clips(scene, usable, footage, self.rules, self.filters)
-        self.rows += rows
-        self.rejected.update(rejected)
-        splits = {row["split"] for row in rows} - {""}
-        if splits and self.rules.near_identical_bits >= 0:
-            small = footage.plane("small")[scene.start : scene.end]  # T 32 32
-            self._hashed.append(hash_scene(scene.scene_id, splits.pop(), small))
-
-    def drop_leaks(self) -> None:
-        """Rejects the clips of scenes that stand nearly identical in another split."""
-        leaks = find_leaks(self._hashed, self.rules.near_identical_bits)
-        for row in self.rows:
-            if row["split"] and row["scene_id"] in leaks:
-                row |= {"split": "", "reason": leaks[row["scene_id"]]}
-                self.rejected[LEAK] += 1
+    io.write_table(rows, io.CLIPS, out / "clips.parquet")
+    return {
+        **{f"clips_{split}": counts[split] for split in io.SPLITS},
+        "clips_rejected": counts[""],
+        **{f"rejected_{name}": rejected[name] for name in (SHORT, *NAMES, LEAK)},
+        "frames": sum(row["n_frames"] for row in rows if row["split"]),
+    }
 
 
 def part_lengths(n_frames: int, min_frames: int, max_frames: int) -> list[int]:
@@ -97,7 +88,7 @@ def scene_clips(
     rows, rejected = [], []
     for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
         clip = Clip(footage, frames)
-        name, reason = refusal(clip, filters)
+        name, reason = rejection(clip, filters)
         rows.append(_clip_row(scene, part, clip, split="" if name else split, reason=reason))
         rejected += [name] if name else []
     return rows, rejected
@@ -114,20 +105,3 @@ def _clip_row(scene, part: int, clip: Clip, split: str, reason: str) -> dict:
         "split": split,
         "reason": reason,
     }
-
-
-def _summary(chunker: Chunker, counts: Counter) -> dict[str, int | float]:
-    lengths = [row["n_frames"] for row in chunker.rows if row["split"]]
-    return {
-        **{f"clips_{split}": counts[split] for split in io.SPLITS},
-        "clips_rejected": counts[""],
-        **{f"rejected_{name}": chunker.rejected[name] for name in (SHORT, *NAMES, LEAK)},
-        "frames": sum(lengths),
-    }
-
-
-def _usable_frames(index: Path) -> dict[str, np.ndarray]:
-    """Numbers of the frames that feed clips, by scene."""
-    table = io.read_table(index / "frame_index.parquet", io.FRAME_INDEX)
-    kept: pd.DataFrame = table[table["use_clip"]]
-    return {name: rows["frame"].to_numpy() for name, rows in kept.groupby("scene_id")}

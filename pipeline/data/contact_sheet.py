@@ -73,11 +73,11 @@ def _write_head(page: Image.Image, video_id: str, scenes: list[Scene], shown: ra
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN - 4), video_id, INK, ImageFont.load_default(17))
     dropped = sum(not scene.kept for scene in scenes)
-    told = f"scenes {shown[0] + 1}-{shown[-1] + 1} of {len(scenes)}" if scenes else ""
-    told += f", {dropped} too short" if dropped else ""
+    count = f"scenes {shown[0] + 1}-{shown[-1] + 1} of {len(scenes)}" if scenes else ""
+    count += f", {dropped} too short" if dropped else ""
     font = ImageFont.load_default(13)
-    right = page.width - MARGIN - round(draw.textlength(told, font))
-    draw.text((right, MARGIN), told, FAINT, font)
+    right = page.width - MARGIN - round(draw.textlength(count, font))
+    draw.text((right, MARGIN), count, FAINT, font)
 
 
 def _draw_pair(

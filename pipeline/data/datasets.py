@@ -1,4 +1,4 @@
-"""Loaders: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
+"""Datasets: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.data.integrity import check_shards
 from pipeline.errors import UserError
+from pipeline.io import read_json
+
+INDEX = "index.json"
 
 
 class Clip(NamedTuple):
@@ -28,7 +30,18 @@ class ShardReader:
                 f"{folder} holds no {kind}-{split} shard; `dvc repro shard_pack` makes it, and an "
                 "empty split means too little footage (see clip_chunk.split_by)"
             )
-        check_shards(folder, paths)
+        if (folder / INDEX).is_file():
+            listed = {
+                shard["file"]: shard["bytes"]
+                for shard in read_json(folder / INDEX)["shards"]
+                if shard["file"].startswith(f"{kind}-{split}-")
+            }
+            present = {path.name: path.stat().st_size for path in paths}
+            if present != listed:
+                raise UserError(
+                    f"{folder} holds {present} (bytes), expected {listed} as {INDEX} lists them; "
+                    "delete the folder and run `dvc repro shard_pack`"
+                )
         tables = [_open(path) for path in paths]
         shapes = [_shape(table, path) for table, path in zip(tables, paths, strict=True)]
         for shape, path in zip(shapes, paths, strict=True):

@@ -10,6 +10,8 @@ without opening a video again.
 - Threshold: `mean_rgb`, the mean of all pixels and channels.
 - Histogram: `histogram`, how often each of the 256 levels of Y (BT.601) occurs.
 - Hash: `small`, the grey 32x32 picture that the cosine transform is taken of.
+
+Beside them `time`, and of the model's own frames `block_change`, by which holds are found.
 """
 
 import math
@@ -37,31 +39,37 @@ def detector_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height / factor)), max(1, round(width / factor))
 
 
-class DetectorTerms:
+class FrameTerms:
     """Measures a video batch by batch; remembers the last frame between two batches."""
 
     def __init__(self) -> None:
-        self._last: np.ndarray | None = None  # H W 4: hue, saturation, lightness, edges
+        self._last_maps: np.ndarray | None = None  # h w 4: hue, saturation, lightness, edges
+        self._last_image: np.ndarray | None = None  # H W 3
 
-    def measure(self, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 RGB `B H W 3` to the TERMS (but `block_change` and `time`) and the PLANES.
+    def measure(
+        self, images: np.ndarray, samples: np.ndarray, times: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The TERMS and PLANES of B frames: `images` uint8 `B H W 3` as the model sees them,
+        `samples` uint8 `B h w 3` as the detectors do, `times` float `B` in seconds.
 
         Terms are float32 `B` in levels of [0, 255] (hue [0, 179]); `small` is uint8 `B 32 32` and
-        `histogram` uint32 `B 256`.
+        `histogram` uint32 `B 256`. Changes are those from the frame before, 0 for the first.
         """
-        count, height, width, _ = frames.shape
-        rows = frames.reshape(count * height, width, 3)
-        hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV).reshape(frames.shape)
-        maps = np.stack([_with_edges(image) for image in hsv])  # B H W 4
-        first = maps[:1] if self._last is None else self._last[None]
-        before = np.concatenate([first, maps[:-1]])
-        self._last = maps[-1].copy()
-        deltas = channel_means(cv2.absdiff(maps, before)).T  # 4 B
-        colours = channel_means(frames)  # B 3
+        count, height, width, _ = samples.shape
+        rows = samples.reshape(count * height, width, 3)
+        hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV).reshape(samples.shape)
+        maps = np.stack([cv2.merge([image, edges(cv2.extractChannel(image, 2))]) for image in hsv])
+        before = maps[:1] if self._last_maps is None else self._last_maps[None]
+        deltas = channel_means(cv2.absdiff(maps, np.concatenate([before, maps[:-1]]))).T  # 4 B
+        colours = channel_means(samples)  # B 3
+        before = images[0] if self._last_image is None else self._last_image
+        pairs = zip(images, [before, *images[:-1]], strict=True)
         terms = dict(zip(DELTAS, deltas, strict=True))
-        terms |= {"mean_luma": colours @ LUMA, "mean_rgb": colours.mean(axis=1)}
+        terms |= {"mean_luma": colours @ LUMA, "mean_rgb": colours.mean(axis=1), "time": times}
+        terms["block_change"] = np.array([block_change(image, last) for image, last in pairs])
+        self._last_maps, self._last_image = maps[-1].copy(), images[-1]
         named = {name: values.astype(np.float32) for name, values in terms.items()}
-        return named | {"small": small_grey(frames), "histogram": luma_histogram(frames)}
+        return named | {"small": small_grey(samples), "histogram": luma_histogram(samples)}
 
 
 def channel_means(stack: np.ndarray) -> np.ndarray:
@@ -91,11 +99,6 @@ def edges(lightness: np.ndarray) -> np.ndarray:
     side = 4 + round(math.sqrt(width * height) / 192)
     side += side % 2 == 0
     return cv2.dilate(cv2.Canny(lightness, low, high), np.ones((side, side), np.uint8))
-
-
-def _with_edges(hsv: np.ndarray) -> np.ndarray:
-    """uint8 `H W 3` to `H W 4`."""
-    return cv2.merge([hsv, edges(cv2.extractChannel(hsv, 2))])
 
 
 def _histogram(plane: np.ndarray) -> np.ndarray:

@@ -1,177 +1,215 @@
-"""PySceneDetect 0.7's detectors on the stored terms, and a network on the stored frames.
+"""PySceneDetect 0.7's detectors on the stored features, and a network on the stored frames.
 
-A detector has two halves: the scores of all frames, and the rule that makes cuts of them. No video
-is opened. Both halves are those of the class of the same name in `scenedetect.detectors`, its way
-to keep cuts `shortest` frames apart included:
-
-- content: a cut where the score reaches the threshold; flashes are merged (FlashFilter);
-- adaptive: where the content score is so many times its neighbourhood's, and high enough itself;
-- threshold: between a fade to black and the fade from it;
-- hash, histogram: where the perceptual hash, the histogram of luma differs by so much.
-
-Transnetv2 (`pretrained.transnet`) cuts where its authors do, and keeps cuts apart the same way.
+A detector is a class with two methods: `scores` of all frames, and `cuts`, the rule that makes cut
+frames of scores. No video is opened. Both are those of the class of the same name in
+`scenedetect.detectors`, its way to keep cuts `min_length` frames apart included. A new detector is
+a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
 """
 
 import itertools
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from pipeline import config
-from pipeline.data.detector_features import DELTAS, LEVELS
+from pipeline.data.detector_features import DELTAS
 from pipeline.data.frame_file import FrameFile
 
 NEARLY_ZERO = 1e-5  # adaptive: a neighbourhood in which nothing changes
 HIGHEST = 255.0  # adaptive: the greatest ratio, and that of any change among none
+NEIGHBOURS = 2  # adaptive: frames on each side, PySceneDetect's default
+HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture: size 16, lowpass 2
 
 
-def detector_scores(footage: FrameFile, rules: config.SceneSplit) -> np.ndarray:
-    """What the chosen detector compares with its threshold, float64 `T`.
+class Detector(Protocol):
+    """`rules` is the section `scene_split` of params.yaml."""
 
-    Content: levels of [0, 255]. Adaptive: a ratio of [0, 255]. Threshold: the mean of R, G and B.
-    Hash: the share of bits that differ. Histogram: 1 - correlation. Transnetv2: how probable a cut
-    just before the frame is. But for threshold, the first frame has 0.
+    def __init__(self, rules: config.SceneSplit) -> None: ...
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        """What is compared with the detector's threshold, float64 `T`; 0 for the first frame."""
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        """Frame numbers at which a new scene starts, ascending, from what `scores` returned.
+
+        `min_length` is PySceneDetect's `min_scene_len`, in frames.
+        """
+
+
+def make_detector(rules: config.SceneSplit) -> Detector:
+    return DETECTORS[rules.detector](rules)
+
+
+class ContentDetector:
+    """A cut where hue, saturation, lightness and edges change by the threshold or more.
+
+    Scores are levels of [0, 255]. A flash makes no scene: cuts closer than `min_length` become the
+    first and the last of them (FlashFilter's mode MERGE).
     """
-    match rules.detector:
-        case "content":
-            return content_scores(footage, rules.weights)
-        case "adaptive":
-            contents, own = content_scores(footage, rules.weights), rules.adaptive
-            return adaptive_ratios(contents, own.window_width, own.min_content_val)
-        case "threshold":
-            return footage.term("mean_rgb").astype(np.float64)
-        case "hash":
-            return hash_scores(footage.plane("small"), rules.hash.size)
-        case "histogram":
-            return histogram_scores(footage.plane("histogram"), rules.histogram.bins)
-        case "transnetv2":
-            from pipeline.models.pretrained.transnet import cut_probabilities  # torch takes seconds
 
-            return np.concatenate([[0.0], cut_probabilities(footage)[:-1]])
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.threshold, self.weights = rules.threshold, rules.weights
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        deltas = [footage.term(name).astype(np.float64) for name in DELTAS]
+        weighted = [delta * weight for delta, weight in zip(deltas, self.weights, strict=True)]
+        return sum(weighted) / sum(self.weights)
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        from scenedetect.common import FrameTimecode
+        from scenedetect.detector import FlashFilter
+
+        flash_filter = FlashFilter(FlashFilter.Mode.MERGE, length=min_length)
+        cuts = []
+        for frame, score in enumerate(scores):
+            time = FrameTimecode(frame, fps=25.0)  # the length is in frames: any rate would do
+            cuts += flash_filter.filter(time, above_threshold=score >= self.threshold)
+        return [cut.frame_num for cut in cuts]
 
 
-def detector_cuts(
-    footage: FrameFile, scores: np.ndarray, rules: config.SceneSplit, shortest: int
-) -> list[int]:
-    """Frame numbers at which the detector starts a new scene, ascending.
+class AdaptiveDetector:
+    """A cut where the content score is so many times that of its neighbourhood, and high enough.
 
-    `scores` are those of `detector_scores`, `shortest` is PySceneDetect's `min_scene_len`.
+    Scores are ratios of [0, 255].
     """
-    match rules.detector:
-        case "content":
-            return content_cuts(scores, rules.threshold, shortest, rules.flashes)
-        case "adaptive":
-            enough = content_scores(footage, rules.weights) >= rules.adaptive.min_content_val
-            return spaced_cuts((scores >= rules.adaptive.threshold) & enough, shortest)
-        case "threshold":
-            return fade_cuts(scores, rules.fade, shortest)
-        case "hash":
-            return spaced_cuts(scores >= rules.hash.threshold, shortest)
-        case "histogram":
-            return spaced_cuts(scores >= rules.histogram.threshold, shortest)
-        case "transnetv2":
-            return spaced_cuts(run_ends(scores > rules.transnetv2.threshold), shortest)
 
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.content, self.threshold = ContentDetector(rules), rules.adaptive.threshold
+        self.min_content = rules.adaptive.min_content_val
 
-def content_scores(footage: FrameFile, weights: list[float]) -> np.ndarray:
-    """Mean of the changes of hue, saturation, lightness and edges by these weights, float64 `T`."""
-    deltas = [footage.term(name).astype(np.float64) for name in DELTAS]
-    weighed = sum(delta * weight for delta, weight in zip(deltas, weights, strict=True))
-    return weighed / sum(weights)
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        return self.ratios(self.content.scores(footage))
 
+    def ratios(self, contents: np.ndarray) -> np.ndarray:
+        """Content scores `T` over the mean of their neighbours on each side, float64 `T`.
 
-def content_cuts(
-    scores: np.ndarray, threshold: float, shortest: int, flashes: str = "merge"
-) -> list[int]:
-    """Cuts of content scores float `T`; a flash makes no scene.
-
-    `merge`: cuts closer than `shortest` become the first and the last of them; `suppress`: the
-    first only.
-    """
-    from scenedetect.common import FrameTimecode
-    from scenedetect.detector import FlashFilter
-
-    merging = FlashFilter(FlashFilter.Mode[flashes.upper()], length=shortest)
-    cuts = []
-    for frame, score in enumerate(scores):
-        # the length is in frames, so the rate does not matter
-        found = merging.filter(FrameTimecode(frame, fps=25.0), above_threshold=score >= threshold)
-        cuts += [cut.frame_num for cut in found]
-    return cuts
-
-
-def adaptive_ratios(contents: np.ndarray, width: int, least: float) -> np.ndarray:
-    """Content scores `T` over the mean of their `width` neighbours on each side, float64 `T`.
-
-    0 where a side is shorter. Where nothing else changes it is HIGHEST if the score is `least`.
-    """
-    ratios = np.zeros(len(contents))
-    if len(contents) < 2 * width + 1:
+        0 where a side is too short. Where nothing else changes it is HIGHEST if the score itself
+        is high enough.
+        """
+        width = 2 * NEIGHBOURS + 1
+        ratios = np.zeros(len(contents))
+        if len(contents) < width:
+            return ratios
+        windows = np.lib.stride_tricks.sliding_window_view(contents, width)
+        centre, neighbours = windows[:, NEIGHBOURS], np.delete(windows, NEIGHBOURS, axis=1)
+        means = sum(neighbours.T) / (2.0 * NEIGHBOURS)  # added in PySceneDetect's order
+        at_rest = np.abs(means) < NEARLY_ZERO
+        changed = np.minimum(centre / np.where(at_rest, 1.0, means), HIGHEST)
+        alone = (centre >= self.min_content) * HIGHEST
+        ratios[NEIGHBOURS : len(contents) - NEIGHBOURS] = np.where(at_rest, alone, changed)
         return ratios
-    windows = np.lib.stride_tricks.sliding_window_view(contents, 2 * width + 1)
-    own, others = windows[:, width], np.delete(windows, width, axis=1)
-    means = sum(others.T) / (2.0 * width)  # added in PySceneDetect's order
-    alone = np.abs(means) < NEARLY_ZERO
-    changed = np.minimum(own / np.where(alone, 1.0, means), HIGHEST)
-    ratios[width : len(contents) - width] = np.where(alone, (own >= least) * HIGHEST, changed)
-    return ratios
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        enough = self.content.scores(footage) >= self.min_content
+        return spaced_cuts((scores >= self.threshold) & enough, min_length)
 
 
-def fade_cuts(levels: np.ndarray, rules: config.Fade, shortest: int) -> list[int]:
-    """Cuts between fades to black (`ceiling`: to white) and back, by mean R, G and B, float `T`."""
-    dark = levels < rules.threshold if rules.method == "floor" else levels >= rules.threshold
-    turns = np.flatnonzero(dark[1:] != dark[:-1]) + 1  # the first frames of darkness and of light
-    faded = 0  # where the darkness began that is not over yet
-    cuts, last = [], 0
-    for turn in turns:
-        if dark[turn]:
-            faded = int(turn)
-        elif turn - last >= shortest:
-            cuts.append(faded + round(int(turn - faded) * (1.0 + rules.bias) / 2.0))
-            last = int(turn)
-    if rules.add_final_scene and dark[-1] and len(levels) - 1 - last >= shortest:
-        cuts.append(faded)
-    return cuts
+class ThresholdDetector:
+    """A cut in the middle between a fade to black and the fade from it.
 
-
-def hash_scores(small: np.ndarray, size: int) -> np.ndarray:
-    """Share of bits by which neighbours' perceptual hashes differ, float64 `T`; uint8 `T 32 32`."""
-    hashes = np.stack([_hash(picture, size) for picture in small])  # T size size
-    differing = np.count_nonzero(hashes[1:] != hashes[:-1], axis=(1, 2))
-    return np.concatenate([[0.0], differing / float(size * size)])
-
-
-def histogram_scores(counts: np.ndarray, bins: int) -> np.ndarray:
-    """1 - correlation of neighbours' histograms, float64 `T`; uint32 `T 256` levels of luma."""
-    binned = counts.reshape(len(counts), bins, LEVELS // bins).sum(axis=2, dtype=np.uint32)
-    scaled = [cv2.normalize(row, None).ravel() for row in binned.astype(np.float32)]
-    pairs = itertools.pairwise(scaled)
-    alike = [cv2.compareHist(before, now, cv2.HISTCMP_CORREL) for before, now in pairs]
-    return np.concatenate([[0.0], 1.0 - np.array(alike)])
-
-
-def run_ends(found: np.ndarray) -> np.ndarray:
-    """The last frame of each run of true, bool `T` to bool `T`.
-
-    TransNet V2 gives the frames before the cut their probability, several in a slow transition,
-    and starts the new scene at the first frame behind them. The scores are those of the frame
-    before, so that is where their run ends. What it says of the very last frame is not asked.
+    Scores are the mean of R, G and B, also of the first frame.
     """
-    return found & ~np.append(found[1:], False)
+
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.threshold = rules.fade.threshold
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        return footage.term("mean_rgb").astype(np.float64)
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        dark = scores < self.threshold
+        turns = np.flatnonzero(dark[1:] != dark[:-1]) + 1  # first frames of darkness and of light
+        faded_out = 0  # where the darkness began that is not over yet
+        cuts, last = [], 0
+        for turn in turns.tolist():
+            if dark[turn]:
+                faded_out = turn
+            elif turn - last >= min_length:
+                cuts.append(faded_out + round((turn - faded_out) / 2.0))
+                last = turn
+        return cuts
 
 
-def spaced_cuts(found: np.ndarray, shortest: int) -> list[int]:
-    """Of the frames where bool `T` is true those `shortest` or more after the one kept before."""
+class HashDetector:
+    """A cut where the perceptual hashes of neighbours differ in this share of their bits."""
+
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.threshold = rules.hash.threshold
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        hashes = np.stack([self._hash(small) for small in footage.plane("small")])  # T 16 16
+        differing = np.count_nonzero(hashes[1:] != hashes[:-1], axis=(1, 2))
+        return np.concatenate([[0.0], differing / HASH_SIDE**2])
+
+    @staticmethod
+    def _hash(small: np.ndarray) -> np.ndarray:
+        """uint8 `32 32` to bool `16 16`: low frequencies above their median."""
+        scaled = np.float32(small) / max(1, small.max())
+        low = cv2.dct(scaled)[:HASH_SIDE, :HASH_SIDE]
+        return low > np.median(low)
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        return spaced_cuts(scores >= self.threshold, min_length)
+
+
+class HistogramDetector:
+    """A cut where the correlation of neighbours' luma histograms (256 bins) is so far below 1."""
+
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.threshold = rules.histogram.threshold
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        counts = footage.plane("histogram").astype(np.float32)  # T 256
+        scaled = [cv2.normalize(row, None).ravel() for row in counts]
+        pairs = itertools.pairwise(scaled)
+        correlations = [cv2.compareHist(before, now, cv2.HISTCMP_CORREL) for before, now in pairs]
+        return np.concatenate([[0.0], 1.0 - np.array(correlations)])
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        return spaced_cuts(scores >= self.threshold, min_length)
+
+
+class TransNetDetector:
+    """TransNet V2: a cut where its authors put it.
+
+    Scores are the probability of a cut just before the frame. The network gives the frames before
+    the cut their probability, several in a slow transition, and the new scene starts at the first
+    frame behind them.
+    """
+
+    def __init__(self, rules: config.SceneSplit) -> None:
+        self.threshold = rules.transnetv2.threshold
+
+    def scores(self, footage: FrameFile) -> np.ndarray:
+        from pipeline.models.pretrained.transnet import cut_probabilities  # torch takes seconds
+
+        return np.concatenate([[0.0], cut_probabilities(footage)[:-1]])
+
+    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+        return spaced_cuts(run_ends(scores > self.threshold), min_length)
+
+
+DETECTORS: dict[str, type[Detector]] = {
+    "content": ContentDetector,
+    "adaptive": AdaptiveDetector,
+    "threshold": ThresholdDetector,
+    "hash": HashDetector,
+    "histogram": HistogramDetector,
+    "transnetv2": TransNetDetector,
+}
+
+
+def run_ends(above: np.ndarray) -> np.ndarray:
+    """The last frame of each run of true, bool `T` to bool `T`."""
+    return above & ~np.append(above[1:], False)
+
+
+def spaced_cuts(above: np.ndarray, min_length: int) -> list[int]:
+    """Of the frames where bool `T` is true those `min_length` or more after the one kept before."""
     cuts, last = [], 0
-    for frame in np.flatnonzero(found).tolist():
-        if frame - last >= shortest:
+    for frame in np.flatnonzero(above).tolist():
+        if frame - last >= min_length:
             cuts.append(frame)
             last = frame
     return cuts
-
-
-def _hash(small: np.ndarray, size: int) -> np.ndarray:
-    """uint8 `32 32` to bool `size size`: low frequencies above their median."""
-    scaled = np.float32(small) / max(1, small.max())
-    low = cv2.dct(scaled)[:size, :size]
-    return low > np.median(low)

@@ -2,7 +2,8 @@
 
 A threshold of 0 is off: such a filter is not made. The first filter that says no gives the clip's
 reason; its name counts it in the summary. The thesis' discussion asks for the removal of clips
-without motion; the others keep out titles, fades and credits. Filters look at the model's frames.
+without motion; the others keep out blank pictures, fades and flashes. They look at the model's
+frames.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,9 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data.frame_file import FrameFile
-from pipeline.data.text import has_text
 
-Answer = bool | tuple[bool, str]
+Verdict = bool | tuple[bool, str]
 FADE_FRAMES = 8  # in which a fade or a flash is looked for
-LOOKS = 5  # frames of a clip in which text is looked for
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Clip:
 class Filter(Protocol):
     name: str
 
-    def __call__(self, clip: Clip) -> Answer: ...
+    def __call__(self, clip: Clip) -> Verdict: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Still:
     min_motion: float
     name = "still"
 
-    def __call__(self, clip: Clip) -> Answer:
+    def __call__(self, clip: Clip) -> Verdict:
         if clip.motion >= self.min_motion:
             return True
         return False, f"still: motion {clip.motion:.2f}, at least {self.min_motion:g} needed"
@@ -69,7 +68,7 @@ class Blank:
     min_contrast: float
     name = "blank"
 
-    def __call__(self, clip: Clip) -> Answer:
+    def __call__(self, clip: Clip) -> Verdict:
         contrast = float(clip.luma.std(axis=(1, 2)).max())
         if contrast >= self.min_contrast:
             return True
@@ -86,7 +85,7 @@ class Flash:
     max_change: float
     name = "flash"
 
-    def __call__(self, clip: Clip) -> Answer:
+    def __call__(self, clip: Clip) -> Verdict:
         levels = clip.luma.mean(axis=(1, 2))  # T
         windows = np.lib.stride_tricks.sliding_window_view(
             levels, min(FADE_FRAMES + 1, len(levels))
@@ -98,21 +97,7 @@ class Flash:
         return False, f"flash: {reason}, at most {self.max_change:g} allowed"
 
 
-@dataclass(frozen=True)
-class Text:
-    """Titles or credits in more than half of LOOKS evenly spaced frames; see `has_text`."""
-
-    name = "text"
-
-    def __call__(self, clip: Clip) -> Answer:
-        chosen = np.linspace(0, len(clip.luma) - 1, LOOKS).round().astype(int)
-        found = sum(has_text(clip.luma[frame]) for frame in chosen)
-        if found <= LOOKS // 2:
-            return True
-        return False, f"text: in {found} of {LOOKS} frames looked at"
-
-
-NAMES = tuple(kind.name for kind in (Blank, Still, Flash, Text))
+NAMES = tuple(kind.name for kind in (Blank, Still, Flash))
 
 
 def make_filters(rules: config.ClipFilters) -> list[Filter]:
@@ -124,15 +109,13 @@ def make_filters(rules: config.ClipFilters) -> list[Filter]:
         filters.append(Still(rules.min_motion))
     if rules.max_luma_change > 0:
         filters.append(Flash(rules.max_luma_change))
-    if rules.text:
-        filters.append(Text())
     return filters
 
 
-def refusal(clip: Clip, filters: list[Filter]) -> tuple[str, str]:
+def rejection(clip: Clip, filters: list[Filter]) -> tuple[str, str]:
     """Name and reason of the first filter that says no; two empty strings where none does."""
-    for ask in filters:
-        answer = ask(clip)
-        if answer is not True:
-            return ask.name, answer[1]
+    for filter_ in filters:
+        verdict = filter_(clip)
+        if verdict is not True:
+            return filter_.name, verdict[1]
     return "", ""

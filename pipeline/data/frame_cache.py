@@ -3,7 +3,7 @@
 `<DVC_ROOT>/.store/ingest/<key>.arrow` is the frame file, `<key>.json` its row without the names,
 written last: an entry is complete or absent. Files are hard links of those in the stage's output
 (copies where links do not work), so they cost no second place on disk until DVC copies its own.
-DVC deletes an output before a stage runs; the store is what remains. Frame files are never written
+DVC deletes an output before a stage runs; the cache is what remains. Frame files are never written
 into, only replaced, so a link changes nothing elsewhere.
 """
 
@@ -28,83 +28,87 @@ from pipeline.video import decode
 
 LIBRARY = Path(__file__).parents[1]
 CODE = (
-    "data/decoding.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
-    "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/pts.py",
-    "video/decode.py",
+    "data/ingest.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
+    "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/decode.py",
 )  # fmt: skip
 LIBRARIES = (cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
-SPARE = 2  # the store may hold this many times the bytes of the present run beside it, and
+SPARE = 2  # the cache may hold this many times the bytes of the present run beside it, and
 KEPT_BYTES = 20 * 10**9  # so many in any case: a run of the sample must not forget a season
 STALE_SECONDS = 3600  # younger half-made entries may be those of another run
 BLOCK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Store:
+class FrameCache:
     """One folder of entries, as seen with the parameters of a run."""
 
     folder: Path
     size: config.Ingest
 
-    def take(self, sha256: str, frame_file: Path) -> dict | None:
+    def has(self, sha256: str) -> bool:
+        """Whether there is an entry of a content; `restore` tells if it is whole."""
+        return bool(sha256) and self._row_file(sha256).is_file()
+
+    def restore(self, sha256: str, frame_file: Path) -> dict | None:
         """Links an entry's frame file to that name and gives its row; None where there is none."""
-        kept, about = self._paths(sha256)
+        row_file = self._row_file(sha256)
+        kept = row_file.with_suffix(SUFFIX)
         try:
-            row = json.loads(about.read_text("utf-8"))
+            row = json.loads(row_file.read_text("utf-8"))
             if not sha256 or row.pop("crc32") != _crc32(kept):
                 return None
             _link(kept, frame_file)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None  # absent (pruned by another run, say) or damaged: it is decoded again
-        for path in (kept, about):
+        for path in (kept, row_file):
             with contextlib.suppress(OSError):
                 os.utime(path)  # what was used last is pruned last
         return row
 
     def keep(self, row: dict, frame_file: Path) -> None:
         """Adds a finished video."""
-        kept, about = self._paths(row["sha256"])
+        row_file = self._row_file(row["sha256"])
+        kept = row_file.with_suffix(SUFFIX)
         self.folder.mkdir(parents=True, exist_ok=True)
         _link(frame_file, kept)
-        partial = about.with_suffix(f".{os.getpid()}.partial")
-        plain = {key: value for key, value in row.items() if key not in NAMES}
-        plain["crc32"] = _crc32(kept)
-        partial.write_text(json.dumps(plain, sort_keys=True), "utf-8")
-        partial.replace(about)
+        content = {key: value for key, value in row.items() if key not in NAMES}
+        content["crc32"] = _crc32(kept)
+        partial = row_file.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(content, sort_keys=True), "utf-8")
+        partial.replace(row_file)
 
     def prune(self, used_bytes: int) -> None:
         """Removes entries, those not used for longest first, until few enough bytes are left.
 
-        Another run may be at work in the same store.
+        Another run may be at work in the same cache.
         """
         limit, total = max(KEPT_BYTES, (1 + SPARE) * used_bytes), 0
-        for path, told in sorted(_stats(self.folder, SUFFIX), key=lambda item: -item[1].st_mtime):
-            total += told.st_size
+        newest_first = sorted(_stats(self.folder, SUFFIX), key=lambda item: -item[1].st_mtime)
+        for path, stat in newest_first:
+            total += stat.st_size
             if total > limit:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-        for path, told in _stats(self.folder, ".partial"):
-            if told.st_ctime < time.time() - STALE_SECONDS:
+        for path, stat in _stats(self.folder, ".partial"):
+            if stat.st_ctime < time.time() - STALE_SECONDS:
                 path.unlink(missing_ok=True)
 
-    def _paths(self, sha256: str) -> tuple[Path, Path]:
-        told = {"content": sha256, "code": _code_hash(), "reading": self._reading()}
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
-        return self.folder / f"{key}{SUFFIX}", self.folder / f"{key}.json"
-
-    def _reading(self) -> dict:
-        """The parameters that change a frame file; the others judge it afterwards."""
-        return self.size.model_dump(exclude={"min_frames", "on_error"})
+    def _row_file(self, sha256: str) -> Path:
+        """The entry's JSON file; its frame file has the same name."""
+        size = self.size.model_dump(exclude={"on_error"})  # what changes a frame file
+        entry = {"content": sha256, "code": _code_hash(), "size": size}
+        key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / f"{key}.json"
 
 
 def _stats(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
     """Files that were not removed meanwhile."""
-    found = []
+    stats = []
     for path in folder.glob(f"*{ending}"):
         with contextlib.suppress(FileNotFoundError):
-            found.append((path, path.stat()))
-    return found
+            stats.append((path, path.stat()))
+    return stats
 
 
 def _crc32(path: Path) -> int:

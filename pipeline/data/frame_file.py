@@ -21,12 +21,8 @@ from pipeline.errors import UserError, naming
 if TYPE_CHECKING:
     import pandas as pd
 
-READABLE = (
-    "ok",
-    "truncated",
-    "damaged",
-)  # states in videos.parquet of a video that has a frame file
-SUFFIX, PARTIAL = ".arrow", ".arrow.partial"
+READABLE = ("ok", "truncated", "damaged")  # `status` of a video that has a frame file
+SUFFIX = ".arrow"
 PACKED = "compression"  # its name in a file's metadata
 KEPT_BATCHES = 4  # unpacked batches of a compressed file in memory
 
@@ -71,11 +67,6 @@ class FrameWriter:
         return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, data])
 
 
-def partial_of(path: Path) -> Path:
-    """The name of a frame file while it is written."""
-    return path.with_name(path.name.removesuffix(SUFFIX) + PARTIAL)
-
-
 @contextlib.contextmanager
 def write_frames(
     path: Path,
@@ -90,7 +81,7 @@ def write_frames(
     `compression` is none, lz4 or zstd.
     A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
     """
-    partial = partial_of(path)
+    partial = path.with_name(f"{path.name}.partial")
     packed = None if compression == "none" else compression
     columns = frame_schema(height, width, (about or {}) | ({PACKED: packed} if packed else {}))
     options = pa.ipc.IpcWriteOptions(compression=packed)

@@ -3,8 +3,7 @@
 In anime a drawing is shown for one, two, three or more frames. A frame repeats a drawing if no
 8x8 block of it differs from that drawing by more than `hold_threshold`, and neither from the frame
 before: comparing with neighbours alone would take a slow drift for a hold, comparing with the
-drawing alone would miss a motion that returns. With `hold_metric: mean` the change is that of the
-whole picture.
+drawing alone would miss a motion that returns.
 
 What moves over a held drawing makes each frame a drawing of its own: of the sample's 640 frames
 under falling snow none is a hold, and block thresholds that take some for holds (29 at 20, 205 at
@@ -21,7 +20,6 @@ dropped stand in it with an empty scene_id and their reason, so that nothing is 
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -31,7 +29,6 @@ from pipeline.data.frame_file import FrameFile, open_frames, read_videos
 from pipeline.progress import bar
 
 HELD, OUTSIDE = "held drawing", "outside scenes: its scene is too short"
-SKIPPED = "not every n-th frame"
 
 
 def index_frames(
@@ -42,95 +39,10 @@ def index_frames(
     parts = []
     videos = read_videos(footage)
     for video in bar(videos.itertuples(), what="holds", unit="video", total=len(videos)):
-        its_scenes = table[table["video_id"] == video.video_id]
-        parts.append(index_video(open_frames(footage, video.video_id), video, its_scenes, rules))
+        video_scenes = table[table["video_id"] == video.video_id]
+        parts.append(index_video(open_frames(footage, video.video_id), video, video_scenes, rules))
     index = pd.concat(parts, ignore_index=True)
     io.write_table(index, io.FRAME_INDEX, out / "frame_index.parquet")
-    return _counts(index)
-
-
-def index_video(
-    footage: FrameFile, video, scenes: pd.DataFrame, rules: config.FrameSubsample
-) -> pd.DataFrame:
-    """Rows for all frames of one video; `scenes` are its rows of `scenes.parquet`."""
-    index = _outside(video.video_id, len(footage))
-    for scene in scenes.itertuples():
-        lengths = hold_lengths(
-            footage, scene.start, scene.end, rules.hold_threshold, rules.hold_metric
-        )
-        _fill_scene(index, scene, lengths, rules)
-    return pd.DataFrame(index)
-
-
-def hold_lengths(
-    footage: FrameFile, start: int, end: int, threshold: float, metric: str = "block"
-) -> np.ndarray:
-    """int32 `T` of a scene: frames for which a drawing is shown on its first frame, else 0.
-
-    `metric` is a key of CHANGES, `threshold` in its grey levels.
-    """
-    change = CHANGES[metric]
-    steps = _steps(footage, start, end, metric)
-    lengths = np.zeros(end - start, np.int32)
-    lengths[:1] = 1
-    drawing = start
-    for frame in range(start + 1, end):
-        repeats = steps[frame - start] <= threshold
-        if repeats and drawing < frame - 1:  # else the step is the change from the drawing
-            repeats = change(footage[frame], footage[drawing]) <= threshold
-        if not repeats:
-            drawing = frame
-        lengths[drawing - start] += 1
-    return lengths
-
-
-def mean_change(image: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference of two uint8 `H W 3` over the whole picture, in [0, 255]."""
-    return float(cv2.absdiff(image, other).mean())
-
-
-CHANGES = {"block": block_change, "mean": mean_change}
-
-
-def _steps(footage: FrameFile, start: int, end: int, metric: str) -> np.ndarray:
-    """Change of each frame of a scene from the one before; the first one's is not used."""
-    if metric == "block":
-        return footage.term("block_change")[start:end]  # measured while decoding
-    changes = [mean_change(footage[frame], footage[frame - 1]) for frame in range(start + 1, end)]
-    return np.array([0.0, *changes])
-
-
-def _outside(video_id: str, n_frames: int) -> dict:
-    return {
-        "video_id": np.full(n_frames, video_id, object),
-        "frame": np.arange(n_frames, dtype=np.int32),
-        "scene_id": np.full(n_frames, "", object),
-        "hold": np.zeros(n_frames, np.int32),
-        "use_image": np.zeros(n_frames, bool),
-        "use_clip": np.zeros(n_frames, bool),
-        "reason": np.full(n_frames, OUTSIDE, object),
-    }
-
-
-def _fill_scene(index: dict, scene, lengths: np.ndarray, rules: config.FrameSubsample) -> None:
-    inside = slice(scene.start, scene.end)
-    keep, reason = _clip_frames(lengths, rules)
-    index["scene_id"][inside] = scene.scene_id
-    index["hold"][inside] = lengths
-    index["use_image"][inside] = np.arange(len(lengths)) % rules.image_step == 0
-    index["use_clip"][inside] = keep
-    index["reason"][inside] = np.where(keep, "", reason)
-
-
-def _clip_frames(lengths: np.ndarray, rules: config.FrameSubsample) -> tuple[np.ndarray, str]:
-    """bool `T` of the frames that feed clips, and why the others do not."""
-    if rules.clip_frames == "unique":
-        return lengths > 0, HELD
-    step = rules.clip_step if rules.clip_frames == "every_nth" else 1
-    return np.arange(len(lengths)) % step == 0, SKIPPED
-
-
-def _counts(index: pd.DataFrame) -> dict[str, int | float]:
     inside = index["scene_id"] != ""
     drawings = int((index["hold"] > 0).sum())
     return {
@@ -141,3 +53,48 @@ def _counts(index: pd.DataFrame) -> dict[str, int | float]:
         "images": int(index["use_image"].sum()),
         "clip_frames": int(index["use_clip"].sum()),
     }
+
+
+def index_video(
+    footage: FrameFile, video, scenes: pd.DataFrame, rules: config.FrameSubsample
+) -> pd.DataFrame:
+    """Rows for all frames of one video; `scenes` are its rows of `scenes.parquet`."""
+    n_frames = len(footage)
+    index = {
+        "video_id": np.full(n_frames, video.video_id, object),
+        "frame": np.arange(n_frames, dtype=np.int32),
+        "scene_id": np.full(n_frames, "", object),
+        "hold": np.zeros(n_frames, np.int32),
+        "use_image": np.zeros(n_frames, bool),
+        "use_clip": np.zeros(n_frames, bool),
+        "reason": np.full(n_frames, OUTSIDE, object),
+    }
+    for scene in scenes.itertuples():
+        inside = slice(scene.start, scene.end)
+        lengths = hold_lengths(footage, scene.start, scene.end, rules.hold_threshold)
+        use_clip = lengths > 0 if rules.clip_frames == "unique" else np.ones(len(lengths), bool)
+        index["scene_id"][inside] = scene.scene_id
+        index["hold"][inside] = lengths
+        index["use_image"][inside] = np.arange(len(lengths)) % rules.image_step == 0
+        index["use_clip"][inside] = use_clip
+        index["reason"][inside] = np.where(use_clip, "", HELD)
+    return pd.DataFrame(index)
+
+
+def hold_lengths(footage: FrameFile, start: int, end: int, threshold: float) -> np.ndarray:
+    """int32 `T` of a scene: frames for which a drawing is shown on its first frame, else 0.
+
+    `threshold` is in grey levels, as `block_change`.
+    """
+    steps = footage.term("block_change")[start:end]  # measured while decoding
+    lengths = np.zeros(end - start, np.int32)
+    lengths[:1] = 1
+    drawing = start
+    for frame in range(start + 1, end):
+        repeats = steps[frame - start] <= threshold
+        if repeats and drawing < frame - 1:  # else the step is the change from the drawing
+            repeats = block_change(footage[frame], footage[drawing]) <= threshold
+        if not repeats:
+            drawing = frame
+        lengths[drawing - start] += 1
+    return lengths

@@ -1,59 +1,105 @@
 """A folder of videos to small frames: every video is decoded once, a process a video.
 
-Out: one frame file a readable video (`framefile.py`) and `decode.parquet` with a row for every
+Out: one frame file a readable video (`frame_file.py`) and `videos.parquet` with a row for every
 file of the folder, its status and the reason where something is wrong. The same bytes whatever
 the number of workers and their machines, and whether a video was decoded now or comes from the
-store.
+cache (`frame_cache.py`).
 """
 
+import hashlib
+import os
+import re
 import shutil
 import sys
+import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import config, io
+import numpy as np
+
+from pipeline import config, frames, io
 from pipeline.data import executor
-from pipeline.data.decoding import Job, decode_video, examine, take_over
-from pipeline.data.frame_cache import Store
-from pipeline.data.frame_file import PARTIAL, READABLE, SUFFIX, frame_bytes, partial_of
+from pipeline.data.detector_features import FrameTerms, detector_size
+from pipeline.data.frame_cache import FrameCache
+from pipeline.data.frame_file import READABLE, SUFFIX, frame_bytes, write_frames
 from pipeline.errors import UserError
 from pipeline.io import project_root
-from pipeline.progress import bar
-from pipeline.video import decode
+from pipeline.video import decode, ffmpeg_input
+from pipeline.video.ffmpeg_input import Size, Unreadable
+from pipeline.video.probe import Header, Reading, probe
 
 DUPLICATE, TOO_SHORT, SAME_NAME = "duplicate", "too short", "same name"
 FAILED = ("truncated", "damaged", "undecodable")  # what `on_error: fail` does not bear
-SHOWN = 5  # files named in an error
-STORE = Path(".store/ingest")
+MIN_FRAMES = 3  # a first, a last, and one between
+NAMED = 5  # files named in an error
+CACHE = Path(".store/ingest")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry of the folder, and what becomes of its frames."""
+
+    root: Path
+    name: str  # relative to root; an image sequence ends in "/"
+    out: Path
+    size: config.Ingest
+    cache: FrameCache
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def video_id(self) -> str:
+        """A readable, stable name: the path in ASCII letters, and 8 digits of the path's hash."""
+        path = Path(self.name)
+        plain = unicodedata.normalize("NFKD", str(path.with_suffix("") if path.name else path))
+        slug = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode().lower())
+        composed = unicodedata.normalize("NFC", self.name)  # the same on every file system
+        digest = hashlib.sha256(composed.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        return f"{slug.strip('-')[:40].strip('-') or 'video'}-{digest}"
+
+    @property
+    def frame_file(self) -> Path:
+        return self.out / f"{self.video_id}{SUFFIX}"
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.size.fps, self.size.deinterlace, self.size.crop_letterbox)
 
 
 def ingest(
-    source: Path, out: Path, size: config.Ingest, workers: int | executor.Place
+    source: Path, out: Path, size: config.Ingest, pool: executor.Pool
 ) -> dict[str, int | float]:
-    """Decodes everything below `source` into `out`; returns counts. Raises UserError.
-
-    `workers`: how many processes of this machine, or where else.
-    """
+    """Decodes everything below `source` into `out`; returns counts. Raises UserError."""
     names = list_source(source)
-    _clear(out)
-    store = Store(project_root() / STORE, size)
-    jobs = [Job(source, name, out, size, store) for name in names]
+    out.mkdir(parents=True, exist_ok=True)
+    _remove_partials(out)  # of a killed run; frame files stay until new ones take their names
+    (out / "videos.parquet").unlink(missing_ok=True)
+    cache = FrameCache(project_root() / CACHE, size)
+    jobs = [Job(source, name, out, size, cache) for name in names]
     try:
-        place = executor.Place.of(workers).at_most(len(jobs))
-        rows = executor.again(lambda: _run_all(jobs, place), workers, lambda: _under_way(jobs))
+        rows = _ingest_all(jobs, pool)
     finally:
         _remove_partials(out)  # of a worker that was killed
-    _require_whole(rows, jobs[0])
-    rows = [_judge(row, size) for row in rows]
+    for row in rows:
+        if row["status"] in READABLE and row["n_frames"] < MIN_FRAMES:
+            reason = f"{row['n_frames']} frames, at least {MIN_FRAMES} needed"
+            before = f"; {row['reason']}" if row["reason"] else ""
+            row |= {"status": TOO_SHORT, "reason": reason + before}
     readable = [row for row in rows if row["status"] in READABLE]
     if not readable:
         raise UserError(
             f"source.path = {source}: no readable video among {len(rows)} files: {_named(rows)}; "
             "put videos there that ffmpeg can read"
         )
-    _remove_strangers(out, {row["video_id"] for row in readable})
+    written = {row["video_id"] for row in readable}
+    for path in out.glob(f"*{SUFFIX}"):  # of videos that are no longer there, or were too short
+        if path.name.removesuffix(SUFFIX) not in written:
+            path.unlink()
     io.write_table(rows, io.VIDEOS, out / "videos.parquet")
-    store.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))
-    return _summary(rows, size)
+    cache.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))
+    return summary(rows, size)
 
 
 def list_source(source: Path) -> list[str]:
@@ -63,55 +109,90 @@ def list_source(source: Path) -> list[str]:
         raise UserError(f"source.path = {source}: no such folder; {remedy}")
     if not source.is_dir():
         raise UserError(f"source.path = {source}: a file, expected a folder; {remedy}")
-    names = decode.find_files(source)
+    names = ffmpeg_input.find_files(source)
     if not names:
         raise UserError(f"source.path = {source}: the folder is empty; {remedy}")
     return names
 
 
-def _run_all(jobs: list[Job], place: executor.Place) -> list[dict]:
+def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
     """Rows in the order of the jobs."""
-    with executor.opened(place, decode_video.__module__) as pool:
-        examined = bar(
-            pool.executor.map(examine, jobs), what="headers", unit="file", total=len(jobs)
-        )
-        examined = dict(zip(jobs, examined, strict=True))
-        _require_whole([row for row, _ in examined.values()], jobs[0])  # before hours of decoding
-        return _decode_all(pool, examined)
+    probed = pool.run(probe_video, [(job,) for job in jobs], what="headers", unit="file")
+    _require_whole([row for row, _ in probed], jobs[0])  # before hours of decoding
+    probed = dict(zip(jobs, probed, strict=True))
+    rows = _refused(probed)
+    accepted = [job for job in jobs if job not in rows]
+    uncached = [job for job in accepted if not job.cache.has(probed[job][0]["sha256"])]
+    if len(accepted) > len(uncached):
+        n_cached = len(accepted) - len(uncached)
+        print(f"{n_cached} videos were decoded before and come from the cache", file=sys.stderr)
+    _check_disk(jobs[0], sum(probed[job][1].expected_frames for job in uncached))
+    # long videos start first, so that no worker is left alone with one at the end
+    longest_first = sorted(accepted, key=lambda job: -probed[job][1].expected_frames)
+    decoded = pool.run(
+        ingest_video,
+        [(job, *probed[job]) for job in longest_first],
+        what="decoding",
+        unit="frame",
+        total=sum(probed[job][1].expected_frames for job in accepted),
+        in_progress=lambda: [
+            job.name for job in jobs if Path(f"{job.frame_file}.partial").exists()
+        ],
+    )
+    rows |= dict(zip(longest_first, decoded, strict=True))
+    rows = [rows[job] for job in jobs]
+    _require_whole(rows, jobs[0])
+    return rows
 
 
-def _decode_all(pool: executor.Pool, examined: dict[Job, tuple]) -> list[dict]:
-    """Long videos start first, so that no worker is left alone with one at the end."""
-    rows = _refused(examined)
-    wanted = {job: found for job, found in examined.items() if job not in rows}
-    rows |= _taken_over(pool, {job: row for job, (row, _) in wanted.items()})
-    waiting = {job: header for job, (_, header) in wanted.items() if job not in rows}
-    _check_disk(waiting)
-    longest_first = sorted(waiting, key=lambda job: -waiting[job].expected_frames)
-    futures = {
-        job: pool.executor.submit(decode_video, job, examined[job][0], waiting[job])
-        for job in longest_first
-    }
-    expected = sum(header.expected_frames for header in waiting.values())
-    pool.watch(futures.values(), expected, what="decoding", unit="frame")
-    rows |= {job: future.result() for job, future in futures.items()}
-    return [rows[job] for job in examined]
+def probe_video(job: Job) -> tuple[dict, Header | None]:
+    """The row of one file as far as its header tells; no header where there is no video in it."""
+    row = dict.fromkeys(("codec", "fps", "status", "reason"), "")
+    row |= {"n_frames": 0, "height": 0, "width": 0, "duration": 0.0}
+    row |= {"video_id": job.video_id, "path": _valid_text(job.name)}
+    row["sha256"] = content_hash(job.path)
+    try:
+        header = probe(job.path, job.reading)
+    except Unreadable as error:
+        return row | {"status": error.status, "reason": _valid_text(error.reason)}, None
+    row |= {"codec": header.codec, "fps": f"{header.fps.numerator}/{header.fps.denominator}"}
+    return row | {"height": header.height, "width": header.width}, header
 
 
-def _refused(examined: dict[Job, tuple]) -> dict[Job, dict]:
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of an image sequence in its order.
+
+    "" for what cannot be read.
+    """
+    if not path.is_dir():
+        return _sha256(path)
+    digest = hashlib.sha256()
+    for part in ffmpeg_input.parts(path):
+        digest.update(os.fsencode(part.name) + b"\0" + _sha256(part).encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refused(probed: dict[Job, tuple[dict, Header | None]]) -> dict[Job, dict]:
     """Rows of what is not decoded: no video, a copy of another, or named like another.
 
     Of equal files the first is kept that is no link, then that with the shortest name: a "copy of"
-    must not take the place of its original, whose split hangs on the name.
+    must not take the place of its original, whose split depends on the name.
     """
-    rows, first, named = {}, {}, {}
-    for job in sorted(examined, key=lambda job: (job.path.is_symlink(), len(job.name), job.name)):
-        row, header = examined[job]
+    rows, by_content, by_name = {}, {}, {}
+    for job in sorted(probed, key=lambda job: (job.path.is_symlink(), len(job.name), job.name)):
+        row, header = probed[job]
         if header is None:
             rows[job] = row
             continue
-        original = first.setdefault(row["sha256"] or job, row)
-        namesake = named.setdefault(job.video_id, row)
+        original = by_content.setdefault(row["sha256"] or job, row)
+        namesake = by_name.setdefault(job.video_id, row)
         if original is not row:
             status = f"{DUPLICATE} of {original['path']}"
             rows[job] = row | {"status": status, "reason": "the same bytes"}
@@ -121,40 +202,87 @@ def _refused(examined: dict[Job, tuple]) -> dict[Job, dict]:
     return rows
 
 
-def _taken_over(pool: executor.Pool, wanted: dict[Job, dict]) -> dict[Job, dict]:
-    """Rows of the videos that the store has."""
-    kept = pool.executor.map(take_over, wanted, [row["sha256"] for row in wanted.values()])
-    kept = list(bar(kept, what="store", unit="video", total=len(wanted)))
-    rows = {job: wanted[job] | row for job, row in zip(wanted, kept, strict=True) if row}
-    if rows:
-        print(f"{len(rows)} videos were decoded before and are taken over", file=sys.stderr)
-    return rows
-
-
-def _check_disk(waiting: dict[Job, decode.Header]) -> None:
+def _check_disk(job: Job, n_frames: int) -> None:
     """Says what the frames will take, and stops before a disk is filled."""
-    if not waiting:
+    if not n_frames:
         return
-    job = next(iter(waiting))
-    frames = sum(header.expected_frames for header in waiting.values())
-    needed = frames * frame_bytes(job.size.height, job.size.width) / 1e6
+    needed = n_frames * frame_bytes(job.size.height, job.size.width) / 1e6
     free = shutil.disk_usage(job.out).free / 1e6
     packed = job.size.compression != "none"
-    print(f"about {frames} frames, {'less than ' * packed}{needed:,.0f} MB", file=sys.stderr)
+    print(f"about {n_frames} frames, {'less than ' * packed}{needed:,.0f} MB", file=sys.stderr)
     if needed > free and not packed:
         raise UserError(
-            f"{job.out}: about {frames} frames need {needed:,.0f} MB, {free:,.0f} MB of disk are "
+            f"{job.out}: about {n_frames} frames need {needed:,.0f} MB, {free:,.0f} MB of disk are "
             "free; free some, set ingest.compression or ingest.fps, or lower ingest.height and "
             "ingest.width"
         )
 
 
-def _judge(row: dict, size: config.Ingest) -> dict:
-    if row["status"] in READABLE and row["n_frames"] < size.min_frames:
-        reason = f"{row['n_frames']} frames, at least {size.min_frames} needed"
-        why = f"; {row['reason']}" if row["reason"] else ""
-        return row | {"status": TOO_SHORT, "reason": reason + why}
+def ingest_video(job: Job, row: dict, header: Header) -> dict:
+    """Restores one video from the cache, or decodes it; its finished row.
+
+    What is in the file never makes it fail. Raises executor.Died where the decoder was killed: a
+    good film must not be kept as truncated.
+    """
+    cached = job.cache.restore(row["sha256"], job.frame_file)
+    if cached:
+        executor.count(cached["n_frames"])
+        return row | cached
+    status, reason, terms = "ok", "", FrameTerms()
+    shape = job.size.height, job.size.width
+    sizes = image_size(header, job.size), detector_size(header.height, header.width)
+    try:
+        with write_frames(job.frame_file, *shape, compression=job.size.compression) as out:
+            try:
+                for batch in decode.decode(job.path, header, *sizes, job.reading):
+                    fitted = [frames.fit(image, *shape, job.size.fit) for image in batch.images]
+                    images = np.stack(fitted)  # B H W 3
+                    out.append(images, terms.measure(images, batch.samples, batch.times))
+                    executor.count(len(batch))
+            except decode.Truncated as error:
+                status, reason = error.status, _valid_text(str(error))
+    except Unreadable as error:
+        return row | {"status": error.status, "reason": _valid_text(error.reason)}
+    except decode.Killed as error:
+        raise executor.Died(job.name, str(error)) from None
+    row = row | {"n_frames": out.n_frames, "status": status, "reason": reason}
+    promised = None if status == "truncated" else header.duration
+    row["duration"] = promised or float(out.n_frames / header.fps)
+    job.cache.keep(row, job.frame_file)
     return row
+
+
+def image_size(header: Header, size: config.Ingest) -> Size:
+    """Size to which ffmpeg averages a picture, so that `frames.fit` need not resize it again.
+
+    `fit` then only crops or adds bars, to the nearest of the model's pixels. Where the model's
+    frames are larger than the source it is the source's size, and `fit` enlarges.
+    """
+    ratios = size.height / header.height, size.width / header.width
+    if size.fit == "squeeze":
+        height, width = size.height, size.width
+    else:
+        scale = max(ratios) if size.fit == "crop" else min(ratios)
+        height, width = max(1, round(header.height * scale)), max(1, round(header.width * scale))
+    return min(height, header.height), min(width, header.width)
+
+
+def summary(rows: list[dict], size: config.Ingest) -> dict[str, int | float]:
+    """Counts for `metrics/ingest.json`, from the rows of `videos.parquet`."""
+    readable = [row for row in rows if row["status"] in READABLE]
+    n_frames = sum(row["n_frames"] for row in readable)
+    duplicates = sum(row["status"].startswith(DUPLICATE) for row in rows)
+    too_short = sum(row["status"] == TOO_SHORT for row in rows)
+    return {
+        "videos": len(readable),
+        "videos_truncated": sum(row["status"] == "truncated" for row in rows),
+        "videos_damaged": sum(row["status"] == "damaged" for row in rows),
+        "videos_duplicate": duplicates,
+        "videos_too_short": too_short,
+        "videos_rejected": len(rows) - len(readable) - duplicates - too_short,
+        "frames": n_frames,
+        "megabytes": n_frames * frame_bytes(size.height, size.width) / 1e6,
+    }
 
 
 def _require_whole(rows: list[dict], job: Job) -> None:
@@ -167,50 +295,16 @@ def _require_whole(rows: list[dict], job: Job) -> None:
         )
 
 
-def _under_way(jobs: list[Job]) -> list[str]:
-    """Names of the videos whose frame files are half-written."""
-    return [job.name for job in jobs if partial_of(job.frame_file).exists()]
-
-
 def _named(rows: list[dict]) -> str:
-    named = [f"{row['path']} ({row['status']}: {row['reason']})" for row in rows[:SHOWN]]
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return ", ".join(named) + more
+    names = [f"{row['path']} ({row['status']}: {row['reason']})" for row in rows[:NAMED]]
+    return ", ".join(names) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
 
-def _summary(rows: list[dict], size: config.Ingest) -> dict[str, int | float]:
-    readable = [row for row in rows if row["status"] in READABLE]
-    n_frames = sum(row["n_frames"] for row in readable)
-    counts = {
-        "truncated": sum(row["status"] == "truncated" for row in rows),
-        "damaged": sum(row["status"] == "damaged" for row in rows),
-        "duplicate": sum(row["status"].startswith(DUPLICATE) for row in rows),
-        "too_short": sum(row["status"] == TOO_SHORT for row in rows),
-    }
-    return {
-        "videos": len(readable),
-        **{f"videos_{key}": count for key, count in counts.items()},
-        "videos_rejected": len(rows) - len(readable) - counts["duplicate"] - counts["too_short"],
-        "frames": n_frames,
-        "megabytes": n_frames * frame_bytes(size.height, size.width) / 1e6,
-    }
-
-
-def _clear(out: Path) -> None:
-    """Removes what a killed run left; frame files stay until new ones take their names."""
-    out.mkdir(parents=True, exist_ok=True)
-    _remove_partials(out)
-    (out / "videos.parquet").unlink(missing_ok=True)
+def _valid_text(name: str) -> str:
+    """What of a file's name is valid text: parquet takes no other."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _remove_partials(out: Path) -> None:
-    for pattern in (f"*{PARTIAL}", "*.partial"):
-        for partial in out.glob(pattern):
-            partial.unlink(missing_ok=True)
-
-
-def _remove_strangers(out: Path, video_ids: set[str]) -> None:
-    """Removes frame files of videos that are no longer in the folder, or were too short."""
-    for path in out.glob(f"*{SUFFIX}"):
-        if path.name.removesuffix(SUFFIX) not in video_ids:
-            path.unlink()
+    for partial in out.glob("*.partial"):
+        partial.unlink(missing_ok=True)

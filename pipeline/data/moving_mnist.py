@@ -1,7 +1,9 @@
 """Moving MNIST (Srivastava, Mansimov, Salakhutdinov, 2015): handwritten digits that bounce about.
 
 In: a folder with MNIST's idx files, from which sequences are drawn as the authors did, or with
-their `mnist_test_seq.npy`. Out: sequences of grey pictures, uint8 `T H W` in [0, 255], of a split.
+their `mnist_test_seq.npy`. Out, as `ingest.py` has it for videos: frame files of SEQUENCES_A_FILE
+sequences each, one behind the other, and `videos.parquet`. A file's metadata says how many frames
+a scene has and which split it belongs to, so no cut is looked for and no test digit is trained on.
 
 Each digit starts at a random place of a unit square, in a random direction, goes 0.1 a frame and
 bounces at the walls; where digits overlap, the brighter pixel is seen. Training sequences hold
@@ -24,8 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import config
+from pipeline import config, frames, io
+from pipeline.data.detector_features import FrameTerms
+from pipeline.data.frame_file import SUFFIX, write_frames
+from pipeline.data.ingest import summary
 from pipeline.errors import UserError
+from pipeline.progress import bar
 
 SPLITS = ("train", "test")
 STEMS = {"train": "train-images", "test": "t10k-images"}
@@ -35,6 +41,9 @@ MAGIC = 0x803  # of idx files: unsigned bytes, three dimensions
 HEADER = struct.Struct(">4I")  # magic, pictures, rows, columns
 DIGIT, CANVAS = 28, 64  # pixels a side
 STEP = 0.1  # of the square in which a digit's corner moves, a frame
+SEQUENCES_A_FILE = 500
+BATCH_FRAMES = 64  # frames measured and written at once
+FPS = 10  # of the written frames: only how fast they are shown, and the terms' `time`
 
 
 class Part(NamedTuple):
@@ -49,32 +58,97 @@ class Part(NamedTuple):
     sequence: Callable[[int], np.ndarray]  # number in [0, count) to uint8 `T H W`
 
 
+def ingest_sequences(source: Path, out: Path, settings: config.Params) -> dict[str, int | float]:
+    """Makes all sequences from the files in `source` into `out`; returns counts as `ingest` does.
+
+    Raises a UserError, before anything in `out` is touched, for files that are missing or damaged.
+    """
+    rules = settings.source.moving_mnist
+    parts = open_parts(source, rules, rules.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in [*out.glob(f"*{SUFFIX}*"), out / "videos.parquet"]:  # of an earlier run
+        path.unlink(missing_ok=True)
+    rows = []
+    with bar(what="sequences", unit="sequence", total=sum(p.count for p in parts)) as progress:
+        for part in parts:
+            for first in range(0, part.count, SEQUENCES_A_FILE):
+                numbers = range(first, min(first + SEQUENCES_A_FILE, part.count))
+                rows.append(_write_file(part, numbers, out, settings, progress))
+    io.write_table(rows, io.VIDEOS, out / "videos.parquet")
+    return summary(rows, settings.ingest)
+
+
+def _write_file(part: Part, numbers: range, out: Path, settings: config.Params, progress) -> dict:
+    """Writes one frame file of the sequences of these numbers; its row of `videos.parquet`."""
+    size, terms = settings.ingest, FrameTerms()
+    shape = size.height, size.width
+    video_id = f"moving-mnist-{part.split}-{numbers.start // SEQUENCES_A_FILE:04d}"
+    about = {"scene_frames": str(settings.source.moving_mnist.n_frames), "split": part.split}
+    with write_frames(out / f"{video_id}{SUFFIX}", *shape, about, size.compression) as file:
+        for number in numbers:
+            sequence = part.sequence(number)  # T H W
+            for first in range(0, len(sequence), BATCH_FRAMES):
+                grey = sequence[first : first + BATCH_FRAMES, :, :, None]
+                pictures = np.repeat(grey, 3, axis=3)  # B H W 3
+                images = np.stack([frames.fit(picture, *shape, size.fit) for picture in pictures])
+                times = np.arange(file.n_frames, file.n_frames + len(images)) / FPS
+                file.append(images, terms.measure(images, pictures, times))
+            progress.update()
+    return {
+        "video_id": video_id,
+        "path": part.file.name,
+        "sha256": part.sha256,
+        "codec": "moving_mnist",
+        "fps": f"{FPS}/1",
+        "n_frames": file.n_frames,
+        "height": part.height,
+        "width": part.width,
+        "duration": file.n_frames / FPS,
+        "status": "ok",
+        "reason": "",
+    }
+
+
 def open_parts(folder: Path, rules: config.MovingMnist, seed: int) -> list[Part]:
     """The train and the test split. Raises a UserError for files that are missing or damaged."""
     files = locate(folder)
     if files["train"].name == STORED:
         return _stored_parts(files["train"], rules)
-    return [_drawn_part(split, files[split], rules, seed) for split in SPLITS]
+    counts = {"train": rules.train_sequences, "test": rules.test_sequences}
+    parts = []
+    for index, split in enumerate(SPLITS):
+        digits, sha256 = read_idx(files[split])
+
+        def sequence(number: int, digits: np.ndarray = digits, index: int = index) -> np.ndarray:
+            return draw(digits, rules, (seed, index, number))
+
+        parts.append(Part(split, files[split], sha256, counts[split], CANVAS, CANVAS, sequence))
+    return parts
 
 
 def locate(folder: Path) -> dict[str, Path]:
     """The file of each split, by its name; no file is opened. Raises a UserError."""
-    name, remedy = f"source.path = {folder}", _remedy()
+    name = f"source.path = {folder}"
+    idx_files = " and ".join(f"{stem}{ENDINGS[0]}" for stem in STEMS.values())
+    remedy = f"put MNIST's {idx_files} (or .gz of them) there, or {STORED}"
     if not folder.is_dir():
         kind = "a file, expected a folder" if folder.exists() else "no such folder"
         raise UserError(f"{name}: {kind}; {remedy}")
-    found = {split: _first_file(folder, stem) for split, stem in STEMS.items()}
+    files = {}
+    for split, stem in STEMS.items():
+        paths = [folder / f"{stem}{ending}" for ending in ENDINGS]
+        files[split] = next((path for path in paths if path.is_file()), None)
     stored = folder / STORED
     if stored.is_file():
-        if any(found.values()):
+        if any(files.values()):
             raise UserError(
                 f"{name}: both {STORED} and idx files in it, expected one of the two; move one away"
             )
         return dict.fromkeys(SPLITS, stored)
-    missing = [f"{STEMS[split]}{ENDINGS[0]}" for split in SPLITS if found[split] is None]
+    missing = [f"{STEMS[split]}{ENDINGS[0]}" for split in SPLITS if files[split] is None]
     if missing:
         raise UserError(f"{name}: no {' and no '.join(missing)} in it (nor .gz of it); {remedy}")
-    return found
+    return files
 
 
 def read_idx(path: Path) -> tuple[np.ndarray, str]:
@@ -119,27 +193,17 @@ def trajectory(y: float, x: float, angle: float, n_frames: int) -> np.ndarray:
     places = np.empty((n_frames, 2))
     speed_y, speed_x = STEP * math.sin(angle), STEP * math.cos(angle)
     for frame in range(n_frames):
-        y, speed_y = _step(y, speed_y)
-        x, speed_x = _step(x, speed_x)
+        y, speed_y = _bounce(y, speed_y)
+        x, speed_x = _bounce(x, speed_x)
         places[frame] = y, x
     return places
 
 
-def _step(at: float, speed: float) -> tuple[float, float]:
+def _bounce(at: float, speed: float) -> tuple[float, float]:
     at += speed
     if 0.0 < at < 1.0:
         return at, speed
     return min(max(at, 0.0), 1.0), -speed
-
-
-def _drawn_part(split: str, path: Path, rules: config.MovingMnist, seed: int) -> Part:
-    digits, sha256 = read_idx(path)
-
-    def sequence(number: int) -> np.ndarray:
-        return draw(digits, rules, (seed, SPLITS.index(split), number))
-
-    count = getattr(rules, f"{split}_sequences")
-    return Part(split, path, sha256, count, CANVAS, CANVAS, sequence)
 
 
 def _stored_parts(path: Path, rules: config.MovingMnist) -> list[Part]:
@@ -178,8 +242,10 @@ def _read_stored(path: Path) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise _damaged(path, f"not readable ({error})", "an .npy file") from None
     if not isinstance(stored, np.ndarray) or stored.dtype != np.uint8 or stored.ndim != 4:
-        found = f"{getattr(stored, 'dtype', type(stored).__name__)} {np.shape(stored)}"
-        raise _damaged(path, f"an array {found}", "uint8 (frames, sequences, height, width)")
+        kind = getattr(stored, "dtype", type(stored).__name__)
+        raise _damaged(
+            path, f"an array {kind} {np.shape(stored)}", "uint8 (frames, sequences, height, width)"
+        )
     if not stored.size:
         raise _damaged(path, f"an array {stored.shape}", "no length of 0")
     return stored
@@ -194,15 +260,5 @@ def _unpacked(path: Path) -> bytes:
         raise _damaged(path, f"gzip that does not unpack ({error})", "a whole file") from None
 
 
-def _first_file(folder: Path, stem: str) -> Path | None:
-    paths = (folder / f"{stem}{ending}" for ending in ENDINGS)
-    return next((path for path in paths if path.is_file()), None)
-
-
 def _damaged(path: Path, found: str, expected: str) -> UserError:
     return UserError(f"{path}: {found}, expected {expected}; download the file again")
-
-
-def _remedy() -> str:
-    names = " and ".join(f"{stem}{ENDINGS[0]}" for stem in STEMS.values())
-    return f"put MNIST's {names} (or .gz of them) there, or {STORED}"

@@ -6,6 +6,7 @@ every shard with rows, bytes and sha256.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import pyarrow as pa
 from pipeline import io
 from pipeline.data import executor
 from pipeline.data.frame_file import open_frames
-from pipeline.data.integrity import INDEX, file_sha256
 from pipeline.errors import naming
 from pipeline.io import write_json
 
@@ -57,18 +57,22 @@ def pack(
     out: Path,
     size: tuple[int, int],
     shard_mb: float,
-    workers: int | executor.Place = 1,
+    pool: executor.Pool,
 ) -> dict:
     """Writes all shards of all splits below `out`; gives counts of images, clips and bytes.
 
-    The same bytes whatever the number of workers (here, or of another place): what stands in a
-    shard is settled before. Shards that lay in `out` go; after an error or a killed worker no
-    unfinished one stays.
+    The same bytes whatever the pool: what stands in a shard is settled before. Shards that lay in
+    `out` go; after an error or a killed worker no unfinished one stays.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _remove(out, INDEX, "*.arrow", "*.partial")
+    _remove(out, "index.json", "*.arrow", "*.partial")
     accepted = clips[clips.split != ""].sort_values("clip_id")
-    images = _images_with_split(index, accepted)
+    # pictures take the split of their scene: none teaches one network and tests the other
+    images = index[index.use_image].copy()
+    images["split"] = images.scene_id.map(
+        accepted.drop_duplicates("scene_id").set_index("scene_id").split
+    )
+    images = images.dropna(subset="split").sort_values(["video_id", "frame"])
     shards, counts = [], {}
     for split in io.SPLITS:
         for kind, table in (("images", images), ("clips", accepted)):
@@ -76,13 +80,14 @@ def pack(
             counts[f"{kind}_{split}"] = len(rows)
             parts = enumerate(_parts(rows, kind, size, shard_mb * 1e6))
             shards += [Shard(out, kind, split, number, size, part) for number, part in parts]
-    place = executor.Place.of(workers).at_most(len(shards))
+    n_rows = sum(len(shard.rows) for shard in shards)
+    jobs = [(shard, frames) for shard in shards]
     try:
-        records = executor.again(lambda: _write_all(shards, frames, place), workers)
+        records = pool.run(write_shard, jobs, what="packing", unit="row", total=n_rows)
     finally:
         _remove(out, "*.partial")
     height, width = size
-    write_json(out / INDEX, {"height": height, "width": width, "shards": records})
+    write_json(out / "index.json", {"height": height, "width": width, "shards": records})
     return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
 
 
@@ -104,46 +109,22 @@ def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
         yield rows.iloc[start:]
 
 
-def _write_all(shards: list[Shard], frames: Path, place: executor.Place) -> list[dict]:
-    """Their records, in order. Finished shards are written again, to the same bytes, if need be."""
-    with executor.opened(place, __name__) as pool:
-        futures = [pool.executor.submit(write_shard, shard, frames) for shard in shards]
-        pool.watch(futures, sum(len(s.rows) for s in shards), what="packing", unit="row")
-        return [future.result() for future in futures]
-
-
 def write_shard(shard: Shard, frames: Path) -> dict:
     """Writes one shard; its name, rows, bytes and sha256."""
-    make, fields = KINDS[shard.kind]
-    with ShardWriter(shard.path, fields(*shard.size)) as writer:
-        for row in make(shard.rows, frames):
-            writer.add(row)
-            executor.count(1)
+    schema = image_schema if shard.kind == "images" else clip_schema
+    with ShardWriter(shard.path, schema(*shard.size)) as writer:
+        for video_id, rows in shard.rows.groupby("video_id"):
+            footage = open_frames(frames, video_id)
+            for row in rows.itertuples():
+                if shard.kind == "images":
+                    image = footage[row.frame].tobytes()
+                    writer.add({"video_id": video_id, "frame": row.frame, "image": image})
+                else:
+                    images = b"".join(footage[frame].tobytes() for frame in row.frames)
+                    clip = {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images}
+                    writer.add(clip)
+                executor.count(1)
         return writer.close()
-
-
-def _images_with_split(index: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
-    """Pictures take the split of their scene, so that no scene teaches one network and tests it."""
-    split = accepted.drop_duplicates("scene_id").set_index("scene_id").split
-    images = index[index.use_image].copy()
-    images["split"] = images.scene_id.map(split)
-    return images.dropna(subset="split").sort_values(["video_id", "frame"])
-
-
-def _image_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
-    for video_id, its_rows in rows.groupby("video_id"):
-        footage = open_frames(frames, video_id)
-        for row in its_rows.itertuples():
-            image = footage[row.frame].tobytes()
-            yield {"video_id": video_id, "frame": row.frame, "image": image}
-
-
-def _clip_rows(rows: pd.DataFrame, frames: Path) -> Iterator[dict]:
-    for video_id, its_rows in rows.groupby("video_id"):
-        footage = open_frames(frames, video_id)
-        for row in its_rows.itertuples():
-            images = b"".join(footage[frame].tobytes() for frame in row.frames)
-            yield {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images}
 
 
 class ShardWriter:
@@ -179,7 +160,8 @@ class ShardWriter:
             self._file.close()
             self._partial.replace(self.path)
         record = {"file": self.path.name, "rows": self.count, "bytes": self.path.stat().st_size}
-        return record | {"sha256": file_sha256(self.path)}
+        with self.path.open("rb") as file:
+            return record | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     @property
     def _partial(self) -> Path:
@@ -210,6 +192,3 @@ class ShardWriter:
             with contextlib.suppress(OSError):
                 self._file.close()
         self._partial.unlink(missing_ok=True)
-
-
-KINDS = {"images": (_image_rows, image_schema), "clips": (_clip_rows, clip_schema)}

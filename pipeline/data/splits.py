@@ -46,11 +46,11 @@ def check_splits(counts: Mapping[str, int], rules: config.ClipChunk) -> None:
     empty = [name for name in SPLITS if not counts.get(name)]
     if not empty:
         return
-    found = ", ".join(f"{counts.get(name, 0)} {name}" for name in SPLITS)
-    found += f", {counts.get('', 0)} rejected"
+    clips = ", ".join(f"{counts.get(name, 0)} {name}" for name in SPLITS)
+    clips += f", {counts.get('', 0)} rejected"
     other = "scene" if rules.split_by == "video" else "video"
     raise UserError(
-        f"no clip for {' and '.join(empty)}: {found} with clip_chunk.split_by = {rules.split_by}, "
+        f"no clip for {' and '.join(empty)}: {clips} with clip_chunk.split_by = {rules.split_by}, "
         f"train_share = {rules.train_share:g}, val_share = {rules.val_share:g}, expected at least "
         f"one of each; add footage, set clip_chunk.split_by to {other}, change the shares, "
         "or loosen clip_chunk.filters"

@@ -1,6 +1,6 @@
 """One episode: script, film, mp4, and the truth about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import SampleEpisodes
+from pipeline.data import executor
 from pipeline.io import write_json
 from pipeline.sample.script import Scene, write_script
 from pipeline.sample.shooting import shoot
@@ -24,25 +25,22 @@ class Log:
     motion: list[float] = field(default_factory=list)  # a scene each
 
 
-def write_episode(
-    params: SampleEpisodes, seed: int, number: int, out: Path, shown: Callable[[int], None]
-) -> dict:
+def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> dict:
     """Writes episode `number` (from 1) as mp4 and JSON under `out`; returns the truth.
 
-    Depends on the parameters, the seed and the number only. `shown` is told of frames done.
+    Depends on the parameters, the seed and the number only.
     """
     cv2.setNumThreads(1)
     scenes = episode_script(params, seed, number)
     name, log = f"episode_{number:02d}", Log()
-    frames = film(params, scenes, log, shown)
-    write_video(out / "episodes" / f"{name}.mp4", frames, params.fps, crf=CRF)
+    write_video(out / "episodes" / f"{name}.mp4", film(params, scenes, log), params.fps, crf=CRF)
     truth = {
         "fps": params.fps,
         "n_frames": scenes[-1].end,
         "height": params.height,
         "width": params.width,
         "cuts": [scene.start for scene in scenes[1:]],
-        "scenes": [_described(*pair) for pair in zip(scenes, log.motion, strict=True)],
+        "scenes": [_truth_of(*pair) for pair in zip(scenes, log.motion, strict=True)],
         "drawings": log.drawings,
     }
     write_json(out / "truth" / f"{name}.json", truth)
@@ -55,9 +53,7 @@ def episode_script(params: SampleEpisodes, seed: int, number: int) -> list[Scene
     return write_script(rng, frames, params.fps, params.width / params.height)
 
 
-def film(
-    params: SampleEpisodes, scenes: list[Scene], log: Log, shown: Callable[[int], None]
-) -> Iterator[np.ndarray]:
+def film(params: SampleEpisodes, scenes: list[Scene], log: Log) -> Iterator[np.ndarray]:
     """All frames of the episode, uint8 `H W 3`; fills `log` on the way."""
     for scene in scenes:
         before, total = None, 0.0
@@ -70,11 +66,11 @@ def film(
                 before = picture
             yield picture
             if number % params.fps == params.fps - 1:
-                shown(params.fps)
+                executor.count(params.fps)
         log.motion.append(total / max(scene.frames - 1, 1))
 
 
-def _described(scene: Scene, motion: float) -> dict:
+def _truth_of(scene: Scene, motion: float) -> dict:
     return {
         "start": scene.start,
         "end": scene.end,

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 
 from pipeline import progress
-from pipeline.data.sampler import shuffled
 from pipeline.errors import UserError
 from pipeline.training.checkpoint import Moment, Resume, saved_buffers, set_random
 from pipeline.training.task import History, Loss, Task
@@ -114,7 +113,9 @@ class _Run:
 
     def _batches(self, epoch: int, place: int) -> list[list[int]]:
         """This process' batches of a step: batch k of all together is one of P times the size."""
-        order = shuffled(self.rows, self.plan.seed, epoch)
+        # a function of seed and epoch alone, so that a training can go on at any step
+        generator = torch.Generator().manual_seed(self.plan.seed * 100_003 + epoch)
+        order = torch.randperm(self.rows, generator=generator).tolist()
         rows = order[place * self.per_step : (place + 1) * self.per_step]
         count, index = self.processes.count, self.processes.index
         together = self.plan.batch_size * count

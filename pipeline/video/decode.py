@@ -1,9 +1,8 @@
-"""Video files: the only place that opens them. A folder in, decoded batches of frames out.
+"""Decodes a video, or an image sequence, to batches of small frames with their times.
 
-Headers are read from what ffmpeg prints (its wheel ships no ffprobe). Pictures are decoded once and
-reduced twice by ffmpeg, and come through one pipe, in presentation order, each with its time: no
-frame is duplicated or, unless `Reading.fps` says so, dropped. Nothing of a video but the current
-batch is ever in memory. Transparent pictures show their colours as if they were opaque.
+Pictures are decoded once and reduced twice by ffmpeg, and come through one pipe, in presentation
+order: no frame is duplicated or, unless `Reading.fps` says so, dropped. Nothing of a video but the
+current batch is ever in memory. Transparent pictures show their colours as if they were opaque.
 
 The two reductions, one above the other in the pipe: `images`, area-averaged, to be looked at; and
 `samples`, one source pixel each, for scene detectors. PySceneDetect reduces with OpenCV's linear
@@ -11,83 +10,43 @@ interpolation, which skips pixels just so: its cuts come out the same from sampl
 of cuts on 23 videos), and not from averages (36 of 46).
 """
 
-import hashlib
 import math
+import os
 import re
 import signal
 import subprocess
 import tempfile
-import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.video.ffmpeg_input import PICTURES_FPS, PROTOCOLS, Opened, executable, opened, parts
-from pipeline.video.image_sequence import find_files
-from pipeline.video.letterbox import find_crop
-from pipeline.video.probe import (
-    NO_STREAM,
+from pipeline.video.ffmpeg_input import (
+    PROTOCOLS,
+    SEQUENCE_FPS,
     UNDECODABLE,
-    Crop,
-    Header,
+    FfmpegInput,
     Size,
     Unreadable,
-    first_error,
-    parse_fps,
-    parse_header,
+    executable,
+    open_input,
 )
-from pipeline.video.pts import PRINTS, Times, printing
-
-__all__ = [
-    "NO_STREAM",
-    "UNDECODABLE",
-    "Batch",
-    "Crop",
-    "Damaged",
-    "Header",
-    "Killed",
-    "Reading",
-    "Size",
-    "Truncated",
-    "Unreadable",
-    "decode",
-    "find_files",
-    "parse_fps",
-    "parse_header",
-    "parts",
-    "probe",
-    "version",
-    "video_id",
-]
+from pipeline.video.probe import UNCHANGED, Header, Reading, first_error
 
 BATCH_BYTES = 8 * 2**20  # decoded pictures held at once
 BATCH_FRAMES = 64
-TEXT_BYTES = 512  # read of a file that ffmpeg does not know
 PIPE_BYTES = 2**20  # the default of 64 kB wakes both sides for every half picture
 # One: a process a video fills the cores already, and two threads cost 13 % more processor time.
 # Fixed: a damaged stream decodes differently with another number.
 DECODER_THREADS = 1
 EXACT = "bitexact+accurate_rnd"  # swscale: the same bytes on every processor
 AVERAGED = f"area+full_chroma_int+full_chroma_inp+{EXACT}"
-
-SAME_RATE = Fraction(101, 100)  # 24 asked for leaves 24.08 alone
 ENDED_EARLY = re.compile(r"ended prematurely|partial file", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is done to pictures before they are reduced; the default is nothing."""
-
-    fps: float = 0.0  # frames a second at most: faster sources lose frames evenly; 0: keep all
-    deinterlace: bool = False  # frames marked as interlaced become whole pictures (bwdif)
-    cut_bars: bool = False  # black bars are looked for, and cut
-
-
-PLAIN = Reading()
+PTS = re.compile(rb"pts:(\S+)")
+MICROSECONDS = 1_000_000
+INHERITS = os.name == "posix"  # elsewhere ffmpeg inherits no descriptor: times are frame / fps
 
 
 class Batch(NamedTuple):
@@ -117,86 +76,52 @@ class Killed(Exception):
     """Raised by `decode` where ffmpeg was killed, for want of memory say. The file may be good."""
 
 
-def video_id(relative: str) -> str:
-    """A readable, stable name: the path in ASCII letters, and 8 digits of the path's hash."""
-    path = Path(relative)
-    plain = unicodedata.normalize("NFKD", str(path.with_suffix("") if path.name else path))
-    slug = re.sub(r"[^a-z0-9]+", "-", plain.encode("ascii", "ignore").decode().lower()).strip("-")
-    composed = unicodedata.normalize("NFC", relative)  # the same on every file system
-    digest = hashlib.sha256(composed.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{slug[:40].strip('-') or 'video'}-{digest}"
-
-
-def probe(path: Path, reading: Reading = PLAIN) -> Header:
-    """The header of a file or a folder of pictures, as `decode` will show them.
-
-    Raises Unreadable with status and reason.
-    """
-    with opened(path) as source:
-        header = _header(path, source)
-        crop = find_crop(source, header) if reading.cut_bars else None
-    return _at_most(_cropped(header, crop), reading.fps)
-
-
-def _header(path: Path, source: Opened) -> Header:
-    try:
-        return parse_header(_printed(source), stills=bool(source.pictures))
-    except Unreadable as error:
-        if error.status == UNDECODABLE and path.is_file() and _is_text(path):
-            raise Unreadable(NO_STREAM, "a text, not a video") from None
-        raise
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a file begins as subtitles and notes do, and as no video does."""
-    with path.open("rb") as file:
-        start = file.read(TEXT_BYTES)
-    try:
-        text = start[:-4].decode("utf-8") if len(start) == TEXT_BYTES else start.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return all(letter.isprintable() or letter in "\r\n\t\f\ufeff" for letter in text)
-
-
 def decode(
-    path: Path, header: Header, images: Size, samples: Size, reading: Reading = PLAIN
+    path: Path, header: Header, images: Size, samples: Size, reading: Reading = UNCHANGED
 ) -> Iterator[Batch]:
     """Yields all frames once, in the two sizes asked for. Closing it early ends ffmpeg.
 
     `header` is what `probe` said with the same `reading`. Raises Unreadable where there is no
-    frame, and Truncated after the last frame of a file that ends before its header says, or of a
-    folder of which a picture is broken. Killed says nothing of the file.
+    frame, and Truncated after the last frame of a file that ends before its header says, or of an
+    image sequence of which an image is broken. Killed says nothing of the file.
     """
-    shown: list[float] = []  # times
+    height, width = images[0] + samples[0], max(images[1], samples[1])
+    times: list[float] = []
     with (
-        opened(path) as source,
+        open_input(path) as source,
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryFile() as printed,
     ):
-        filters = [*_before(source, header, reading), *printing(printed.fileno())]
+        timestamps = Timestamps(printed.fileno(), header.fps)
+        filters = [*_source_filters(source, header, reading), *timestamps.filters]
         process = subprocess.Popen(
-            _decoder_command(source, ",".join([*filters, _stacking(images, samples)])),
+            _command(source, ",".join([*filters, _reductions(images, samples, width)])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             bufsize=0,
             cwd=source.folder,
-            pass_fds=[printed.fileno()] if PRINTS else [],
+            pass_fds=[printed.fileno()] if INHERITS else [],
             start_new_session=True,  # Ctrl-C is ours to handle: it must not look like an end
         )
-        times = Times(printed.fileno(), header.fps)
         try:
             _widen(process.stdout)
-            for stacked in _batches(process.stdout, *_stacked_size(images, samples)):
-                batch = _unstack(stacked, images, samples, times.take(len(stacked)))
-                shown += batch.times.tolist()
+            for stacked in _read_batches(process.stdout, height, width):
+                batch = Batch(
+                    np.ascontiguousarray(stacked[:, : images[0], : images[1]]),
+                    np.ascontiguousarray(stacked[:, images[0] :, : samples[1]]),
+                    timestamps.take(len(stacked)),
+                )
+                times += batch.times.tolist()
                 yield batch
             process.wait()
         finally:
             process.stdout.close()
             process.kill()
             process.wait()
-        _check_ending(source, header, shown, _read_start(errors), process.returncode)
+        errors.seek(0)
+        complaints = errors.read(2**16).decode("utf-8", "replace")
+        _check_ending(source, header, times, complaints, process.returncode)
 
 
 def version() -> tuple[str, int]:
@@ -205,56 +130,42 @@ def version() -> tuple[str, int]:
     return program.name, program.stat().st_size if program.is_file() else 0
 
 
-def _printed(source: Opened) -> str:
-    """What ffmpeg says of a file that it is given without anything to do."""
-    options = [word for name, value in source.options.items() for word in (f"-{name}", str(value))]
-    first = ["-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
-    done = subprocess.run(
-        [executable(), *first, *options, "-i", source.url],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=source.folder,
-        check=False,  # without an output ffmpeg always ends with an error
-    )
-    return done.stderr.decode("utf-8", "replace")
-
-
-def _cropped(header: Header, crop: Crop | None) -> Header:
-    """The header of what is left; a pixel keeps its aspect."""
-    if crop is None:
-        return header
-    decoded = header.decoded_size
-    height = max(1, round(crop.height * header.height / decoded[0]))
-    width = max(1, round(crop.width * header.width / decoded[1]))
-    return replace(header, height=height, width=width, decoded=decoded, crop=crop)
-
-
-def _at_most(header: Header, fps: float) -> Header:
-    limit = parse_fps(f"{fps:f}")  # 29.97 means 30000/1001
-    if not fps or header.fps <= limit * SAME_RATE:
-        return header
-    return replace(header, fps=limit, kept=limit / header.fps)
-
-
-def _before(source: Opened, header: Header, reading: Reading) -> list[str]:
+def _source_filters(source: FfmpegInput, header: Header, reading: Reading) -> list[str]:
     """ffmpeg's filters before a frame is reduced; none for plain files.
 
-    Single pictures are never interlaced, and bwdif loses a frame wherever the size changes.
+    Single images are never interlaced, and bwdif loses a frame wherever the size changes.
     """
-    woven = reading.deinterlace and not source.pictures
-    filters = ["bwdif=mode=send_frame:deint=interlaced"] if woven else []
+    filters = []
+    if reading.deinterlace and not source.images:
+        filters.append("bwdif=mode=send_frame:deint=interlaced")
     if header.crop:
-        (height, width), (top, left, *size) = header.decoded_size, header.crop
+        height, width = header.decoded_size
+        crop = header.crop
         filters.append(f"scale={width}:{height}")  # pictures may change their size midway
-        filters.append(f"crop={size[1]}:{size[0]}:{left}:{top}")
+        filters.append(f"crop={crop.width}:{crop.height}:{crop.left}:{crop.top}")
     if header.kept < 1:
         share = f"{header.kept.numerator}/{header.kept.denominator}"
         filters.append(f"select='floor(n*{share})-floor((n-1)*{share})'")
     return filters
 
 
-def _decoder_command(source: Opened, filters: str) -> list[str]:
+def _reductions(images: Size, samples: Size, width: int) -> str:
+    """ffmpeg's filters: both reductions of a frame as one picture, images above samples.
+
+    Frames get a second each, because stacking pairs by time and films have wrong times. Samples
+    take their colours through yuv444p: converted from 4:2:0 they would blur to half the width.
+    """
+    return (
+        "setpts=N/TB,split[a][b];"
+        f"[a]scale={images[1]}:{images[0]}:flags={AVERAGED},format=rgb24,"
+        f"pad={width}:{images[0]}[above];"
+        f"[b]scale={samples[1]}:{samples[0]}:flags=neighbor+{EXACT},format=yuv444p,"
+        f"scale=flags={EXACT},format=rgb24,pad={width}:{samples[0]}[below];"
+        "[above][below]vstack"
+    )
+
+
+def _command(source: FfmpegInput, filters: str) -> list[str]:
     import ffmpeg
 
     options = {"threads": DECODER_THREADS, "protocol_whitelist": PROTOCOLS} | source.options
@@ -271,90 +182,49 @@ def _decoder_command(source: Opened, filters: str) -> list[str]:
     return ffmpeg.compile(stream, cmd=executable())
 
 
-def _stacking(images: Size, samples: Size) -> str:
-    """ffmpeg's filters: both reductions of a frame as one picture, images above samples.
+class Timestamps:
+    """Presentation times (PTS) as ffmpeg's filters print them, one line a frame.
 
-    Frames get a second each, because stacking pairs by time and films have wrong times. Samples
-    take their colours through yuv444p: converted from 4:2:0 they would blur to half the width.
+    The lines go through a file of their own, whose descriptor ffmpeg inherits: each is written
+    before its picture leaves the filters, so it is there when the picture is read.
     """
-    _, width = _stacked_size(images, samples)
-    return (
-        "setpts=N/TB,split[a][b];"
-        f"[a]scale={images[1]}:{images[0]}:flags={AVERAGED},format=rgb24,"
-        f"pad={width}:{images[0]}[above];"
-        f"[b]scale={samples[1]}:{samples[0]}:flags=neighbor+{EXACT},format=yuv444p,"
-        f"scale=flags={EXACT},format=rgb24,pad={width}:{samples[0]}[below];"
-        "[above][below]vstack"
-    )
 
+    def __init__(self, descriptor: int, fps: Fraction) -> None:
+        self._descriptor, self._step = descriptor, float(1 / fps)
+        self._offset, self._rest = 0, b""
+        self._lines: list[bytes] = []
+        self._last: float | None = None
 
-def _stacked_size(images: Size, samples: Size) -> Size:
-    return images[0] + samples[0], max(images[1], samples[1])
+    @property
+    def filters(self) -> list[str]:
+        """Filters that print the time of each passing frame, in microseconds."""
+        if not INHERITS:
+            return []
+        printing = f"metadata=mode=print:key=time:direct=1:file='pipe\\:{self._descriptor}'"
+        return [f"settb=1/{MICROSECONDS}", "metadata=mode=add:key=time:value=0", printing]
 
+    def take(self, count: int) -> np.ndarray:
+        """Times of the next `count` frames, float64 `B` in seconds, strictly increasing.
 
-def _unstack(stacked: np.ndarray, images: Size, samples: Size, times: np.ndarray) -> Batch:
-    above, below = stacked[:, : images[0], : images[1]], stacked[:, images[0] :, : samples[1]]
-    return Batch(np.ascontiguousarray(above), np.ascontiguousarray(below), times)
-
-
-def _batches(pipe, height: int, width: int) -> Iterator[np.ndarray]:
-    frame_bytes = height * width * 3
-    size = max(1, min(BATCH_FRAMES, BATCH_BYTES // frame_bytes))
-    while True:
-        buffer = np.empty(size * frame_bytes, np.uint8)
-        complete = _fill(pipe, memoryview(buffer)) // frame_bytes
-        if complete:
-            yield buffer[: complete * frame_bytes].reshape(complete, height, width, 3)
-        if complete < size:
-            return
-
-
-def _fill(pipe, view: memoryview) -> int:
-    """Reads until the view is full or the pipe ends; the number of bytes read."""
-    at = 0
-    while at < len(view):
-        got = pipe.readinto(view[at:])
-        if not got:
-            break
-        at += got
-    return at
-
-
-def _check_ending(
-    source: Opened, header: Header, shown: list[float], errors: str, returncode: int
-) -> None:
-    if returncode == -signal.SIGKILL:
-        raise Killed(f"ffmpeg was killed after {len(shown)} frames")
-    if not shown:
-        raise Unreadable(UNDECODABLE, first_error(errors) if errors else "no frame in it")
-    if source.pictures:
-        return _check_pictures(source, header, shown)
-    promised = header.duration or 0.0
-    short = bool(errors) and len(shown) + 2 < header.expected_frames
-    if short or returncode or ENDED_EARLY.search(errors):
-        seconds = float(len(shown) / header.fps)
-        ended = f"{len(shown)} frames ({seconds:.1f} s) readable"
-        raise Truncated(f"{ended}, the header promised {promised:.1f} s" if promised else ended)
-    complaints = [line for line in errors.splitlines() if "to muxer" not in line]  # times are ours
-    if complaints:
-        raise Damaged(f"some frames may look wrong: {first_error(complaints[0])}")
-
-
-def _check_pictures(source: Opened, header: Header, shown: list[float]) -> None:
-    """A picture that is broken is left out, the others keep their times. Raises Truncated."""
-    numbers = {round(time * PICTURES_FPS) for time in shown}
-    lost = [name for number, name in enumerate(source.pictures) if number not in numbers]
-    n_lost = math.ceil(len(source.pictures) * header.kept) - len(shown) + len(source.unread)
-    if n_lost > 0:
-        named = [*source.unread, *(lost if header.kept == 1 else [])][:1]
-        first = f": {named[0]}" if named else ""
-        n_pictures = len(source.pictures) + len(source.unread)
-        raise Truncated(f"{n_lost} of {n_pictures} pictures broken and left out{first}")
-
-
-def _read_start(errors) -> str:
-    errors.seek(0)
-    return errors.read(2**16).decode("utf-8", "replace")
+        A time that is missing or no later than the one before is put one frame after it.
+        """
+        while INHERITS and (block := os.pread(self._descriptor, 2**16, self._offset)):
+            self._offset += len(block)  # the descriptor's own position is ffmpeg's
+            *lines, self._rest = (self._rest + block).split(b"\n")
+            self._lines += [match[1] for match in map(PTS.search, lines) if match]
+        lines, self._lines = self._lines[:count], self._lines[count:]
+        lines += [b"NOPTS"] * (count - len(lines))
+        times = np.empty(count)
+        for frame, line in enumerate(lines):
+            try:
+                time = int(line) / MICROSECONDS
+            except ValueError:
+                time = None
+            following = 0.0 if self._last is None else self._last + self._step
+            if time is None or (self._last is not None and time <= self._last):
+                time = following
+            times[frame] = self._last = time
+        return times
 
 
 def _widen(pipe) -> None:
@@ -365,3 +235,48 @@ def _widen(pipe) -> None:
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except (ImportError, AttributeError, OSError):
         pass
+
+
+def _read_batches(pipe, height: int, width: int) -> Iterator[np.ndarray]:
+    """uint8 `B height width 3` until the pipe ends; a frame that is not whole is left out."""
+    frame_bytes = height * width * 3
+    size = max(1, min(BATCH_FRAMES, BATCH_BYTES // frame_bytes))
+    while True:
+        buffer = np.empty(size * frame_bytes, np.uint8)
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (n_bytes := pipe.readinto(view[filled:])):
+            filled += n_bytes
+        complete = filled // frame_bytes
+        if complete:
+            yield buffer[: complete * frame_bytes].reshape(complete, height, width, 3)
+        if complete < size:
+            return
+
+
+def _check_ending(
+    source: FfmpegInput, header: Header, times: list[float], errors: str, returncode: int
+) -> None:
+    if returncode == -signal.SIGKILL:
+        raise Killed(f"ffmpeg was killed after {len(times)} frames")
+    if not times:
+        raise Unreadable(UNDECODABLE, first_error(errors) if errors else "no frame in it")
+    if source.images:  # one that is broken is left out, the others keep their times
+        n_images = len(source.images) + len(source.unread)
+        n_lost = math.ceil(len(source.images) * header.kept) - len(times) + len(source.unread)
+        if n_lost > 0:
+            decoded = {round(time * SEQUENCE_FPS) for time in times}
+            lost = [name for number, name in enumerate(source.images) if number not in decoded]
+            names = [*source.unread, *(lost if header.kept == 1 else [])]
+            first = f": {names[0]}" if names else ""
+            raise Truncated(f"{n_lost} of {n_images} pictures broken and left out{first}")
+        return
+    promised = header.duration or 0.0
+    short = bool(errors) and len(times) + 2 < header.expected_frames
+    if short or returncode or ENDED_EARLY.search(errors):
+        seconds = float(len(times) / header.fps)
+        readable = f"{len(times)} frames ({seconds:.1f} s) readable"
+        remark = f", the header promised {promised:.1f} s" if promised else ""
+        raise Truncated(readable + remark)
+    complaints = [line for line in errors.splitlines() if "to muxer" not in line]  # times are ours
+    if complaints:
+        raise Damaged(f"some frames may look wrong: {first_error(complaints[0])}")

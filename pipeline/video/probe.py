@@ -1,17 +1,31 @@
 """What a video says of itself, from the text that ffmpeg prints (its wheel ships no ffprobe).
 
-In: the text of `ffmpeg -i FILE`. Out: a Header with the size as shown, that is after rotation and
-with square pixels, or Unreadable with a status and a reason for the table of videos.
+Out: a Header with the size as shown, that is after rotation and with square pixels, or Unreadable
+with a status and a reason for the table of videos.
 """
 
 import re
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple
+from pathlib import Path
+
+from pipeline.video.ffmpeg_input import (
+    NO_STREAM,
+    PROTOCOLS,
+    UNDECODABLE,
+    FfmpegInput,
+    Size,
+    Unreadable,
+    executable,
+    open_input,
+)
+from pipeline.video.letterbox import Crop, find_crop
 
 UNKNOWN_FPS = Fraction(25)
 WIDEST_PIXEL = 8  # a pixel aspect beyond 8:1 or 1:8 is a mistake in the file
-NO_STREAM, UNDECODABLE = "no video stream", "undecodable"
+SAME_RATE = Fraction(101, 100)  # 24 asked for leaves 24.08 alone
+TEXT_BYTES = 512  # read of a file that ffmpeg does not know
 
 STREAM = re.compile(r"^  Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>.*)$")
 SIZE = re.compile(r", ([1-9]\d*)x([1-9]\d*)(?=[ ,]|$)")
@@ -23,24 +37,17 @@ FORMAT = re.compile(r"^Input #0, (.+?), from ")
 STILL_FORMATS = {"image2", "tty", "ico", "lrc"}  # pictures, and text that ffmpeg would draw
 PLAYLISTS = {"hls", "applehttp", "concat", "dash", "imf"}  # their pieces may lie anywhere
 
-Size = tuple[int, int]  # height, width
+
+@dataclass(frozen=True)
+class Reading:
+    """What is done to pictures before they are reduced; the default is nothing."""
+
+    fps: float = 0.0  # frames a second at most: faster sources lose frames evenly; 0: keep all
+    deinterlace: bool = False  # frames marked as interlaced become whole pictures (bwdif)
+    crop_letterbox: bool = False  # black bars are looked for, and cut
 
 
-class Unreadable(Exception):
-    """A file that gives no frame. `status` is a word for the table, `reason` says why."""
-
-    def __init__(self, status: str, reason: str):
-        super().__init__(status, reason)
-        self.status, self.reason = status, reason
-
-
-class Crop(NamedTuple):
-    """A part of the decoded picture, in its own pixels: after rotation, before pixel aspect."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+UNCHANGED = Reading()
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,57 @@ class Header:
     def decoded_size(self) -> Size:
         """Height and width of ffmpeg's pictures: after rotation, before pixel aspect and crop."""
         return self.decoded or (self.height, self.width)
+
+
+def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
+    """The header of a file or an image sequence, as `decode` will show it.
+
+    Raises Unreadable with status and reason.
+    """
+    with open_input(path) as source:
+        try:
+            header = parse_header(_ffmpeg_says(source), stills=bool(source.images))
+        except Unreadable as error:
+            if error.status == UNDECODABLE and path.is_file() and _is_text(path):
+                raise Unreadable(NO_STREAM, "a text, not a video") from None
+            raise
+        if reading.crop_letterbox:
+            decoded = header.decoded_size
+            crop = find_crop(source, decoded, header.duration, header.expected_frames)
+            if crop is not None:  # a pixel keeps its aspect
+                height = max(1, round(crop.height * header.height / decoded[0]))
+                width = max(1, round(crop.width * header.width / decoded[1]))
+                header = replace(header, height=height, width=width, decoded=decoded, crop=crop)
+    limit = parse_fps(f"{reading.fps:f}")  # 29.97 means 30000/1001
+    if reading.fps and header.fps > limit * SAME_RATE:
+        header = replace(header, fps=limit, kept=limit / header.fps)
+    return header
+
+
+def _ffmpeg_says(source: FfmpegInput) -> str:
+    """What ffmpeg prints of an input that it is given without anything to do."""
+    options = [word for name, value in source.options.items() for word in (f"-{name}", str(value))]
+    first = ["-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
+    process = subprocess.run(
+        [executable(), *first, *options, "-i", source.url],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=source.folder,
+        check=False,  # without an output ffmpeg always ends with an error
+    )
+    return process.stderr.decode("utf-8", "replace")
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as subtitles and notes do, and as no video does."""
+    with path.open("rb") as file:
+        start = file.read(TEXT_BYTES)
+    try:
+        text = start[:-4].decode("utf-8") if len(start) == TEXT_BYTES else start.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\r\n\t\f\ufeff" for letter in text)
 
 
 def parse_header(printed: str, stills: bool = False) -> Header:
@@ -110,19 +168,16 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
     if not size:
         raise Unreadable(UNDECODABLE, f"unknown picture size ({stream['codec']})")
     decoded = int(size[2]), int(size[1])
-    shown = decoded[0], max(1, round(decoded[1] * _pixel_aspect(stream["rest"])))
+    named = PIXEL.findall(stream["rest"])  # width of a pixel over its height
+    aspect = Fraction(*map(int, named[-1])) if named else Fraction(1)  # the container's is last
+    if not Fraction(1, WIDEST_PIXEL) <= aspect <= WIDEST_PIXEL:
+        aspect = Fraction(1)
+    shown = decoded[0], max(1, round(decoded[1] * aspect))
     if _quarter_turns(following) % 2:
         decoded, shown = decoded[::-1], shown[::-1]
     rates = [match[1] for match in (rate.search(stream["rest"]) for rate in RATES) if match]
     fps = parse_fps(rates[0]) if rates else UNKNOWN_FPS
     return Header(stream["codec"], *shown, fps, duration, decoded if decoded != shown else None)
-
-
-def _pixel_aspect(described: str) -> Fraction:
-    """Width of a pixel over its height. The container's word, printed last, counts."""
-    named = PIXEL.findall(described)
-    aspect = Fraction(*map(int, named[-1])) if named else Fraction(1)
-    return aspect if Fraction(1, WIDEST_PIXEL) <= aspect <= WIDEST_PIXEL else Fraction(1)
 
 
 def _parse_duration(lines: list[str]) -> float | None:

@@ -1,6 +1,5 @@
-"""Small films for the tests of `pipeline.footage`: as frame files, and as video files."""
+"""Small films for the tests of `pipeline.data`: as frame files, and as video files."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import config
-from pipeline.data.decoding import BlockChanges
-from pipeline.data.detector_features import DetectorTerms
+from pipeline.data.detector_features import FrameTerms
 from pipeline.data.frame_file import FrameFile, write_frames
 
 
@@ -32,15 +30,6 @@ def settings() -> config.Params:
     return config.load(Path(__file__).parents[2] / "params.yaml")
 
 
-@pytest.fixture(scope="session")
-def data() -> Path:
-    root = Path(__file__).parents[2]
-    folder = root / os.environ.get("NAKAWARI_DATA", "../shared/data")
-    if not (folder / "film").is_dir():
-        pytest.skip(f"NAKAWARI_DATA: no test footage in {folder}")
-    return folder
-
-
 @pytest.fixture
 def frame_file(tmp_path):
     """uint8 `T H W 3` to a FrameFile, in batches as ingest writes them; 24 frames a second."""
@@ -52,13 +41,12 @@ def frame_file(tmp_path):
         about: dict[str, str] | None = None,
     ) -> FrameFile:
         path = tmp_path / f"{name}.arrow"
-        terms, changes = DetectorTerms(), BlockChanges()
+        terms = FrameTerms()
         with write_frames(path, *images.shape[1:3], about=about) as out:
             for start in range(0, len(images), batch):
                 part = images[start : start + batch]
-                times = np.arange(start, start + len(part), dtype=np.float32) / 24
-                own = {"block_change": changes.measure(part), "time": times}
-                out.append(part, terms.measure(part) | own)
+                times = np.arange(start, start + len(part)) / 24
+                out.append(part, terms.measure(part, part, times))
         return FrameFile(path)
 
     return write

@@ -42,9 +42,9 @@ def chunk(tmp_path, frame_file, settings):
     """
 
     def run(scenes: dict, use_clip=lambda frame: True, images=None, filters=None, **changes):
-        off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_change": 0.0, "text": False}
+        off = {"min_motion": 0.0, "min_contrast": 0.0, "max_luma_change": 0.0}
         asked = settings.clip_chunk.filters.model_copy(update=off | (filters or {}))
-        changes = {"near_identical_bits": -1, "filters": asked} | changes
+        changes = {"near_duplicate_hamming": -1, "filters": asked} | changes
         rows, index = [], []
         for video, ranges in scenes.items():
             end = max(stop for _, stop in ranges)
@@ -146,7 +146,7 @@ def test_an_opening_never_stands_in_two_splits(chunk):
         noisy = np.clip(late + rng.normal(0, 4, late.shape), 0, 255).astype(np.uint8)
         images[name] = np.concatenate([noisy, drifting(30, at)])
     apart = chunk(scenes, images=images)[1]
-    summary, table = chunk(scenes, images=images, near_identical_bits=24)
+    summary, table = chunk(scenes, images=images, near_duplicate_hamming=24)
     openings = table["scene_id"].str.endswith("-000000")
     assert apart[openings]["split"].nunique() == 3, "without the rule they stand in all"
     kept = table[openings & (table["split"] != "")]

@@ -6,12 +6,17 @@ import pytest
 from pipeline.data.detector_features import (
     PLANES,
     TERMS,
-    DetectorTerms,
+    FrameTerms,
     block_change,
     detector_size,
 )
 
 FRAMES = np.random.default_rng(2).integers(0, 256, (9, 20, 30, 3), np.uint8)
+
+
+def measure(frames, terms=None):
+    """What is measured of frames that the model and the detectors see alike."""
+    return (terms or FrameTerms()).measure(frames, frames, np.arange(len(frames)) / 24)
 
 
 def bgr(frames):
@@ -40,36 +45,37 @@ def test_terms_equal_scenedetect(frames):
     times = [FrameTimecode(at, fps=24.0) for at in range(len(frames))]
     for at, frame in zip(times, bgr(frames), strict=True):
         detector.process_frame(at, frame)
-    measured = DetectorTerms().measure(frames)
+    measured = measure(frames)
     for name in ("delta_hue", "delta_sat", "delta_lum", "delta_edges"):
         expected = [0.0, *(stats.get_metrics(at, [name])[0] for at in times[1:])]
         assert measured[name] == pytest.approx(expected, rel=1e-6), name
 
 
 def test_batches_do_not_matter():
-    whole, parts = DetectorTerms().measure(FRAMES), DetectorTerms()
-    pieces = [parts.measure(piece) for piece in (FRAMES[:1], FRAMES[1:4], FRAMES[4:])]
+    whole, terms = measure(FRAMES), FrameTerms()
+    pieces = [measure(piece, terms) for piece in (FRAMES[:1], FRAMES[1:4], FRAMES[4:])]
+    whole.pop("time")
     for name, values in whole.items():
         assert np.array_equal(values, np.concatenate([piece[name] for piece in pieces])), name
 
 
 def test_all_is_measured_in_its_type():
-    measured = DetectorTerms().measure(FRAMES)
-    assert set(measured) == {*TERMS, *PLANES} - {"block_change", "time"}
+    measured = measure(FRAMES)
+    assert set(measured) == {*TERMS, *PLANES}
     for name, (kind, shape) in PLANES.items():
         assert measured[name].dtype == kind and measured[name].shape == (len(FRAMES), *shape)
-    assert all(measured[name].dtype == np.float32 for name in TERMS if name in measured)
+    assert all(measured[name].dtype == np.float32 for name in TERMS)
 
 
 def test_mean_rgb_is_that_of_the_threshold_detector():
     expected = [np.mean(frame) for frame in bgr(FRAMES)]
-    assert DetectorTerms().measure(FRAMES)["mean_rgb"] == pytest.approx(expected, rel=1e-6)
+    assert measure(FRAMES)["mean_rgb"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_histogram_is_that_of_the_histogram_detector():
     from scenedetect import HistogramDetector
 
-    measured = DetectorTerms().measure(FRAMES)["histogram"]
+    measured = measure(FRAMES)["histogram"]
     for counts, frame in zip(measured, bgr(FRAMES), strict=True):
         expected = HistogramDetector.calculate_histogram(frame, bins=256, normalize=False)
         assert np.array_equal(counts, expected.ravel())
@@ -86,7 +92,7 @@ def test_small_picture_is_that_of_the_hash_detector(monkeypatch):
             patch.setattr(cv2, "dct", lambda x, f=transform, s=seen: (s.append(x.copy()), f(x))[1])
             for frame in bgr(frames):
                 HashDetector.hash_frame(frame, hash_size=16, factor=2)
-        small = DetectorTerms().measure(frames)["small"]
+        small = measure(frames)["small"]
         scaled = [np.float32(picture) / max(1, picture.max()) for picture in small]
         assert np.array_equal(scaled, seen)
 
@@ -94,7 +100,7 @@ def test_small_picture_is_that_of_the_hash_detector(monkeypatch):
 def test_mean_luma_of_white_and_green():
     picture = np.zeros((2, 4, 4, 3), np.uint8)
     picture[0], picture[1, ..., 1] = 255, 100
-    assert DetectorTerms().measure(picture)["mean_luma"] == pytest.approx([255.0, 58.7])
+    assert measure(picture)["mean_luma"] == pytest.approx([255.0, 58.7])
 
 
 @pytest.mark.parametrize(

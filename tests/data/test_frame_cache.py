@@ -14,8 +14,9 @@ import pytest
 from pipeline import io
 from pipeline.data import executor, frame_cache
 from pipeline.data import ingest as module
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames, read_videos
-from pipeline.data.ingest import STORE, ingest
+from pipeline.data.ingest import CACHE, ingest
 from pipeline.errors import UserError
 from pipeline.video import decode
 
@@ -29,47 +30,35 @@ def raw(tmp_path, make_video) -> Path:
     return tmp_path / "raw"
 
 
+class InProcess:
+    """Runs jobs here, so that what they call can be replaced; a job that died is run again."""
+
+    def run(self, function, jobs, **_):
+        results = []
+        for job in jobs:
+            try:
+                results.append(function(*job))
+            except executor.Died:
+                results.append(function(*job))
+        return results
+
+
 @pytest.fixture
 def decoded(monkeypatch):
-    """Names of the videos that are decoded, in this process."""
-    names = []
+    """Names of the videos that are decoded."""
+    names, original = [], decode.decode
 
-    class Now:
-        def __init__(self, value):
-            self.value = value
+    def recording(path, *rest):
+        names.append(path.name)
+        return original(path, *rest)
 
-        def result(self):
-            return self.value
-
-    class Here:
-        def __init__(self, *_):
-            self.executor = self
-
-        def map(self, work, *jobs):
-            return map(work, *jobs)
-
-        def submit(self, work, job, *rest):
-            names.append(job.name)
-            return Now(work(job, *rest))
-
-        def watch(self, *_, **__):
-            pass
-
-        def shutdown(self, **_):
-            pass
-
-    from contextlib import contextmanager
-
-    @contextmanager
-    def opened(*_):
-        yield Here()
-
-    monkeypatch.setattr(executor, "opened", opened)
+    monkeypatch.setattr(decode, "decode", recording)
     return names
 
 
-def run(raw, out, settings, **changes):
-    return ingest(raw, out, settings.ingest.model_copy(update=changes), workers=1)
+def run(raw, out, settings, pool=None, **changes):
+    size = settings.ingest.model_copy(update=changes)
+    return ingest(raw, out, size, pool or InProcess())
 
 
 def rows(out):
@@ -81,7 +70,7 @@ def contents(out):
 
 
 def entries() -> list[Path]:
-    return sorted((Path(os.environ["DVC_ROOT"]) / STORE).glob("*.arrow"))
+    return sorted((Path(os.environ["DVC_ROOT"]) / CACHE).glob("*.arrow"))
 
 
 def test_one_new_episode_decodes_one_episode(raw, tmp_path, make_video, settings, decoded):
@@ -113,7 +102,7 @@ def test_other_parameters_decode_again(raw, tmp_path, settings, decoded, changes
 
 def test_parameters_that_judge_decode_nothing(raw, tmp_path, settings, decoded):
     run(raw, tmp_path / "out", settings)
-    run(raw, tmp_path / "out", settings, min_frames=2, on_error="fail")
+    run(raw, tmp_path / "out", settings, on_error="fail")
     assert len(decoded) == 2
 
 
@@ -156,7 +145,7 @@ def test_a_small_run_forgets_nothing_of_a_large_one(raw, tmp_path, settings, dec
     assert len(entries()) == 10
 
 
-def test_the_store_forgets_what_was_not_used_for_longest(
+def test_the_cache_forgets_what_was_not_used_for_longest(
     raw, tmp_path, settings, decoded, monkeypatch
 ):
     monkeypatch.setattr(frame_cache, "KEPT_BYTES", 0)
@@ -210,13 +199,13 @@ def test_an_unreadable_folder_has_a_row(raw, tmp_path, settings, monkeypatch):
     assert "cannot be read" in rows(tmp_path / "out").loc["locked", "reason"]
 
 
-def test_fail_also_names_what_is_truncated_and_short(raw, tmp_path, settings, make_video):
+def test_fail_also_names_what_is_truncated(raw, tmp_path, settings, make_video):
     noisy = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3), np.uint8)
     whole = make_video(raw / "whole.mkv", noisy)
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(UserError, match=r"whole\.mkv \(truncated"):
-        run(raw, tmp_path / "out", settings, min_frames=35, on_error="fail")
-    run(raw, tmp_path / "out", settings, min_frames=7)
+        run(raw, tmp_path / "out", settings, on_error="fail")
+    run(raw, tmp_path / "out", settings)
     row = rows(tmp_path / "out").loc["whole.mkv"]
     assert row["status"] == "truncated" and row["duration"] == pytest.approx(row["n_frames"] / 24)
 
@@ -269,29 +258,29 @@ def dies_once(job, row, header):
     if job.name == "b.avi" and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_as_ever(job, row, header)
+    return ingest_as_ever(job, row, header)
 
 
 def dies_always(job, row, header):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-decode_as_ever = module.decode_video
+ingest_as_ever = module.ingest_video
 
 
 def test_the_death_of_a_worker_is_survived(raw, tmp_path, settings, monkeypatch, capfd):
     expected = run(raw, tmp_path / "calm", settings)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
-    monkeypatch.setattr(module, "decode_video", dies_once)
-    assert run(raw, tmp_path / "out", settings) == expected
+    monkeypatch.setattr(module, "ingest_video", dies_once)
+    assert run(raw, tmp_path / "out", settings, LocalPool(1)) == expected
     assert "was killed; going on" in capfd.readouterr().err
     assert contents(tmp_path / "out") == contents(tmp_path / "calm")
 
 
 def test_a_video_that_kills_every_worker_ends_the_run(raw, tmp_path, settings, monkeypatch):
-    monkeypatch.setattr(module, "decode_video", dies_always)
+    monkeypatch.setattr(module, "ingest_video", dies_always)
     with pytest.raises(UserError, match=r"killed 3 times.*engine\.workers"):
-        run(raw, tmp_path / "out", settings)
+        run(raw, tmp_path / "out", settings, LocalPool(1))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -320,11 +309,12 @@ def test_a_killed_decoder_leaves_no_truncated_video(raw, tmp_path, settings, dec
 MAIN = """
 import sys
 from pathlib import Path
-from pipeline import params
+from pipeline import config
+from pipeline.data.executor import LocalPool
 from pipeline.data.ingest import ingest
 if __name__ == "__main__":
-    size = params.load(Path("params.yaml")).ingest
-    ingest(Path(sys.argv[1]), Path(sys.argv[2]), size, workers=2)
+    size = config.load(Path("params.yaml")).ingest
+    ingest(Path(sys.argv[1]), Path(sys.argv[2]), size, LocalPool(2))
 """
 
 

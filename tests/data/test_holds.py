@@ -7,7 +7,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from pipeline import io
-from pipeline.data.holds import HELD, OUTSIDE, SKIPPED, hold_lengths, index_frames
+from pipeline.data.holds import HELD, OUTSIDE, hold_lengths, index_frames
 
 
 def drawings(*holds, seed=0):
@@ -18,9 +18,9 @@ def drawings(*holds, seed=0):
     )
 
 
-def lengths(footage, threshold=1.0, start=0, end=None, metric="block"):
+def lengths(footage, threshold=1.0, start=0, end=None):
     end = len(footage) if end is None else end
-    return hold_lengths(footage, start, end, threshold, metric).tolist()
+    return hold_lengths(footage, start, end, threshold).tolist()
 
 
 def test_ones_twos_and_threes(frame_file):
@@ -60,35 +60,23 @@ def test_a_scene_begins_with_a_drawing_even_inside_a_hold(frame_file):
 @limits(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     holds=st.lists(st.integers(1, 6), min_size=1, max_size=12),
-    metric=st.sampled_from(["block", "mean"]),
     seed=st.integers(0, 99),
 )
-def test_holds_are_found_and_sum_to_the_frames(frame_file, holds, metric, seed):
-    found = np.array(lengths(frame_file(drawings(*holds, seed=seed)), metric=metric))
+def test_holds_are_found_and_sum_to_the_frames(frame_file, holds, seed):
+    found = np.array(lengths(frame_file(drawings(*holds, seed=seed))))
     assert found[found > 0].tolist() == holds and found.sum() == sum(holds)
     starts = np.cumsum([0, *holds[:-1]])
     assert np.flatnonzero(found).tolist() == starts.tolist()
 
 
-def test_the_mean_does_not_see_a_blink_that_a_block_shows(frame_file):
-    images = np.full((4, 64, 128, 3), 100, np.uint8)
-    images[2:, 30:32, 60:64] = 200
-    footage = frame_file(images)
-    assert lengths(footage, metric="mean") == [4, 0, 0, 0]
-    assert lengths(footage, metric="block") == [2, 0, 2, 0]
-    step = 100 * 2 * 4 / (64 * 128)
-    assert lengths(footage, step - 1e-3, metric="mean") == [2, 0, 2, 0]
-
-
-@pytest.mark.parametrize("metric", ["block", "mean"])
-def test_snow_over_a_held_drawing_and_a_slow_pan_are_no_holds(frame_file, metric):
+def test_snow_over_a_held_drawing_and_a_slow_pan_are_no_holds(frame_file):
     snow = np.repeat(drawings(1), 6, axis=0)
     for frame in range(6):
         snow[frame, frame : frame + 8, 4:20] = 255
-    assert lengths(frame_file(snow, "snow"), metric=metric) == [1] * 6
+    assert lengths(frame_file(snow, "snow")) == [1] * 6
     wide = np.repeat(drawings(1), 2, axis=2)
     pan = np.concatenate([wide[:, :, at : at + 24] for at in range(6)])
-    assert lengths(frame_file(pan, "pan"), metric=metric) == [1] * 6
+    assert lengths(frame_file(pan, "pan")) == [1] * 6
 
 
 @pytest.fixture
@@ -129,18 +117,3 @@ def test_index_with_unique_drawings(indexed):
     assert np.flatnonzero(table["use_clip"]).tolist() == [0, 2, 4, 6]
     assert table["reason"].tolist() == ["", HELD] * 4 + [OUTSIDE] * 2
     assert summary["clip_frames"] == 4
-
-
-@pytest.mark.parametrize(("step", "kept"), [(1, list(range(8))), (2, [0, 2, 4, 6]), (3, [0, 3, 6])])
-def test_index_with_every_nth_frame(indexed, step, kept):
-    summary, table = indexed(clip_frames="every_nth", clip_step=step)
-    assert np.flatnonzero(table["use_clip"]).tolist() == kept
-    assert table["hold"].tolist() == [2, 0] * 4 + [0, 0], "hold lengths are kept"
-    reasons = ["" if frame in kept else SKIPPED for frame in range(8)]
-    assert table["reason"].tolist() == reasons + [OUTSIDE] * 2
-    assert summary["clip_frames"] == len(kept)
-
-
-def test_the_metric_of_the_rules_is_used(indexed):
-    _, table = indexed(hold_metric="mean", hold_threshold=255.0)
-    assert table["hold"].tolist() == [8] + [0] * 9

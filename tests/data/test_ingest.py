@@ -7,12 +7,12 @@ import pytest
 
 from pipeline import frames, io
 from pipeline.data import executor
-from pipeline.data.decoding import Job, decode_video, examine, image_size
-from pipeline.data.frame_cache import Store
-from pipeline.data.frame_file import PARTIAL, open_frames, read_videos
-from pipeline.data.ingest import ingest
+from pipeline.data.executor import LocalPool
+from pipeline.data.frame_cache import FrameCache
+from pipeline.data.frame_file import open_frames, read_videos
+from pipeline.data.ingest import Job, image_size, ingest, ingest_video, probe_video
 from pipeline.errors import UserError
-from pipeline.video.decode import Header
+from pipeline.video.probe import Header
 
 
 def picture(n_frames, height=48, width=96, seed=0):
@@ -42,8 +42,7 @@ def folder(tmp_path_factory, make_video):
 @pytest.fixture(scope="module")
 def done(folder, tmp_path_factory, settings):
     out = tmp_path_factory.mktemp("frames")
-    shortest = settings.ingest.model_copy(update={"min_frames": 1})
-    return out, ingest(folder, out, shortest, workers=2)
+    return out, ingest(folder, out, settings.ingest, LocalPool(2))
 
 
 def digest(path):
@@ -87,10 +86,9 @@ def test_hash_is_that_of_the_content(done, folder):
 
 def test_bytes_do_not_depend_on_workers_or_earlier_runs(done, folder, tmp_path, settings):
     out, _ = done
-    (tmp_path / f"stale{PARTIAL}").touch()
+    (tmp_path / "stale.arrow.partial").touch()
     (tmp_path / "gone-00000000.arrow").touch()
-    shortest = settings.ingest.model_copy(update={"min_frames": 1})
-    ingest(folder, tmp_path, shortest, workers=1)
+    ingest(folder, tmp_path, settings.ingest, LocalPool(1))
     expected = {path.name: digest(path) for path in out.iterdir()}
     assert {path.name: digest(path) for path in tmp_path.iterdir()} == expected
 
@@ -101,7 +99,7 @@ def test_a_file_larger_than_a_pipe_streams(tmp_path, make_video, settings):
     make_video(source / "a.mp4", np.zeros((150, 512, 512, 3), np.uint8), "-c:v", "libx264",
                "-preset", "ultrafast")  # fmt: skip
     sizes = settings.ingest.model_copy(update={"height": 8, "width": 8})
-    assert ingest(source, tmp_path / "out", sizes, workers=1)["frames"] == 150
+    assert ingest(source, tmp_path / "out", sizes, LocalPool(1))["frames"] == 150
 
 
 ERRORS = {
@@ -115,7 +113,7 @@ ERRORS = {
 def test_source_path_that_holds_nothing(tmp_path, settings, make, words):
     make(tmp_path / "raw")
     with pytest.raises(UserError, match=words) as caught:
-        ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, workers=1)
+        ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(1))
     assert "source.path" in str(caught.value) and "put videos there" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -125,7 +123,7 @@ def test_folder_without_a_video_names_the_reasons(tmp_path, settings):
     (tmp_path / "raw" / "empty.mp4").touch()
     (tmp_path / "raw" / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"no readable video among 2 files: empty.mp4.*empty file"):
-        ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, workers=2)
+        ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(2))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -134,11 +132,10 @@ def test_an_interrupted_video_leaves_nothing(folder, tmp_path, settings, monkeyp
         raise executor.Stopped
 
     monkeypatch.setattr(executor, "count", stop)
-    store = Store(tmp_path / "store", settings.ingest)
-    job = Job(folder, "odd.avi", tmp_path, settings.ingest, store)
-    row, header = examine(job)
+    cache = FrameCache(tmp_path / "cache", settings.ingest)
+    job = Job(folder, "odd.avi", tmp_path, settings.ingest, cache)
     with pytest.raises(executor.Stopped):
-        decode_video(job, row, header)
+        ingest_video(job, *probe_video(job))
     assert not list(tmp_path.iterdir())
 
 
@@ -164,6 +161,21 @@ def test_large_model_frames_are_taken_from_a_large_picture(tmp_path, make_video,
     images[:, :, ::4] = images[:, :, 1::4] = 255
     make_video(tmp_path / "raw" / "stripes.avi", images)
     size = settings.ingest.model_copy(update={"height": 256, "width": 1024})
-    ingest(tmp_path / "raw", tmp_path / "out", size, workers=1)
+    ingest(tmp_path / "raw", tmp_path / "out", size, LocalPool(1))
     footage = open_frames(tmp_path / "out", read_videos(tmp_path / "out")["video_id"][0])
     assert np.abs(footage[1].astype(int) - images[1]).mean() < 8
+
+
+def test_video_id_is_readable_and_depends_on_the_path_alone():
+    def video_id(name):
+        return Job(None, name, None, None, None).video_id
+
+    first = video_id("Season 1/Episode 01.mkv")
+    assert first.startswith("season-1-episode-01-") and len(first) == 28
+    assert first == video_id("Season 1/Episode 01.mkv")
+    names = ("Season 1/Episode 01.mp4", "中割り.mp4", "é.mp4", "a/", "a", "./", "a/sound.wav")
+    others = [video_id(name) for name in names]
+    assert len({first, *others}) == 8
+    assert others[1].startswith("video-")
+    assert video_id("e\u0301.mp4") == video_id("\u00e9.mp4")
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in others)

@@ -4,7 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.near_duplicates import BITS, find_leaks, hash_frames, hash_scene, near_identical
+from pipeline.data.near_duplicates import (
+    BITS,
+    find_near_duplicates,
+    hash_frames,
+    hash_scene,
+    is_near_duplicate,
+)
 
 LIMIT = 24
 
@@ -21,19 +27,15 @@ def scene(seed: int, n_frames: int = 40, start: int = 0, noise: float = 0.0) -> 
     return np.clip(shaken, 0, 255).astype(np.uint8)
 
 
-def named(name: str, split: str, small: np.ndarray):
-    return hash_scene(name, split, small)
-
-
 def test_the_hash_is_that_of_pyscenedetect():
     """Their hash of a picture that is 32x32 and grey already, bit by bit."""
     from scenedetect.detectors import HashDetector
 
     grey = scene(3, 1)[0]
     colour = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    theirs = HashDetector.hash_frame(colour, 16, 2)  # 16 16
-    ours = np.unpackbits(hash_frames(grey[None]).view(np.uint8))
-    assert (ours.reshape(16, 16) != theirs).mean() < 0.02
+    expected = HashDetector.hash_frame(colour, 16, 2)  # 16 16
+    bits = np.unpackbits(hash_frames(grey[None]).view(np.uint8))
+    assert (bits.reshape(16, 16) != expected).mean() < 0.02
 
 
 def test_brightness_and_contrast_change_no_bit_to_speak_of():
@@ -46,66 +48,76 @@ def test_brightness_and_contrast_change_no_bit_to_speak_of():
 @pytest.mark.parametrize("shift", [-2, -1, 0, 1, 2])
 def test_found_a_few_frames_later_and_noisy(shift):
     film = scene(0, 60)
-    one = named("a", "train", film[10:50])
+    one = hash_scene("a", "train", film[10:50])
     rng = np.random.default_rng(1)
     noisy = np.clip(film + rng.normal(0, 0.5, film.shape), 0, 255).astype(np.uint8)
-    other = named("b", "test", noisy[10 + shift : 50 + shift])
-    assert near_identical(one, other, LIMIT) and near_identical(other, one, LIMIT)
+    other = hash_scene("b", "test", noisy[10 + shift : 50 + shift])
+    assert is_near_duplicate(one, other, LIMIT) and is_near_duplicate(other, one, LIMIT)
 
 
 def test_a_scene_within_another_is_found():
     film = scene(0, 80)
-    part, whole = named("a", "train", film[30:60]), named("b", "test", film)
-    assert near_identical(part, whole, LIMIT) and near_identical(whole, part, LIMIT)
-    leaks = find_leaks([part, whole], LIMIT)
-    assert leaks == {"a": "nearly identical to b in test"}
-    assert find_leaks([named("a", "train", film), named("b", "test", film[30:60])], LIMIT)
+    part, whole = hash_scene("a", "train", film[30:60]), hash_scene("b", "test", film)
+    assert is_near_duplicate(part, whole, LIMIT) and is_near_duplicate(whole, part, LIMIT)
+    reasons = find_near_duplicates([part, whole], LIMIT)
+    assert reasons == {"a": "nearly identical to b in test"}
+    assert find_near_duplicates(
+        [hash_scene("a", "train", film), hash_scene("b", "test", film[30:60])], LIMIT
+    )
 
 
 @pytest.mark.parametrize(("length", "later"), [(40, 5), (40, 14), (50, 18)])
 def test_scenes_that_share_most_are_found(length, later):
     film = scene(0, 80)
-    one = named("a", "train", film[:length])
-    other = named("b", "test", film[later : later + length])
-    assert near_identical(one, other, LIMIT) and near_identical(other, one, LIMIT)
-    assert find_leaks([one, other], LIMIT) == {"a": "nearly identical to b in test"}
+    one = hash_scene("a", "train", film[:length])
+    other = hash_scene("b", "test", film[later : later + length])
+    assert is_near_duplicate(one, other, LIMIT) and is_near_duplicate(other, one, LIMIT)
+    assert find_near_duplicates([one, other], LIMIT) == {"a": "nearly identical to b in test"}
 
 
 def test_scenes_that_share_little_are_kept():
     film = np.concatenate([scene(0, 40), scene(5, 40)])
-    one, other = named("a", "train", film[:40]), named("b", "test", film[30:70])
-    assert not near_identical(one, other, LIMIT)
+    one, other = hash_scene("a", "train", film[:40]), hash_scene("b", "test", film[30:70])
+    assert not is_near_duplicate(one, other, LIMIT)
 
 
 def test_other_places_and_a_moved_character_are_kept():
     still = scene(0, 40)
     moved = scene(0, 40, start=19)  # the same place, the shape elsewhere
-    assert not near_identical(named("a", "train", still), named("b", "test", moved), LIMIT)
-    many = [named(str(at), ("train", "val", "test")[at % 3], scene(at)) for at in range(60)]
-    assert find_leaks(many, LIMIT) == {}
+    assert not is_near_duplicate(
+        hash_scene("a", "train", still), hash_scene("b", "test", moved), LIMIT
+    )
+    many = [hash_scene(str(at), ("train", "val", "test")[at % 3], scene(at)) for at in range(60)]
+    assert find_near_duplicates(many, LIMIT) == {}
 
 
 def test_blank_scenes_match_nothing():
     black = np.zeros((30, 32, 32), np.uint8)
-    scenes = [named("a", "train", black), named("b", "test", black)]
-    assert find_leaks(scenes, BITS) == {} and not near_identical(*scenes, BITS)
+    scenes = [hash_scene("a", "train", black), hash_scene("b", "test", black)]
+    assert find_near_duplicates(scenes, BITS) == {} and not is_near_duplicate(*scenes, BITS)
 
 
 def test_a_blank_frame_within_does_not_hide_a_scene():
     film = scene(0, 40)
     film[:6] = 0  # opens black
-    leaks = find_leaks([named("a", "train", film), named("b", "val", film[2:])], LIMIT)
-    assert leaks == {"a": "nearly identical to b in val"}
+    reasons = find_near_duplicates(
+        [hash_scene("a", "train", film), hash_scene("b", "val", film[2:])], LIMIT
+    )
+    assert reasons == {"a": "nearly identical to b in val"}
 
 
 def test_test_keeps_what_val_and_train_lose():
     film = scene(0, 40)
-    same = [named("a", "train", film), named("b", "val", film), named("c", "test", film)]
+    same = [
+        hash_scene("a", "train", film),
+        hash_scene("b", "val", film),
+        hash_scene("c", "test", film),
+    ]
     reason = "nearly identical to c in test"
-    assert find_leaks(same, LIMIT) == {"a": reason, "b": reason}
-    assert find_leaks(same, -1) == {}
-    twice = [named("a", "train", film), named("d", "train", film)]
-    assert find_leaks(twice, LIMIT) == {}, "a split may repeat itself"
+    assert find_near_duplicates(same, LIMIT) == {"a": reason, "b": reason}
+    assert find_near_duplicates(same, -1) == {}
+    twice = [hash_scene("a", "train", film), hash_scene("d", "train", film)]
+    assert find_near_duplicates(twice, LIMIT) == {}, "a split may repeat itself"
 
 
 def test_lookup_finds_what_comparing_all_pairs_finds():
@@ -115,10 +127,10 @@ def test_lookup_finds_what_comparing_all_pairs_finds():
         film = scene(int(rng.integers(30)), 50)
         low = int(rng.integers(0, 10))
         split = ("train", "train", "val", "test")[at % 4]
-        scenes.append(named(f"s{at}", split, film[low : low + int(rng.integers(25, 40))]))
+        scenes.append(hash_scene(f"s{at}", split, film[low : low + int(rng.integers(25, 40))]))
     val = {a.scene_id for a in scenes if a.split == "val" for b in scenes
-           if b.split == "test" and near_identical(a, b, LIMIT)}  # fmt: skip
+           if b.split == "test" and is_near_duplicate(a, b, LIMIT)}  # fmt: skip
     train = {a.scene_id for a in scenes if a.split == "train" for b in scenes
              if b.split != "train" and b.scene_id not in val
-             and near_identical(a, b, LIMIT)}  # fmt: skip
-    assert set(find_leaks(scenes, LIMIT)) == val | train != set()
+             and is_near_duplicate(a, b, LIMIT)}  # fmt: skip
+    assert set(find_near_duplicates(scenes, LIMIT)) == val | train != set()

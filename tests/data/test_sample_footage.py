@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames, read_videos
 from pipeline.data.holds import hold_lengths
 from pipeline.data.ingest import ingest
@@ -19,7 +20,7 @@ def sample(tmp_path_factory, settings):
     folder = tmp_path_factory.mktemp("sample")
     size = settings.sample_episodes.model_copy(update={"episodes": 1, "seconds": 16.0})
     render_episodes(size, settings.base.seed, folder, 1)
-    ingest(folder / "episodes", folder / "frames", settings.ingest, workers=1)
+    ingest(folder / "episodes", folder / "frames", settings.ingest, LocalPool(1))
     video = read_videos(folder / "frames").iloc[0]
     [truth] = (folder / "truth").glob("*.json")
     footage = open_frames(folder / "frames", video["video_id"])
@@ -28,7 +29,8 @@ def sample(tmp_path_factory, settings):
 
 def test_cuts_are_the_true_ones(sample, settings):
     footage, truth = sample
-    starts = [start for start, _, _ in find_scenes(footage, truth["fps"], settings.scene_split)]
+    scenes, _ = find_scenes(footage, truth["fps"], settings.scene_split)
+    starts = [scene.start for scene in scenes]
     assert len(footage) == truth["n_frames"]
     assert len(starts) == len(truth["cuts"]) + 1 > 2
     assert np.abs(np.subtract(starts[1:], truth["cuts"])).max() <= 1

@@ -1,6 +1,7 @@
 """Shards: what is packed comes back, in order, in several files, and never half a file."""
 
 import errno
+import hashlib
 import json
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from pipeline.data.datasets import ClipSet, ImageSet, batches
 from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import write_frames
-from pipeline.data.integrity import file_sha256
 from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema, pack
 from pipeline.errors import UserError
 from pipeline.io import SPLITS
@@ -60,7 +61,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def packed(tmp_path, name: str = "shards", shard_mb: float = 1.0, workers: int = 1) -> dict:
-    return pack(tmp_path, *tables(), tmp_path / name, (HEIGHT, WIDTH), shard_mb, workers)
+    return pack(tmp_path, *tables(), tmp_path / name, (HEIGHT, WIDTH), shard_mb, LocalPool(workers))
 
 
 @pytest.mark.parametrize("shard_mb", [1.0, 4 * BYTES / 1e6, 1e-6])
@@ -92,7 +93,8 @@ def test_a_new_shard_begins_at_the_limit(tmp_path, footage):
     index = json.loads((tmp_path / "four/index.json").read_text())
     for shard in index["shards"]:
         path = tmp_path / "four" / shard["file"]
-        assert shard["sha256"] == file_sha256(path) and shard["bytes"] == path.stat().st_size
+        assert shard["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert shard["bytes"] == path.stat().st_size
     rows = [shard["rows"] for shard in index["shards"] if shard["file"] in names]
     assert rows == [4, 4, 1]
     assert len(index["shards"]) == len(list((tmp_path / "four").glob("*.arrow")))
@@ -226,3 +228,36 @@ def test_a_batch_is_a_copy(tmp_path):
 ])  # fmt: skip
 def test_batches_walk_all_rows_once(rows, size, wanted):
     assert list(batches(rows, size)) == wanted
+
+
+DAMAGES = {
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "missing": lambda path: path.unlink(),
+    "unknown": lambda path: path.with_name("images-train-00009.arrow").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_shards_that_are_not_those_of_the_index_are_named(tmp_path, footage, damage):
+    packed(tmp_path, shard_mb=4 * BYTES / 1e6)
+    damage(tmp_path / "shards/images-train-00001.arrow")
+    with pytest.raises(UserError, match=r"index\.json lists them; delete the folder and run"):
+        ImageSet(tmp_path / "shards", "train")
+    assert len(ClipSet(tmp_path / "shards", "train")) == 4, "the other kind is whole"
+
+
+@pytest.mark.parametrize("row", [9, -1])
+def test_a_row_outside_is_no_picture(tmp_path, footage, row):
+    packed(tmp_path)
+    with pytest.raises(IndexError, match=f"{row} of 9 pictures"):
+        ImageSet(tmp_path / "shards", "train").batch([row])
+
+
+def test_pictures_of_another_size_than_the_shard_says_are_named(tmp_path):
+    path = tmp_path / "images-train-00000.arrow"
+    fields = image_schema(HEIGHT, WIDTH).with_metadata({"height": "2", "width": "2"})
+    with ShardWriter(path, fields) as writer:
+        writer.add({"video_id": "a", "frame": 0, "image": bytes(BYTES)})
+        writer.close()
+    with pytest.raises(UserError, match=r"fixed_size_binary\[72\], expected .*12\] for 2x2x3"):
+        ImageSet(tmp_path, "train")

@@ -43,7 +43,7 @@ def rendered(tmp_path_factory):
 def filmed(params, seed, number):
     """Frames as drawn, before encoding, and what was noted."""
     log, scenes = Log(), episode_script(params, seed, number)
-    return list(film(params, scenes, log, lambda done: None)), scenes, log
+    return list(film(params, scenes, log)), scenes, log
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +111,14 @@ def test_snow_moves_on_every_frame():
     params = SERIES.model_copy(update={"height": 64, "width": 128})
     scene = next(scene for scene in scenes if scene.snow is not None)
     log = Log()
-    assert len(list(film(params, [scene], log, lambda done: None))) == scene.frames
+    assert len(list(film(params, [scene], log))) == scene.frames
     assert log.drawings == list(range(scene.start, scene.end))
 
 
 def test_fade_ends_in_black(scripts):
     scene = next(scene for script in scripts for scene in script if scene.fade)
     params = SERIES.model_copy(update={"height": 64, "width": 128})
-    frames = list(film(params, [scene], Log(), lambda done: None))
+    frames = list(film(params, [scene], Log()))
     assert frames[-1].mean() < 0.5 and (frames[-1] == frames[-6]).all()
     assert frames[0].mean() > 40
 

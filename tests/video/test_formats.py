@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from pipeline.video import decode
-from pipeline.video.decode import Reading, Truncated, Unreadable
-from pipeline.video.image_sequence import numbered
-from pipeline.video.letterbox import without_bars
-from pipeline.video.probe import Crop
-from pipeline.video.pts import Times
+from pipeline.video.decode import Timestamps, Truncated
+from pipeline.video.ffmpeg_input import Unreadable, find_files, image_sequence, parts
+from pipeline.video.letterbox import Crop, crop_of
+from pipeline.video.probe import UNCHANGED, Reading, probe
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 HEIGHT, WIDTH, N_FRAMES = 36, 64, 12
@@ -42,9 +41,9 @@ def make(path, *options, frames=None, rate="24", before=()):
     return path
 
 
-def read(path, reading=decode.PLAIN, size=None):
+def read(path, reading=UNCHANGED, size=None):
     """Header, frames `T H W 3` at the size shown, times `T`, and why it ended early ("" if not)."""
-    header = decode.probe(path, reading)
+    header = probe(path, reading)
     size = size or (header.height, header.width)
     batches, reason = [], ""
     try:
@@ -118,7 +117,7 @@ def test_variable_rate_keeps_frames_and_times(tmp_path):
 def test_times_run_on_across_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "BATCH_FRAMES", 5)
     path = make(tmp_path / "long.mp4", *YUV, rate="30000/1001")
-    batches = list(decode.decode(path, decode.probe(path), (8, 8), (8, 8)))
+    batches = list(decode.decode(path, probe(path), (8, 8), (8, 8)))
     assert [len(batch.times) for batch in batches] == [5, 5, 2]
     times = np.concatenate([batch.times for batch in batches])
     assert times == pytest.approx(np.arange(N_FRAMES) * 1001 / 30000, abs=1e-4)
@@ -138,7 +137,7 @@ def test_times_that_are_missing_or_wrong_are_a_frame_later(tmp_path, printed, ex
     lines = [f"frame:{at:<4} pts:{time:<7} pts_time:x\ntime=0\n" for at, time in enumerate(printed)]
     (tmp_path / "times").write_text("".join(lines))
     with (tmp_path / "times").open() as file:
-        times = Times(file.fileno(), Fraction(10))
+        times = Timestamps(file.fileno(), Fraction(10))
         got = [*times.take(2), *times.take(len(expected) - 2)]
     assert got == pytest.approx(expected)
 
@@ -195,7 +194,7 @@ def test_size_is_as_shown(tmp_path, options, turn, shown, decoded):
 
 def test_odd_sizes(tmp_path):
     path = make(tmp_path / "odd.mkv", "-c:v", "ffv1", "-pix_fmt", "yuv420p", frames=film(37, 65))
-    header, images, _, _ = read(path, Reading(deinterlace=True, cut_bars=True))
+    header, images, _, _ = read(path, Reading(deinterlace=True, crop_letterbox=True))
     assert (header.height, header.width) == (37, 65) and len(images) == N_FRAMES
 
 
@@ -253,24 +252,24 @@ def barred(top, bottom, left, right):
     ],
 )
 def test_black_bars_are_found(bars, crop):
-    found = without_bars(barred(*bars).max((0, 3)))
+    found = crop_of(barred(*bars).max((0, 3)))
     assert found == (Crop(*crop) if crop else None)
 
 
 def test_black_pictures_say_nothing_and_bright_ones_keep_their_rows():
-    assert without_bars(np.zeros((48, 64), np.uint8)) is None
+    assert crop_of(np.zeros((48, 64), np.uint8)) is None
     frames = barred(8, 8, 0, 0)
     frames[:10] = 3
-    assert without_bars(frames.max((0, 3))) == (8, 0, 32, 64)
+    assert crop_of(frames.max((0, 3))) == (8, 0, 32, 64)
     frames[11, 44, 20:40] = 200  # a subtitle in the lower bar
-    assert without_bars(frames.max((0, 3))) == (8, 0, 36, 64)
+    assert crop_of(frames.max((0, 3))) == (8, 0, 36, 64)
 
 
 @pytest.mark.parametrize(("sar", "width"), [("1", 64), ("2", 128)])
 def test_bars_are_cut_in_videos(tmp_path, sar, width):
     lossless = ("-c:v", "ffv1", "-pix_fmt", "gbrp", "-vf", f"setsar={sar}")
     path = make(tmp_path / "boxed.mkv", *lossless, frames=barred(8, 6, 0, 0))
-    header, images, _, reason = read(path, Reading(cut_bars=True), size=(34, 64))
+    header, images, _, reason = read(path, Reading(crop_letterbox=True), size=(34, 64))
     assert (header.height, header.width, header.crop) == (34, width, Crop(8, 0, 34, 64))
     assert np.abs(images.astype(int) - film(48, 64)[:, 8:42]).max() <= 1 and not reason
     plain, images, _, _ = read(path)
@@ -279,7 +278,7 @@ def test_bars_are_cut_in_videos(tmp_path, sar, width):
 
 def test_a_video_without_bars_reads_the_same(tmp_path):
     path = make(tmp_path / "full.mp4", *YUV)
-    assert decode.probe(path, Reading(cut_bars=True)) == decode.probe(path)
+    assert probe(path, Reading(crop_letterbox=True)) == probe(path)
 
 
 NAMES = ["a b", 'it\'s "q"', "中割り ü", "-x%03d:y", "a,b;c[d]", "#hash\\back"]
@@ -292,7 +291,7 @@ def test_names_mean_themselves(tmp_path, name, kind):
         path = make(tmp_path / "plain.mp4", *YUV).rename(tmp_path / f"{name}.mp4")
     else:
         path = pictures(tmp_path / name, [f"{name}{number}.png" for number in range(N_FRAMES)])
-    for reading in (Reading(), Reading(cut_bars=True)):
+    for reading in (Reading(), Reading(crop_letterbox=True)):
         assert len(read(path, reading)[1]) == N_FRAMES
 
 
@@ -317,13 +316,13 @@ def pictures(folder, names, frames=None):
 )
 def test_numbered_pictures_are_a_video(tmp_path, names):
     pictures(tmp_path / "root/shot", names)
-    assert decode.find_files(tmp_path / "root") == ["shot/"]
+    assert find_files(tmp_path / "root") == ["shot/"]
     header, images, times, reason = read(tmp_path / "root" / "shot/")
     assert (header.height, header.width, header.fps) == (HEIGHT, WIDTH, 24) and not reason
     assert header.codec in ("png", "mjpeg") and header.expected_frames == N_FRAMES
     assert np.abs(images.astype(int) - film()).mean() < 3
     assert times == pytest.approx(np.arange(N_FRAMES) / 24, abs=1e-5)
-    assert [part.name for part in decode.parts(tmp_path / "root/shot")] == names
+    assert [part.name for part in parts(tmp_path / "root/shot")] == names
 
 
 def test_pictures_of_other_sizes_are_fitted(tmp_path):
@@ -379,7 +378,7 @@ def test_a_folder_of_broken_pictures_says_why(tmp_path):
 def test_pictures_take_a_rate_limit_and_lose_their_bars(tmp_path):
     names = [f"{number}.png" for number in range(N_FRAMES)]
     pictures(tmp_path / "shot", names, barred(8, 8, 0, 0))
-    header, images, times, reason = read(tmp_path / "shot", Reading(fps=12.0, cut_bars=True))
+    header, images, times, reason = read(tmp_path / "shot", Reading(fps=12.0, crop_letterbox=True))
     assert (header.fps, header.height, header.width) == (12, 32, 64) and not reason
     assert np.abs(images.astype(int) - film(32, 64)[::2]).max() <= 1
     assert times == pytest.approx(np.arange(6) / 12, abs=1e-5)
@@ -406,17 +405,15 @@ def test_pictures_take_a_rate_limit_and_lose_their_bars(tmp_path):
     ],
 )
 def test_which_names_are_numbered(names, expected):
-    assert numbered(names) == expected
+    assert image_sequence(names) == expected
 
 
 def test_pictures_stand_beside_other_files(tmp_path):
     for name in ["a/1.png", "a/2.png", "a/3.png", "a/sound.wav", "a/b/c.mp4", "x.png", "y.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert decode.find_files(tmp_path) == ["a/", "a/b/c.mp4", "a/sound.wav", "x.png", "y.png"]
-    assert decode.find_files(tmp_path / "a") == ["./", "b/c.mp4", "sound.wav"]
-    ids = {decode.video_id(name) for name in ("a/", "a", "./", "a/sound.wav")}
-    assert len(ids) == 4
+    assert find_files(tmp_path) == ["a/", "a/b/c.mp4", "a/sound.wav", "x.png", "y.png"]
+    assert find_files(tmp_path / "a") == ["./", "b/c.mp4", "sound.wav"]
 
 
 def _head(content):
@@ -496,7 +493,7 @@ def test_a_name_that_is_no_text_is_read(tmp_path):
     whole = make(tmp_path / "whole.mp4", *YUV)
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
     whole.rename(path)
-    for reading in (Reading(), Reading(cut_bars=True)):
+    for reading in (Reading(), Reading(crop_letterbox=True)):
         assert len(read(path, reading)[1]) == N_FRAMES
 
 
