@@ -115,6 +115,7 @@ def test_every_parameter_is_read_by_some_stage():
 def test_operational_keys_are_read_by_the_code():
     code = "\n".join(path.read_text() for path in (ROOT / "stages").glob("*.py"))
     code += (ROOT / "pipeline/tracking.py").read_text()
+    code += (ROOT / "pipeline/data/executor.py").read_text()
     for section in ("engine", "tracking"):
         for key in config.Params.model_fields[section].annotation.model_fields:
             assert re.search(rf"(engine|tracking)\.{key}\b", code), f"nothing reads {section}.{key}"
