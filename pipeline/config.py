@@ -51,7 +51,7 @@ class Base(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Literal["float32", "bf16"]
     threads: Count
-    processes: Annotated[int, Field(ge=1, le=1024)]
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun( .+)?)$")]
     compile: bool
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from pipeline import config, errors, tracking
-from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots, is_picture
+from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
+TRAININGS = {"vqgan_train": Path("models/vqgan"), "gpt2_train": Path("models/gpt2")}
 
 
 def main() -> None:
@@ -13,9 +14,7 @@ def main() -> None:
     with tracking.stage("report", settings) as run:
         numbers = collect_metrics(METRICS)
         files = collect_plots(PLOTS)
-        run.publish(
-            numbers, [*files, PAGE], {path.stem: path for path in files if is_picture(path)}
-        )
+        run.publish(numbers, [*files, PAGE], TRAININGS)
 
 
 if __name__ == "__main__":

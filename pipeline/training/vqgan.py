@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import config, frames, runtime
 from pipeline.data.augmentation import augment
@@ -32,12 +33,10 @@ from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.quantizers import Quantized
 from pipeline.runtime import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
-from pipeline.training.distributed import ALONE, Processes
-from pipeline.training.ema import Averaged
+from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.keyframe_dataset import KeyframeSet
 from pipeline.training.perceptual import edge_loss, perceptual_loss
-from pipeline.training.schedule import warmup_cosine
-from pipeline.training.task import Loss, Player, Task, weighted_means
+from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
 START_IMAGES = 512  # pictures from which shortcut and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
@@ -62,7 +61,7 @@ class ImageLoss(NamedTuple):
 
 
 class VqganTask(Task):
-    """Task of `training.loop`: players `generator` and, with factor > 0, `discriminator`."""
+    """Task of `trainer.train`: optimizers `generator` and, with factor > 0, `discriminator`."""
 
     tokenizer: Tokenizer | KeyframeTokenizer
 
@@ -70,7 +69,7 @@ class VqganTask(Task):
         self,
         settings: config.Params,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.settings, self.device, self.processes = settings.vqgan, device, processes
         self.precision, self.seed = settings.base.precision, settings.base.seed
@@ -81,42 +80,44 @@ class VqganTask(Task):
         """The networks, their averages, and the optimizers."""
         trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
         self.tokenizer = tokenizer
-        self.tokenizer.quantizer.gather = self.processes.gather
+        self.tokenizer.quantizer.gather = self.processes.all_gather
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         self.gan = self.averaged = None
         if adversarial.factor > 0:
             self.gan = GanLoss(adversarial, self.settings.discriminator)
             networks["gan"] = self.gan
         if trainer.ema_decay:
-            self.averaged = Averaged(self.tokenizer, trainer.ema_decay)
+            average = get_ema_multi_avg_fn(trainer.ema_decay)
+            self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average, use_buffers=True)
+            self.averaged.requires_grad_(False)
             networks["averaged"] = self.averaged
         self.module = nn.ModuleDict(networks).to(self.device)
-        self.players = self._players()
+        self.optimizers = self._optimizers()
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         """A batch of train, augmented, or of val where `epoch` is None."""
         raise NotImplementedError
 
-    def _players(self) -> dict[str, Player]:
+    def _optimizers(self) -> dict[str, OptimizerSpec]:
         trainer = self.settings.trainer
-        ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
         betas = (trainer.gen_beta_1, trainer.gen_beta_2)
-        adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
-        rate = None
+        adam = torch.optim.Adam(parameters, lr=trainer.gen_lr, betas=betas, fused=True)
+        schedule = None
         if trainer.schedule == "cosine":
-            rate = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
-        players = {"generator": Player(ours, adam, trainer.gen_clip_norm, rate)}
+            schedule = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
+        specs = {"generator": OptimizerSpec(parameters, adam, trainer.gen_clip_norm, schedule)}
         if self.gan is not None:
-            theirs = list(self.gan.parameters())
+            parameters = list(self.gan.parameters())
             betas = (trainer.disc_beta_1, trainer.disc_beta_2)
-            adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas, fused=True)
-            players["discriminator"] = Player(theirs, adam, trainer.disc_clip_norm)
-        return players
+            adam = torch.optim.Adam(parameters, lr=trainer.disc_lr, betas=betas, fused=True)
+            specs["discriminator"] = OptimizerSpec(parameters, adam, trainer.disc_clip_norm)
+        return specs
 
     @property
     def finished(self) -> Tokenizer:
         """The network that is measured and kept: the averaged one where there is one."""
-        return self.tokenizer if self.averaged is None else self.averaged.network
+        return self.tokenizer if self.averaged is None else self.averaged.module
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         with autocast(self.device, self.precision):
@@ -131,15 +132,16 @@ class VqganTask(Task):
             reconstruction = self._image_loss(batch._replace(decoded=leaf))
             adversarial = self._adversarial(batch, reconstruction, step)
         value, gradient, parts = reconstruction
+        codes, codebook_parts, counts = self._codebook_loss(batch.quantized)
+        parts = {"reconstruction": value + codes.detach()} | parts | codebook_parts
         if adversarial is not None:
             value, gradient = value + adversarial.value, gradient + adversarial.gradient
             parts |= adversarial.parts
-        codes, more, counts = self._codebook_loss(batch.quantized)
-        more["perplexity"] = perplexity(self.processes.gather(counts[None]).sum(0))
+        parts["perplexity"] = perplexity(self.processes.all_gather(counts[None]).sum(0))
         # Has this gradient, and passes it on to the decoder.
         through = (batch.decoded * gradient).sum()
         total = value + codes + (through - through.detach())
-        return Loss("generator", total, parts | more)
+        return Loss("generator", total, parts)
 
     def _image_loss(self, batch: Reconstruction) -> ImageLoss:
         """All but the adversarial loss; `decoded` is a leaf where its gradient is wanted."""
@@ -188,11 +190,11 @@ class VqganTask(Task):
         }
         return ImageLoss(weight * loss.detach(), weight * gradient, parts)
 
-    def _at_last_layer(self, drawn: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def _at_last_layer(self, decoded: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""
         layer = self.tokenizer.decoder.last_layer
-        (found,) = torch.autograd.grad(drawn, layer, gradient, retain_graph=True)
-        return self.processes.mean(found)
+        (at_layer,) = torch.autograd.grad(decoded, layer, gradient, retain_graph=True)
+        return self.processes.mean(at_layer)
 
     def _codebook_loss(
         self, quantized: Quantized
@@ -208,12 +210,12 @@ class VqganTask(Task):
             total, parts = self.gan.for_discriminator(drawn, images)
         return Loss("discriminator", total, parts)
 
-    def stepped(self, player: str) -> None:
-        if player == "generator" and self.averaged is not None:
-            self.averaged.follow(self.tokenizer)
+    def on_step_end(self, optimizer: str) -> None:
+        if optimizer == "generator" and self.averaged is not None:
+            self.averaged.update_parameters(self.tokenizer)
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Loss and PSNR (dB, each picture's at most 60), and how the codes are used."""
+        """Loss without its adversarial part, PSNR (dB, an image's at most 60), use of codes."""
         counts = torch.zeros(self.tokenizer.quantizer.size, dtype=torch.int64, device=self.device)
         metrics = []
         for rows in batches:
@@ -221,7 +223,7 @@ class VqganTask(Task):
                 batch = self._reconstruct(rows, None)
                 value = self._image_loss(batch).value
             codes, _, used = self._codebook_loss(batch.quantized)
-            row = {"total": float((value + codes).detach()), "psnr": psnr(batch)}
+            row = {"reconstruction": float((value + codes).detach()), "psnr": psnr(batch)}
             metrics.append((row | self._more_validation(rows, batch), len(rows)))
             counts += used
         usage = {"codebook_usage": float((counts > 0).float().mean())}
@@ -239,7 +241,7 @@ class ImageTask(VqganTask):
         settings: config.Params,
         shards: Path,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         super().__init__(settings, device, processes)
         self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
@@ -264,7 +266,7 @@ class ImageTask(VqganTask):
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
             self.tokenizer.quantizer.init_from_data(vectors, self.generator)
         if self.averaged is not None:
-            self.averaged.start(self.tokenizer)
+            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.images[split])
@@ -299,7 +301,7 @@ class KeyframeTask(VqganTask):
         settings: config.Params,
         shards: Path,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         super().__init__(settings, device, processes)
         estimator = FlowEstimator(settings.flow.method, device)
@@ -331,7 +333,7 @@ class KeyframeTask(VqganTask):
             differences.append(images - context.eased)
         self.tokenizer.init_from_data(torch.cat(differences), self.generator)
         if self.averaged is not None:
-            self.averaged.start(self.tokenizer)
+            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.frames[split])
@@ -367,12 +369,12 @@ class KeyframeTask(VqganTask):
         """
         sizes = self.settings.keyframes
         rows, columns = self.tokenizer.grid
-        total = batch * self.processes.count
+        total = batch * self.processes.world_size
         dropped = sizes.dropped_codes * torch.rand(total, 1, 1, 1, generator=self.generator)
         chance = torch.rand(total, 1, rows, columns, generator=self.generator)
         without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
         kept = ((chance >= dropped) & ~without).float()
-        return kept.chunk(self.processes.count)[self.processes.index].to(self.device)
+        return kept.chunk(self.processes.world_size)[self.processes.rank].to(self.device)
 
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
