@@ -28,7 +28,7 @@ from pipeline.config import Params
 
 FLUSH_SECONDS = 15.0  # metrics reach the store at the latest after this time,
 MAX_LOGGING_SHARE = 0.05  # or later, where the store is so slow that more time would go there
-LOCK_SECONDS = 60  # a fresh store takes two seconds, seven on a busy machine
+LOCK_SECONDS = 200  # a fresh store takes two seconds, a minute on a busy machine
 MAX_TEXT = 5000  # characters of a parameter or tag (limits of MLflow: 6000 and 8000)
 KEY_TAG, PROCESS_TAG, ERROR_TAG = "nakawari.key", "nakawari.process", "error"
 QUIET = {

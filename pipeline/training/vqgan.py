@@ -10,7 +10,7 @@ eased warp, from which the decoder starts: with plain errors clips that move spo
 (1.8 dB in the third with least motion). In a share of the frames all codes are left out, so that
 the decoder alone is an interpolator too, and in the others some.
 
-What compares pictures is differentiated down to the picture first, each loss for itself; the
+What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
 two gradients of one layer and no second pass through VGG, the discriminator is passed back
 through once, and the memory of each is free before the next needs it.
@@ -38,8 +38,8 @@ from pipeline.training.keyframe_dataset import KeyframeSet
 from pipeline.training.perceptual import edge_loss, perceptual_loss
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
-START_IMAGES = 512  # pictures from which shortcut and codebook start
-START_FRAMES = 2048  # frames from whose differences principal components and codes start
+START_IMAGES = 512  # from which shortcut and codebook are initialised
+START_FRAMES = 2048  # from whose differences principal components and codes are initialised
 ERROR_FLOOR = 0.005  # mean absolute error on [-1, 1] below which all frames count alike
 
 
@@ -124,7 +124,9 @@ class VqganTask(Task):
             batch = self._reconstruct(rows, epoch)
         yield self._generator_loss(batch, step)
         if self.gan is not None and self.gan.active(step):
-            yield self._discriminator_loss(batch.images, batch.decoded.detach())
+            with autocast(self.device, self.precision):
+                total, parts = self.gan.for_discriminator(batch.decoded.detach(), batch.images)
+            yield Loss("discriminator", total, parts)
 
     def _generator_loss(self, batch: Reconstruction, step: int) -> Loss:
         with autocast(self.device, self.precision):
@@ -138,7 +140,7 @@ class VqganTask(Task):
             value, gradient = value + adversarial.value, gradient + adversarial.gradient
             parts |= adversarial.parts
         parts["perplexity"] = perplexity(self.processes.all_gather(counts[None]).sum(0))
-        # Has this gradient, and passes it on to the decoder.
+        # of value 0, with this gradient at `decoded`
         through = (batch.decoded * gradient).sum()
         total = value + codes + (through - through.detach())
         return Loss("generator", total, parts)
@@ -191,7 +193,7 @@ class VqganTask(Task):
         return ImageLoss(weight * loss.detach(), weight * gradient, parts)
 
     def _at_last_layer(self, decoded: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""
+        """A gradient at the decoded images, passed back to the decoder's last layer."""
         layer = self.tokenizer.decoder.last_layer
         (at_layer,) = torch.autograd.grad(decoded, layer, gradient, retain_graph=True)
         return self.processes.mean(at_layer)
@@ -204,11 +206,6 @@ class VqganTask(Task):
         total = self.settings.loss.vqvae.codebook_weight * sum(parts.values())
         counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
-
-    def _discriminator_loss(self, images: torch.Tensor, drawn: torch.Tensor) -> Loss:
-        with autocast(self.device, self.precision):
-            total, parts = self.gan.for_discriminator(drawn, images)
-        return Loss("discriminator", total, parts)
 
     def on_step_end(self, optimizer: str) -> None:
         if optimizer == "generator" and self.averaged is not None:
@@ -250,10 +247,10 @@ class ImageTask(VqganTask):
         self.module.to(memory_format=torch.channels_last)
         for network in (self.tokenizer.encoder, self.tokenizer.decoder):
             runtime.compiled(network, settings.base)
-        self._start()
+        self._init_from_data()
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _init_from_data(self) -> None:
         """Shortcut and codebook from a few hundred training pictures."""
         step = max(1, self.size("train") // START_IMAGES)
         rows = range(0, self.size("train"), step)
@@ -320,10 +317,10 @@ class KeyframeTask(VqganTask):
         size = (settings.ingest.height, settings.ingest.width)
         self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
         runtime.compiled(self.tokenizer.decoder, settings.base)
-        self._start()
+        self._init_from_data()
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _init_from_data(self) -> None:
         """Principal components and codes from the differences of some thousand frames."""
         count = self.size("train")
         rows = range(0, count, max(1, count // START_FRAMES))
@@ -389,12 +386,12 @@ class KeyframeTask(VqganTask):
 
 
 def psnr(batch: Reconstruction) -> float:
-    """Mean of a batch in dB, each picture's at most 60."""
+    """Mean of a batch in dB, each image's at most 60."""
     error = (batch.decoded.clamp(-1, 1) - batch.images).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error.clamp_min(4e-6))).mean().detach())
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """How many codes, all used alike, would be as varied as these: exp of the entropy, 1 to V."""
-    chances = counts.double() / counts.sum().clamp_min(1)
-    return (-torch.special.xlogy(chances, chances).sum()).exp().float()
+    """exp of the entropy of the codes' shares: 1 to V."""
+    shares = counts.double() / counts.sum().clamp_min(1)
+    return (-torch.special.xlogy(shares, shares).sum()).exp().float()
