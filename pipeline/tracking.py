@@ -31,10 +31,9 @@ MAX_LOGGING_SHARE = 0.05  # or later, where the store is so slow that more time 
 LOCK_SECONDS = 200  # a fresh store takes two seconds, a minute on a busy machine
 MAX_TEXT = 5000  # characters of a parameter or tag (limits of MLflow: 6000 and 8000)
 KEY_TAG, PROCESS_TAG, ERROR_TAG = "nakawari.key", "nakawari.process", "error"
-QUIET = {
+MLFLOW_SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -132,35 +131,32 @@ class MlflowRow:
     """The run of this pipeline run in the store, found or made."""
 
     def __init__(self, settings: Params) -> None:
-        for key, value in QUIET.items():
+        for key, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(key, value)
         import psutil
         from filelock import FileLock
         from mlflow.tracking import MlflowClient
 
-        root, self.settings = io.project_root(), settings
+        root = io.project_root()
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
         artifacts = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
-        key, name, revision = _identity(settings)
+        key, run_name, revision = _identity(settings)
         lock = root / ".store" / "mlflow.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         # Creating a fresh store from several processes crashes; afterwards many may write.
         with FileLock(lock, timeout=LOCK_SECONDS):
             self.client = MlflowClient(tracking_uri=uri)
-            experiment = self.client.get_experiment_by_name(settings.tracking.experiment)
-            if experiment is None:
-                home = self.client.create_experiment(settings.tracking.experiment, artifacts)
-            else:
-                home = experiment.experiment_id
-                if experiment.lifecycle_stage == "deleted":
-                    self.client.restore_experiment(home)
+            name = settings.tracking.experiment
+            known = self.client.get_experiment_by_name(name)
+            create = self.client.create_experiment
+            home = known.experiment_id if known else create(name, artifacts)
             for run in self.client.search_runs([home], "attributes.status = 'RUNNING'"):
                 host, _, pid = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
                 if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
                     self.client.set_terminated(run.info.run_id, "KILLED")  # outright
             runs = self.client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
             tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
-            run = runs[0] if runs else self.client.create_run(home, tags=tags, run_name=name)
+            run = runs[0] if runs else self.client.create_run(home, tags=tags, run_name=run_name)
             self.id = run.info.run_id
             self.client.update_run(self.id, status="RUNNING")
             self.client.set_tag(self.id, PROCESS_TAG, f"{socket.gethostname()}:{os.getpid()}")
@@ -168,15 +164,15 @@ class MlflowRow:
             self.client.delete_tag(self.id, ERROR_TAG)
         self.stored = set(run.data.metrics)
         # MLflow refuses a second value of a parameter: those that are there stay.
-        params = {_name(k): _text(v) for k, v in io.flatten(settings.model_dump()).items()}
+        params = {k: _text(v) for k, v in io.flatten(settings.model_dump()).items()}
         self._log("params", [item for item in params.items() if item[0] not in run.data.params])
 
     def log_curve(self, points: list[Point]) -> None:
         """Logs the points that the row does not have: a resumed training repeats some."""
         steps: dict[str, set[int]] = {}
-        for key in {_name(key) for key, *_ in points} & self.stored:
+        for key in {key for key, *_ in points} & self.stored:
             steps[key] = {m.step for m in self.client.get_metric_history(self.id, key)}
-        self._log("metrics", [p for p in points if p[3] not in steps.get(_name(p[0]), ())])
+        self._log("metrics", [p for p in points if p[3] not in steps.get(p[0], ())])
 
     def fill(self, metrics: dict, files: list[Path], trainings: dict[str, Path]) -> None:
         from PIL import Image
@@ -209,15 +205,18 @@ class MlflowRow:
         from mlflow.entities import Metric, Param
 
         entity, size = (Metric, 1000) if kind == "metrics" else (Param, 100)  # MLflow's limits
-        entities = [entity(_name(key), *rest) for key, *rest in items]
+        entities = [entity(*item) for item in items]
         for i in range(0, len(entities), size):
             self.client.log_batch(self.id, **{kind: entities[i : i + size]})
 
 
 def _identity(settings: Params) -> tuple[str, str, str]:
     """Key, name and baseline revision of the row of this pipeline run."""
-    experiment = settings.tracking.experiment
-    revision = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD") or "none"
+    revision = (
+        os.environ.get("DVC_EXP_BASELINE_REV")
+        or _git("rev-parse", "--verify", "--quiet", "HEAD")
+        or "none"
+    )
     params = settings.model_dump(exclude={"tracking", "engine"})  # what changes results
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
     root = Path(__file__).parents[1]
@@ -225,9 +224,8 @@ def _identity(settings: Params) -> tuple[str, str, str]:
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     if DATA.is_file():
         digest.update(DATA.read_bytes())
-    title = os.environ.get("DVC_EXP_NAME") or "workspace"
-    key = f"{experiment}/{title}/{revision}/{digest.hexdigest()[:12]}"
-    name = title if title != "workspace" else f"workspace {revision[:7]}"
+    name = os.environ.get("DVC_EXP_NAME") or f"workspace {revision[:7]}"
+    key = f"{settings.tracking.experiment}/{name}/{revision}/{digest.hexdigest()[:12]}"
     if _git("status", "--porcelain", "pipeline", "stages"):
         name += f" edited {digest.hexdigest()[:4]}"
     return key.replace("'", "_"), name, revision  # MLflow's filters know no escaped quote
@@ -235,10 +233,9 @@ def _identity(settings: Params) -> tuple[str, str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git on this machine
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _peak_mb() -> float:
@@ -250,11 +247,6 @@ def _peak_mb() -> float:
     scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     kilobytes = sum(resource.getrusage(scope).ru_maxrss for scope in scopes)
     return kilobytes / 1024 / (1024 if sys.platform == "darwin" else 1)
-
-
-def _name(key: str) -> str:
-    """MLflow allows letters, digits and `_-. :/`, at most 250."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:250]
 
 
 def _text(value: object) -> str:

@@ -92,27 +92,25 @@ class VqganTask(Task):
             self.averaged.requires_grad_(False)
             networks["averaged"] = self.averaged
         self.module = nn.ModuleDict(networks).to(self.device)
-        self.optimizers = self._optimizers()
 
-    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
-        """A batch of train, augmented, or of val where `epoch` is None."""
-        raise NotImplementedError
-
-    def _optimizers(self) -> dict[str, OptimizerSpec]:
-        trainer = self.settings.trainer
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
         betas = (trainer.gen_beta_1, trainer.gen_beta_2)
         adam = torch.optim.Adam(parameters, lr=trainer.gen_lr, betas=betas, fused=True)
         schedule = None
         if trainer.schedule == "cosine":
             schedule = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
-        specs = {"generator": OptimizerSpec(parameters, adam, trainer.gen_clip_norm, schedule)}
+        spec = OptimizerSpec(parameters, adam, trainer.gen_clip_norm, schedule)
+        self.optimizers = {"generator": spec}
         if self.gan is not None:
             parameters = list(self.gan.parameters())
             betas = (trainer.disc_beta_1, trainer.disc_beta_2)
             adam = torch.optim.Adam(parameters, lr=trainer.disc_lr, betas=betas, fused=True)
-            specs["discriminator"] = OptimizerSpec(parameters, adam, trainer.disc_clip_norm)
-        return specs
+            spec = OptimizerSpec(parameters, adam, trainer.disc_clip_norm)
+            self.optimizers["discriminator"] = spec
+
+    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
+        """A batch of train, augmented, or of val where `epoch` is None."""
+        raise NotImplementedError
 
     @property
     def finished(self) -> Tokenizer:
