@@ -1,9 +1,8 @@
 """Experiment tracking, as the stages see it: `with tracking.stage("ingest", settings) as run:`.
 
 A pipeline run is one run in MLflow. The trainings log their curves into it while they run; `report`
-fills in the rest from files: parameters, final metrics, pages and pictures, and the points of the
-curves that are missing. So a store that is dead, slow or absent costs a training one warning line
-and no time, and the next `report` repairs what was missed.
+fills in the rest from files: final metrics, pages, pictures, and points of the curves that are
+missing. So a store that is dead, slow or absent costs a training one warning line and no time.
 
 Pipeline runs share a row of MLflow where name, baseline revision, parameters, code and data are the
 same: a killed training continues its curve, and an edit without a commit has a row of its own.
@@ -39,8 +38,6 @@ MLFLOW_SETTINGS = {
 }
 CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
-
-Point = tuple[str, float, int, int]  # of a curve: key, value, time in ms, step
 
 
 def seconds_file(name: str) -> Path:
@@ -79,7 +76,7 @@ class Run:
         self.stage, self.settings, self.headline = stage, settings, ""
         self.enabled = is_main and settings.tracking.enabled
         self.row: MlflowRow | None = None  # opened when something is to be written
-        self.points: list[Point] = []  # not in the store yet
+        self.points: list[tuple] = []  # key, value, time in ms, step
         self.next_flush = time.monotonic() + FLUSH_SECONDS
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -114,7 +111,7 @@ class Run:
         self.next_flush = now + max(FLUSH_SECONDS, (now - started) / MAX_LOGGING_SHARE)
 
     def _attempt(self, write: Callable[["MlflowRow"], None]) -> None:
-        """Nothing is tried a second time: `report` fills in what is missing."""
+        """Nothing is tried twice: `report` fills in what is missing."""
         if not self.enabled:
             return
         try:
@@ -145,21 +142,20 @@ class MlflowRow:
         lock.parent.mkdir(parents=True, exist_ok=True)
         # Creating a fresh store from several processes crashes; afterwards many may write.
         with FileLock(lock, timeout=LOCK_SECONDS):
-            self.client = MlflowClient(tracking_uri=uri)
+            client = self.client = MlflowClient(tracking_uri=uri)
             name = settings.tracking.experiment
-            known = self.client.get_experiment_by_name(name)
-            create = self.client.create_experiment
-            home = known.experiment_id if known else create(name, artifacts)
-            for run in self.client.search_runs([home], "attributes.status = 'RUNNING'"):
+            known = client.get_experiment_by_name(name)
+            home = known.experiment_id if known else client.create_experiment(name, artifacts)
+            for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
                 host, _, pid = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
                 if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
-                    self.client.set_terminated(run.info.run_id, "KILLED")  # outright
-            runs = self.client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
+                    client.set_terminated(run.info.run_id, "KILLED")  # outright
+            runs = client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
             tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
-            run = runs[0] if runs else self.client.create_run(home, tags=tags, run_name=run_name)
+            run = runs[0] if runs else client.create_run(home, tags=tags, run_name=run_name)
             self.id = run.info.run_id
-            self.client.update_run(self.id, status="RUNNING")
-            self.client.set_tag(self.id, PROCESS_TAG, f"{socket.gethostname()}:{os.getpid()}")
+            client.update_run(self.id, status="RUNNING")
+            client.set_tag(self.id, PROCESS_TAG, f"{socket.gethostname()}:{os.getpid()}")
         if ERROR_TAG in run.data.tags:
             self.client.delete_tag(self.id, ERROR_TAG)
         self.stored = set(run.data.metrics)
@@ -167,7 +163,7 @@ class MlflowRow:
         params = {k: _text(v) for k, v in io.flatten(settings.model_dump()).items()}
         self._log("params", [item for item in params.items() if item[0] not in run.data.params])
 
-    def log_curve(self, points: list[Point]) -> None:
+    def log_curve(self, points: list[tuple]) -> None:
         """Logs the points that the row does not have: a resumed training repeats some."""
         steps: dict[str, set[int]] = {}
         for key in {key for key, *_ in points} & self.stored:
