@@ -181,7 +181,7 @@ def test_alone_everything_is_given_back():
 def test_a_nan_in_one_process_stops_both_and_is_told_by_its_rows(two):
     first, second = (found["failing"] for found in two.found)
     state = next(two.folder.glob(".resume/failing/*.failed.pt"))
-    pattern = r"not finite at step \d of epoch 1: total \(.*row 3"
+    pattern = r"not finite at step \d of epoch 1: total, square \(.*row 3"
     assert re.match(pattern, first) and str(state) in first
     assert first.split(";")[0] == second.split(";")[0]
     assert len(torch.load(state)["rng"]) == 2

@@ -289,7 +289,7 @@ def test_states_are_saved_at_the_interval_and_cost_a_twentieth_at_most(run, resu
 
     def save(self, state):
         saves.append(state["step"])
-        clock[0] += 2.0 if len(saves) == 1 else 0.1
+        clock[0] += 2.0 if len(saves) == 1 else 0.125
 
     monkeypatch.setattr(Resume, "save", save)
     task = Line(200)
