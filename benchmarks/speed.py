@@ -104,12 +104,12 @@ class Benchmark:
             task.module.train()
             for loss in task.losses(range(rows), 0, 0):
                 loss.total.backward()
-                if loss.steps:
-                    player = task.players[loss.player]
-                    torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)
-                    player.optimizer.step()
-                    player.optimizer.zero_grad(set_to_none=True)
-                    task.stepped(loss.player)
+                if loss.is_last:
+                    spec = task.optimizers[loss.optimizer]
+                    torch.nn.utils.clip_grad_norm_(spec.parameters, spec.clip_norm)
+                    spec.optimizer.step()
+                    spec.optimizer.zero_grad(set_to_none=True)
+                    task.on_step_end(loss.optimizer)
 
         for precision in self.precisions:  # which warms up, too
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:

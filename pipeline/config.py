@@ -66,7 +66,7 @@ class Base(Section):
     device: Annotated[str, PlainValidator(_device)]
     precision: Literal["float32", "bf16"]
     threads: Count
-    processes: Annotated[int, Field(ge=1, le=1024)]
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun( .+)?)$")]
     compile: bool
 
 

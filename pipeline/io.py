@@ -29,7 +29,7 @@ def project_root() -> Path:
 def write_json(path: Path, content: dict) -> None:
     """Writes atomically; numbers keep six significant digits, so that a diff shows real changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = _partial(path)
     partial.write_text(
         json.dumps(_rounded(content, path), indent=2, sort_keys=True) + "\n", "utf-8"
     )
@@ -49,6 +49,11 @@ def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bo
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
+
+
+def _partial(path: Path) -> Path:
+    """A name of this process' own: queued experiments may write the same file together."""
+    return path.with_suffix(f"{path.suffix}.{os.getpid()}.partial")
 
 
 def _rounded(value, path: Path):
@@ -136,7 +141,7 @@ def write_table(rows: pd.DataFrame | dict | list[dict], schema: pa.Schema, path:
     else:
         table = pa.Table.from_pylist(rows, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = _partial(path)
     try:
         pq.write_table(table.replace_schema_metadata(None), partial, compression="zstd")
         partial.replace(path)

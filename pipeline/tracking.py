@@ -1,38 +1,43 @@
 """Experiment tracking, as the stages see it: `with tracking.stage("ingest", settings) as run:`.
 
-One parent run a pipeline run, one child a stage. The work on the store is done by a process of its
-own (`pipeline.tracking_store`, the only module that imports mlflow): importing MLflow and opening
-its store take two seconds and 200 MB, which so pass beside the stage's work, and no thread lives
-in a stage that forks workers. Events travel to it as JSON lines through a pipe.
+A pipeline run is one run in MLflow. The trainings log their curves into it while they run; `report`
+fills in the rest from files: final metrics, pages, pictures, and points of the curves that are
+missing. So a store that is dead, slow or absent costs a training one warning line and no time.
 
-What happens when tracking fails: mlflow not installed or a server that does not answer when a
-stage starts is a UserError before any work. A failure later costs one warning line; the work goes
-on, events are kept and sent again every 15 s and once more at the end. A stage killed outright
-leaves its child RUNNING, and the next start of the stage continues that child.
+Pipeline runs share a row of MLflow where name, baseline revision, parameters, code and data are the
+same: a killed training continues its curve, and an edit without a commit has a row of its own.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
-import resource
+import re
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pandas as pd
 
 from pipeline import io
 from pipeline.config import Params
-from pipeline.errors import UserError
 
-FLUSH_SECONDS = 15.0  # metrics reach the store at the latest after this time
-CLOSE_SECONDS = 300.0  # patience with a slow server or machine at the end of a stage
-PROBE_SECONDS = 10.0  # patience with a server at the start
-UNTRACKED = ("tracking", "engine")  # sections that change no result
+FLUSH_SECONDS = 15.0  # metrics reach the store at the latest after this time,
+MAX_LOGGING_SHARE = 0.05  # or later, where the store is so slow that more time would go there
+LOCK_SECONDS = 200  # a fresh store takes two seconds, a minute on a busy machine
+MAX_TEXT = 5000  # characters of a parameter or tag (limits of MLflow: 6000 and 8000)
+KEY_TAG, PROCESS_TAG, ERROR_TAG = "nakawari.key", "nakawari.process", "error"
+MLFLOW_SETTINGS = {
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
+DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
 
 def seconds_file(name: str) -> Path:
@@ -41,215 +46,206 @@ def seconds_file(name: str) -> Path:
 
 
 @contextmanager
-def stage(name: str, settings: Params, first: bool = True) -> Iterator["Run"]:
-    """One stage: its line on stderr at start and end, its seconds and memory, its child run.
+def stage(name: str, settings: Params, is_main: bool = True) -> Iterator["Run"]:
+    """One stage: its line on stderr at start and end, its seconds and memory, its curves.
 
-    An exception marks the child FAILED (KILLED for Ctrl-C) with its sentence, and goes on. Of a
-    stage in several processes only the `first` leaves traces.
+    Of a stage in several processes only the main one leaves traces.
     """
-    if not first:
-        yield Run(name, settings, None)
+    run = Run(name, settings, is_main)
+    if not is_main:
+        yield run
         return
-    writer = _Writer(_session(name, settings)) if settings.tracking.enabled else None
-    run = Run(name, settings, writer)
-    _say(f"{name}: starts")
+    started = time.monotonic()
+    print(f"{name}: starts", file=sys.stderr, flush=True)
     try:
         yield run
     except BaseException as error:
-        run._fail(error)
+        run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
-    run._succeed()
+    cost = {"seconds": round(time.monotonic() - started, 2), "peak_mb": round(_peak_mb())}
+    io.write_json(seconds_file(name), cost)
+    run.close("FINISHED")
+    parts = [run.headline, f"{cost['seconds']:.1f} s", f"{cost['peak_mb']:,} MB"]
+    print(f"{name}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
 
 class Run:
-    """What a stage may do with its run. Without tracking only files and lines are written."""
+    """What a stage may do with its run. Whatever fails in MLflow, the stage's work goes on."""
 
-    def __init__(self, name: str, settings: Params, writer: "_Writer | None"):
-        self._name, self._settings, self._writer = name, settings, writer
-        self._started = time.monotonic()
-        self._headline = ""
+    def __init__(self, stage: str, settings: Params, is_main: bool = True) -> None:
+        self.stage, self.settings, self.headline = stage, settings, ""
+        self.enabled = is_main and settings.tracking.enabled
+        self.row: MlflowRow | None = None  # opened when something is to be written
+        self.points: list[tuple] = []  # key, value, time in ms, step
+        self.next_flush = time.monotonic() + FLUSH_SECONDS
 
-    def log(self, values: dict[str, float], step: int = 0) -> None:
-        """Points of curves on the child run; collected, and written in batches."""
-        now = int(time.time() * 1000)
-        points = [(key, float(value), now, int(step)) for key, value in values.items()]
-        self._send("metrics", points=points)
-
-    def artifact(self, path: Path) -> None:
-        """A file, kept with the child run."""
-        self._send("artifact", path=_existing(path))
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Points of curves; collected, and written in batches."""
+        if self.enabled:
+            now = int(time.time() * 1000)
+            self.points += [(f"{self.stage}/{k}", float(v), now, step) for k, v in values.items()]
+        if self.points and time.monotonic() >= self.next_flush:
+            self._flush()
 
     def finish(self, summary: dict, out: Path) -> None:
-        """Writes `out/summary.json`, and its numbers as metrics, its other values as tags."""
+        """Writes `out/summary.json`; its first three counts end the stage's line on stderr."""
         io.write_json(out / "summary.json", summary)
-        flat = io.flatten(summary)
-        self._headline = _headline(summary)
-        self.log({key: value for key, value in flat.items() if _is_number(value)})
-        others = {key: value for key, value in flat.items() if not _is_number(value)}
-        self._send("tags", tags=_texts(others))
+        counts = {key: value for key, value in summary.items() if type(value) is int}
+        self.headline = ", ".join(f"{counts[k]:,} {k.replace('_', ' ')}" for k in list(counts)[:3])
 
-    def publish(
-        self, metrics: dict, artifacts: list[Path], pictures: dict[str, Path] | None = None
-    ) -> None:
-        """For `report`: parameters, final metrics and files onto the parent, which then ends.
+    def publish(self, metrics: dict, files: list[Path], trainings: dict[str, Path]) -> None:
+        """For `report`: fills the row. trainings: stage to the folder with its curves."""
+        self._attempt(lambda row: row.fill(metrics, files, trainings))
 
-        `pictures`, by the name under which MLflow sets those of several runs side by side.
-        """
-        now = int(time.time() * 1000)
-        flat = io.flatten(metrics)
-        points = [(key, float(flat[key]), now, 0) for key in flat if _is_number(flat[key])]
-        files = [_existing(path) for path in artifacts]
-        shown = [[key, _existing(path)] for key, path in (pictures or {}).items()]
-        self._send("publish", points=points, artifacts=files, pictures=shown)
+    def close(self, status: str, error: BaseException | None = None) -> None:
+        if self.points:
+            self._flush()
+        if self.row is not None:
+            self._attempt(lambda row: row.close(status, error))
 
-    def _succeed(self) -> None:
-        seconds, peak = round(time.monotonic() - self._started, 2), round(_peak_mb())
-        io.write_json(seconds_file(self._name), {"seconds": seconds, "peak_mb": peak})
-        self.log({"seconds": seconds, "peak_mb": peak})
-        self._close("FINISHED")
-        parts = [self._headline, f"{seconds:.1f} s", f"{peak:,} MB"]
-        _say(f"{self._name}: {', '.join(part for part in parts if part)}")
+    def _flush(self) -> None:
+        points, self.points = self.points, []
+        started = time.monotonic()
+        self._attempt(lambda row: row.log_curve(points))
+        now = time.monotonic()
+        self.next_flush = now + max(FLUSH_SECONDS, (now - started) / MAX_LOGGING_SHARE)
 
-    def _fail(self, error: BaseException) -> None:
-        killed = isinstance(error, KeyboardInterrupt)
-        sentence = str(error) or type(error).__name__
-        self._send("tags", tags=_texts({"error": sentence}))
-        self._close("KILLED" if killed else "FAILED")
-
-    def _send(self, do: str, **content) -> None:
-        if self._writer:
-            self._writer.send({"do": do, **content})
-
-    def _close(self, status: str) -> None:
-        self._send("end", status=status)
-        if self._writer:
-            self._writer.close()
-
-
-class _Writer:
-    """The process that writes to the store, seen from the stage. Its loss never stops a stage."""
-
-    def __init__(self, session: dict):
-        source = str(Path(__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.tracking_store"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-            text=True,
-            encoding="utf-8",
-        )
-        self._lost = False
-        self.send(session)
-
-    def send(self, message: dict) -> None:
-        if self._lost:
+    def _attempt(self, write: Callable[["MlflowRow"], None]) -> None:
+        """Nothing is tried twice: `report` fills in what is missing."""
+        if not self.enabled:
             return
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            self._lost = True
-            _say("warning: tracking ended early; the work goes on without it")
-
-    def close(self) -> None:
-        """Waits until everything is stored, at most CLOSE_SECONDS."""
-        with suppress(OSError):  # it ended early, which was said by `send`
-            self._process.stdin.close()
-        try:
-            self._process.wait(CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            _say(f"warning: tracking was not done after {CLOSE_SECONDS:.0f} s and was stopped")
+            self.row = self.row or MlflowRow(self.settings)
+            write(self.row)
+        except Exception as error:  # of many kinds: mlflow's, its database's, its network's
+            self.enabled = False
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            remedy = "`dvc repro -f -s report` fills it in later"
+            print(f"warning: {self.stage} is not in MLflow ({reason}); {remedy}", file=sys.stderr)
 
 
-def _session(name: str, settings: Params) -> dict:
-    """All that the writer must know, found out here, where the stage's environment is."""
-    if importlib.util.find_spec("mlflow") is None:
-        raise UserError(
-            "tracking.enabled = True and mlflow is not installed; "
-            "`pip install -r requirements.txt`, or set tracking.enabled to false"
-        )
-    store = io.project_root() / "mlflow.db"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}"
-    served = uri.startswith(("http://", "https://"))
-    if served:
-        _probe(uri)
-    revision = os.environ.get("DVC_EXP_BASELINE_REV") or _git_head() or "none"
-    title = os.environ.get("DVC_EXP_NAME") or "workspace"
-    experiment = settings.tracking.experiment
-    return {
-        "stage": name,
-        "uri": uri,
-        "artifacts": None if served else (io.project_root() / "mlartifacts").as_uri(),
-        "lock": str(io.project_root() / ".store" / "mlflow.lock"),
-        "experiment": experiment,
-        "key": f"{experiment}/{title}/{revision}/{params_hash(settings)}",
-        "name": title if title != "workspace" else f"workspace {revision[:7]}",
-        "revision": revision,
-        "params": _texts(io.flatten(settings.model_dump())),
-        "flush_seconds": FLUSH_SECONDS,
-    }
+class MlflowRow:
+    """The run of this pipeline run in the store, found or made."""
+
+    def __init__(self, settings: Params) -> None:
+        for key, value in MLFLOW_SETTINGS.items():
+            os.environ.setdefault(key, value)
+        import psutil
+        from filelock import FileLock
+        from mlflow.tracking import MlflowClient
+
+        root = io.project_root()
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        artifacts = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
+        key, run_name, revision = _identity(settings)
+        lock = root / ".store" / "mlflow.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        # Creating a fresh store from several processes crashes; afterwards many may write.
+        with FileLock(lock, timeout=LOCK_SECONDS):
+            client = self.client = MlflowClient(tracking_uri=uri)
+            name = settings.tracking.experiment
+            known = client.get_experiment_by_name(name)
+            home = known.experiment_id if known else client.create_experiment(name, artifacts)
+            for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
+                host, _, pid = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
+                if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+                    client.set_terminated(run.info.run_id, "KILLED")  # outright
+            runs = client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
+            tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
+            run = runs[0] if runs else client.create_run(home, tags=tags, run_name=run_name)
+            self.id = run.info.run_id
+            client.update_run(self.id, status="RUNNING")
+            client.set_tag(self.id, PROCESS_TAG, f"{socket.gethostname()}:{os.getpid()}")
+        if ERROR_TAG in run.data.tags:
+            self.client.delete_tag(self.id, ERROR_TAG)
+        self.stored = set(run.data.metrics)
+        # MLflow refuses a second value of a parameter: those that are there stay.
+        params = {k: _text(v) for k, v in io.flatten(settings.model_dump()).items()}
+        self._log("params", [item for item in params.items() if item[0] not in run.data.params])
+
+    def log_curve(self, points: list[tuple]) -> None:
+        """Logs the points that the row does not have: a resumed training repeats some."""
+        steps: dict[str, set[int]] = {}
+        for key in {key for key, *_ in points} & self.stored:
+            steps[key] = {m.step for m in self.client.get_metric_history(self.id, key)}
+        self._log("metrics", [p for p in points if p[3] not in steps.get(p[0], ())])
+
+    def fill(self, metrics: dict, files: list[Path], trainings: dict[str, Path]) -> None:
+        from PIL import Image
+
+        now = int(time.time() * 1000)
+        for stage, folder in trainings.items():
+            for split, file in CURVES.items():
+                table = pd.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
+                rows = [(f"{stage}/{split}.{k}", v, int(i)) for i, k, v in table.to_numpy()]
+                self.log_curve([(key, float(value), now, step) for key, value, step in rows])
+        numbers = {k: v for k, v in io.flatten(metrics).items() if type(v) in (int, float)}
+        self._log("metrics", [(key, float(value), now, 0) for key, value in numbers.items()])
+        for path in files:
+            self.client.log_artifact(self.id, str(path))
+            if path.suffix != ".png":
+                continue
+            # A name for MLflow's grids of pictures; log_image(key=...) adds a new one each time.
+            name = f"images/{re.sub(r'[^a-zA-Z0-9_. -]', '_', path.stem)}+step+0+timestamp+0+0"
+            with Image.open(path) as image:
+                self.client.log_image(self.id, image.convert("RGB"), f"{name}.png")
+                self.client.log_image(self.id, image.convert("RGB"), f"{name}+compressed.webp")
+            self.client.set_tag(self.id, "mlflow.loggedImages", "True")
+
+    def close(self, status: str, error: BaseException | None) -> None:
+        if error is not None:
+            self.client.set_tag(self.id, ERROR_TAG, _text(str(error) or type(error).__name__))
+        self.client.set_terminated(self.id, status)
+
+    def _log(self, kind: str, items: list[tuple]) -> None:
+        from mlflow.entities import Metric, Param
+
+        entity, size = (Metric, 1000) if kind == "metrics" else (Param, 100)  # MLflow's limits
+        entities = [entity(*item) for item in items]
+        for i in range(0, len(entities), size):
+            self.client.log_batch(self.id, **{kind: entities[i : i + size]})
 
 
-def params_hash(settings: Params) -> str:
-    """Twelve hex digits over the parameters that change results: not tracking, not engine."""
-    content = settings.model_dump(exclude=set(UNTRACKED))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+def _identity(settings: Params) -> tuple[str, str, str]:
+    """Key, name and baseline revision of the row of this pipeline run."""
+    revision = (
+        os.environ.get("DVC_EXP_BASELINE_REV")
+        or _git("rev-parse", "--verify", "--quiet", "HEAD")
+        or "none"
+    )
+    params = settings.model_dump(exclude={"tracking", "engine"})  # what changes results
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
+    root = Path(__file__).parents[1]
+    for path in sorted([*(root / "pipeline").rglob("*.py"), *(root / "stages").glob("*.py")]):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    if DATA.is_file():
+        digest.update(DATA.read_bytes())
+    name = os.environ.get("DVC_EXP_NAME") or f"workspace {revision[:7]}"
+    key = f"{settings.tracking.experiment}/{name}/{revision}/{digest.hexdigest()[:12]}"
+    if _git("status", "--porcelain", "pipeline", "stages"):
+        name += f" edited {digest.hexdigest()[:4]}"
+    return key.replace("'", "_"), name, revision  # MLflow's filters know no escaped quote
 
 
-def _probe(uri: str) -> None:
-    """Says before hours of work, not after, that a tracking server is not there."""
+def _git(*arguments: str) -> str:
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # it answers; /health may be hidden behind a login
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"MLFLOW_TRACKING_URI = {uri}: no answer from the server ({reason}); start it, unset "
-            "the variable to use mlflow.db in the project, or set tracking.enabled to false"
-        ) from None
-
-
-def _git_head() -> str:
-    try:
-        command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git on this machine
         return ""
 
 
 def _peak_mb() -> float:
     """Peak resident memory, MB: of this process and of its largest ended child, added."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0.0
     scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     kilobytes = sum(resource.getrusage(scope).ru_maxrss for scope in scopes)
     return kilobytes / 1024 / (1024 if sys.platform == "darwin" else 1)
 
 
-def _headline(summary: dict) -> str:
-    """The first three counts of a summary: "4,992 frames, 6 videos"."""
-    counts = {key: value for key, value in summary.items() if type(value) is int}
-    return ", ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in list(counts)[:3])
-
-
-def _existing(path: Path) -> str:
-    assert Path(path).is_file(), f"{path} is to be kept with the run and does not exist"
-    return str(Path(path).resolve())
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _texts(values: dict) -> dict[str, str]:
-    """Values as text; lists, numbers, true, false and null as JSON writes them."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
-    }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _text(value: object) -> str:
+    """Lists, numbers, true, false and null as JSON writes them."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

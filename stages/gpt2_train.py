@@ -9,7 +9,7 @@ from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask
-from pipeline.training.trainer import Plan, train
+from pipeline.training.trainer import TrainConfig, train
 
 TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
 
@@ -17,18 +17,16 @@ TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt
 def main() -> None:
     settings = config.load()
     check.require_weights(settings)
-    if distributed.started("stages.gpt2_train", settings.base):
-        return
-    first = distributed.rank() == 0
+    is_main = distributed.rank() == 0
     with (
-        tracking.stage("gpt2_train", settings, first) as run,
-        distributed.joined(settings.base) as together,
+        tracking.stage("gpt2_train", settings, is_main) as run,
+        distributed.connected(settings.base) as processes,
     ):
         require_own_tokens(TOKENS, VQGAN)
-        tokenizer = load_tokenizer(VQGAN, together.device).tokenizer
-        task = GptTask(settings, TOKENS, tokenizer, together.device, together)
+        tokenizer = load_tokenizer(VQGAN, processes.device).tokenizer
+        task = GptTask(settings, TOKENS, tokenizer, processes.device, processes)
         rules, engine = settings.train, settings.engine
-        plan = Plan(
+        train_config = TrainConfig(
             batch_size=rules.batch_size,
             n_epochs=rules.n_epochs,
             seed=settings.base.seed,
@@ -44,11 +42,12 @@ def main() -> None:
         }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
         resume = Resume("gpt2_train", sections, inputs)
-        history = train(task, plan, "transformer", resume, run.log)
-        if first:
+        history = train(task, train_config, "transformer", resume, run.log)
+        if is_main:
             save_gpt(task.module, fingerprint(VQGAN), OUT)
             history.save(OUT)
             run.finish(history.summary(task), OUT)
+            resume.clear()
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from pipeline import config, errors, io, tracking
-from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots, is_picture
+from pipeline.evaluation.report.collect import PAGE, collect_metrics, collect_plots
 from pipeline.evaluation.report.tables import results_text
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
+TRAININGS = {"vqgan_train": Path("models/vqgan"), "gpt2_train": Path("models/gpt2")}
 
 
 def main() -> None:
@@ -14,9 +15,7 @@ def main() -> None:
     with tracking.stage("report", settings) as run:
         numbers = collect_metrics(METRICS)
         files = collect_plots(PLOTS)
-        run.publish(
-            numbers, [*files, PAGE], {path.stem: path for path in files if is_picture(path)}
-        )
+        run.publish(numbers, [*files, PAGE], TRAININGS)
     details = io.read_json(Path("evaluation/details.json"))
     print(f"\n{results_text(details)}\n\n{details['verdict']}\nSee {PAGE}", flush=True)
 

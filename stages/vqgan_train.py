@@ -8,7 +8,7 @@ from pipeline.models.checkpoints import save_tokenizer
 from pipeline.models.flow import EVEN
 from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
-from pipeline.training.trainer import Plan, train
+from pipeline.training.trainer import TrainConfig, train
 from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
@@ -17,17 +17,15 @@ SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 def main() -> None:
     settings = config.load()
     check.require_weights(settings)
-    if distributed.started("stages.vqgan_train", settings.base):
-        return
-    first = distributed.rank() == 0
+    is_main = distributed.rank() == 0
     with (
-        tracking.stage("vqgan_train", settings, first) as run,
-        distributed.joined(settings.base) as together,
+        tracking.stage("vqgan_train", settings, is_main) as run,
+        distributed.connected(settings.base) as processes,
     ):
         kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
-        task = kind(settings, SHARDS, together.device, together)
+        task = kind(settings, SHARDS, processes.device, processes)
         trainer, engine = settings.vqgan.trainer, settings.engine
-        plan = Plan(
+        train_config = TrainConfig(
             batch_size=trainer.batch_size,
             n_epochs=trainer.n_epochs,
             seed=settings.base.seed,
@@ -42,11 +40,12 @@ def main() -> None:
             "vqgan": settings.vqgan,
         }
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
-        history = train(task, plan, "tokenizer", resume, run.log)
-        if first:
+        history = train(task, train_config, "tokenizer", resume, run.log)
+        if is_main:
             save_tokenizer(task.finished, settings, OUT, getattr(task, "easing", EVEN))
             history.save(OUT)
             run.finish(history.summary(task), OUT)
+            resume.clear()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ WITHOUT_EFFECT = {
         "errors.py",
         "progress.py",
         "tracking.py",
-        "tracking_store.py",
     )
 }
 OPERATIONAL = {"engine", "tracking"}
@@ -84,7 +83,8 @@ def test_every_code_dependency_is_imported(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_command_script_and_name_agree(stage):
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    launcher = "${base.launcher}" if stage.endswith("_train") else "python"
+    assert STAGES[stage]["cmd"] == f"{launcher} -m stages.{stage}"
     assert (ROOT / f"stages/{stage}.py").is_file()
     assert STAGES[stage]["desc"]
 

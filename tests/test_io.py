@@ -1,5 +1,7 @@
 """JSON records: stable bytes, nothing half-written, nothing that a diff cannot compare."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline import io
@@ -38,3 +40,17 @@ def test_a_missing_file_says_what_makes_it(tmp_path):
 def test_flatten_joins_keys_and_leaves_lists():
     nested = {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x", "f": {}}
     assert io.flatten(nested) == {"a.b.c": 1, "a.d": [1, 2], "e": "x"}
+
+
+def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
+    """Queued experiments share the file with a stage's seconds: no partial file is shared."""
+    names = []
+    replace = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: names.append(self.name) or replace(self, to)
+    )
+    for pid in (11, 12):
+        monkeypatch.setattr(io.os, "getpid", lambda pid=pid: pid)
+        io.write_json(tmp_path / "a.json", {"pid": pid})
+    assert names == ["a.json.11.partial", "a.json.12.partial"]
+    assert io.read_json(tmp_path / "a.json") == {"pid": 12}

@@ -1,33 +1,31 @@
-"""Tracking: what a stage leaves in the store, on disk and on stderr, and what failures cost."""
+"""Tracking: what stages leave in MLflow, on disk and on stderr, and what failures cost."""
 
-import json
-import os
 import subprocess
 import sys
-from io import StringIO
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from pipeline import config, io, tracking, tracking_store
+from pipeline import config, io, tracking
 from pipeline.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("ingest", "scene_split")  # written by bare writers, beside a whole stage
+WRITER = """
+import sys
+from pathlib import Path
+from pipeline import config, tracking
+settings = config.load(Path(sys.argv[1]))
+with tracking.stage(sys.argv[2], settings) as run:
+    run.log({"train.total": 1.0}, step=10)
+"""
 
 
 @pytest.fixture(scope="module")
 def settings():
     return config.load(REPOSITORY / "params.yaml")
-
-
-@pytest.fixture
-def untracked(settings):
-    return settings.model_copy(
-        update={"tracking": settings.tracking.model_copy(update={"enabled": False})}
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +38,10 @@ def environment(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def store(settings, tmp_path_factory):
+def store(tmp_path_factory):
     """A store that three processes made at the same moment: without the lock they crash.
 
-    Two are bare writers, the third belongs to the stage `vqgan_train`. Opening a store takes
-    seconds: all tests share this one.
+    Opening a store takes seconds: all tests share this one.
     """
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
@@ -52,169 +49,94 @@ def store(settings, tmp_path_factory):
         patch.setenv("DVC_ROOT", str(root))
         patch.setenv("DVC_EXP_NAME", "brave-crow")
         patch.setenv("DVC_EXP_BASELINE_REV", "0123456789")
-        sessions = [tracking._session(stage, settings) for stage in STAGES]
-        writers = [_start_writer(session) for session in sessions]
-        _train(settings, root)
-    outcomes = [(writer.communicate()[1], writer.returncode) for writer in writers]
-    for key, value in tracking_store.QUIET.items():
-        os.environ.setdefault(key, value)
+        command = [sys.executable, "-c", WRITER, REPOSITORY / "params.yaml"]
+        writers = [
+            subprocess.Popen([*command, stage], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+            for stage in ("a", "b", "c")
+        ]
+        lines = [writer.communicate()[1].splitlines() for writer in writers]
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=sessions[0]["uri"])
-    return SimpleNamespace(root=root, session=sessions[0], outcomes=outcomes, client=client)
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    return SimpleNamespace(root=root, lines=lines, client=client)
 
 
-def _start_writer(session: dict) -> subprocess.Popen:
-    """A writer with all its events in its pipe."""
-    command = [sys.executable, "-m", "pipeline.tracking_store"]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    writer = subprocess.Popen(command, cwd=REPOSITORY, **pipes)
-    events = [session, {"do": "metrics", "points": [["n", 1.0, 1, 0]]}]
-    events.append({"do": "end", "status": "FINISHED"})
-    writer.stdin.write("".join(json.dumps(event) + "\n" for event in events))
-    writer.stdin.close()
-    writer.stdin = None
-    return writer
+@pytest.fixture
+def other_row(store, monkeypatch):
+    """A row of this test's own in the shared store."""
+
+    def name(title: str) -> None:
+        monkeypatch.setenv("DVC_ROOT", str(store.root))
+        monkeypatch.setenv("DVC_EXP_NAME", title)
+
+    return name
 
 
-def _train(settings, root: Path) -> None:
-    """A stage that uses all that a stage can."""
-    with tracking.stage("vqgan_train", settings) as run:
-        for step in range(1200):  # more than MLflow takes in one call
-            run.log({"train.loss": 1.0 / (step + 1)}, step=step)
-        (root / "curve.csv").write_text("step,loss\n")
-        run.artifact(root / "curve.csv")
-        run.finish({"images": 4992, "psnr": 24.5, "net": {"kind": "ema"}}, root / "out")
-
-
-def _runs(store, condition: str = "") -> list:
+def runs(store, title: str) -> list:
     experiment = store.client.get_experiment_by_name("nakawari")
+    condition = f"tags.`nakawari.key` LIKE 'nakawari/{title}/%'"
     return store.client.search_runs([experiment.experiment_id], condition)
 
 
-def _child(store, stage: str):
-    (run,) = _runs(store, f"tags.`nakawari.stage` = '{stage}'")
-    return run
+def steps(store, run, key: str) -> list[int]:
+    return sorted(m.step for m in store.client.get_metric_history(run.info.run_id, key))
 
 
-def test_processes_that_create_the_store_together_share_one_parent_quietly(store):
-    assert store.outcomes == [("", 0)] * len(STAGES)
-    (parent,) = _runs(store, "tags.`nakawari.key` LIKE 'nakawari/brave-crow/0123456789/%'")
-    assert parent.info.run_name == "brave-crow"
-    children = [_child(store, stage) for stage in (*STAGES, "vqgan_train")]
-    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
-    assert {child.info.status for child in children} == {"FINISHED"}
-
-
-def test_the_store_and_its_artifacts_lie_in_the_real_repository(store):
+def test_processes_that_create_the_store_together_share_one_row_quietly(store, settings):
+    assert [len(lines) for lines in store.lines] == [2, 2, 2], "start and end, no warning"
+    (run,) = runs(store, "brave-crow")
+    assert run.info.status == "FINISHED"
+    assert set(run.data.metrics) == {f"{stage}/train.total" for stage in "abc"}
     assert (store.root / "mlflow.db").is_file()
-    assert _runs(store)[0].info.artifact_uri.startswith((store.root / "mlartifacts").as_uri())
+    assert run.info.artifact_uri.startswith((store.root / "mlartifacts").as_uri())
+    assert set(run.data.params) == set(io.flatten(settings.model_dump()))
+    assert run.data.params["vqgan.autoencoder.channels_multiplier"] == "[1, 2]"
 
 
-def test_a_new_parent_has_all_parameters(store, settings):
-    (parent,) = _runs(store, "attributes.run_name = 'brave-crow'")
-    flat = io.flatten(settings.model_dump())
-    assert set(parent.data.params) == set(flat)
-    multiplier = json.dumps(settings.vqgan.autoencoder.channels_multiplier)
-    assert parent.data.params["vqgan.autoencoder.channels_multiplier"] == multiplier
-    assert parent.data.params["tracking.enabled"] == "true"
+def test_a_killed_training_continues_its_curve_in_one_run(store, settings, other_row):
+    other_row("killed")
+    killed = tracking.Run("vqgan_train", settings)
+    for step in range(10, 1210):  # more than MLflow takes in one call
+        killed.log({"train.total": 1.0 / step}, step)
+    killed._flush()  # and then the process is gone
+    store.client.set_tag(
+        killed.row.id, "nakawari.process", f"{tracking.socket.gethostname()}:999999"
+    )
+    assert runs(store, "killed")[0].info.status == "RUNNING"
+    other_row("another")
+    tracking.Run("gpt2_train", settings)._attempt(lambda row: row.close("FINISHED", None))
+    assert runs(store, "killed")[0].info.status == "KILLED", "not running for ever"
+    other_row("killed")
+    with tracking.stage("vqgan_train", settings) as run:
+        for step in range(1200, 1220):  # repeats ten steps
+            run.log({"train.total": 1.0 / step}, step)
+    (row,) = runs(store, "killed")
+    assert row.info.status == "FINISHED"
+    assert steps(store, row, "vqgan_train/train.total") == list(range(10, 1220))
 
 
-def test_a_stage_leaves_metrics_tags_artifacts_and_a_summary(store):
-    child = _child(store, "vqgan_train")
-    assert child.info.status == "FINISHED"
-    assert child.data.metrics["psnr"] == 24.5 and child.data.metrics["images"] == 4992
-    assert {"seconds", "peak_mb"} <= set(child.data.metrics)
-    assert child.data.tags["net.kind"] == "ema"
-    history = store.client.get_metric_history(child.info.run_id, "train.loss")
-    assert [point.step for point in history] == list(range(1200))
-    assert [item.path for item in store.client.list_artifacts(child.info.run_id)] == ["curve.csv"]
-    assert io.read_json(store.root / "out/summary.json")["net"] == {"kind": "ema"}
-
-
-def test_a_failed_child_is_continued_and_a_finished_one_replaced(store):
-    session = {**store.session, "stage": "evaluate"}
-    failed = tracking_store.Store(session)
-    failed.handle({"do": "tags", "tags": {"error": "models/gpt2 is missing"}})
-    failed.handle({"do": "end", "status": "FAILED"})
-    assert _child(store, "evaluate").info.status == "FAILED"
-    continued = tracking_store.Store(session)
-    assert continued.child_id == failed.child_id
-    assert "error" not in _child(store, "evaluate").data.tags
-    continued.handle({"do": "end", "status": "FINISHED"})
-    replaced = tracking_store.Store(session)
-    assert replaced.child_id != continued.child_id
-    assert _child(store, "evaluate").info.run_id == replaced.child_id  # the only one
-
-
-def test_a_killed_stage_stays_running_and_is_reopened(store):
-    session = {**store.session, "stage": "gpt2_train"}
-    events = [session, {"do": "metrics", "points": [["loss", 2.0, 1, 0]]}]
-    tracking_store.Delivery(session, StringIO()).serve(_Inbox(events[1:]))
-    killed = _child(store, "gpt2_train")
-    assert killed.info.status == "RUNNING" and killed.data.metrics == {"loss": 2.0}
-    assert tracking_store.Store(session).child_id == killed.info.run_id
-
-
-def test_publish_finishes_the_parent_and_a_rerun_updates_the_same_row(store, tmp_path):
-    (tmp_path / "strip.png").write_bytes(b"png")
-    session = {**store.session, "stage": "report"}
-    for psnr in (20.0, 21.0):
-        run = tracking_store.Store(session)
-        event = {"do": "publish", "points": [["inbetween.psnr", psnr, 1, 0]]}
-        run.handle({**event, "artifacts": [str(tmp_path / "strip.png")]})
-        run.handle({"do": "end", "status": "FINISHED"})
-    (parent,) = _runs(store, "attributes.run_name = 'brave-crow'")
-    assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["inbetween.psnr"] == 21.0
-    assert [item.path for item in store.client.list_artifacts(parent.info.run_id)] == ["strip.png"]
-
-
-def test_pictures_stand_in_the_grids_once_however_often_they_are_published(store, tmp_path):
-    """MLflow sets pictures of one key and step side by side, run by run."""
-    session = {**store.session, "key": "nakawari/pictures/rev/0", "name": "pictures"}
-    colours = {}
-    for red in (10, 200):  # a parent that is reopened
-        Image.new("RGB", (8, 6), (red, 0, 0)).save(tmp_path / "strip.png")
-        run = tracking_store.Store({**session, "stage": "report"})
-        shown = [["strip", str(tmp_path / "strip.png")], ["strip/2", str(tmp_path / "strip.png")]]
-        run.handle({"do": "publish", "points": [], "artifacts": [], "pictures": shown})
-        names = [item.path for item in store.client.list_artifacts(run.parent_id, "images")]
-        for name in names:
-            file = store.client.download_artifacts(run.parent_id, name, str(tmp_path))
-            colours[red, name.split("+")[0]] = Image.open(file).convert("RGB").getpixel((4, 3))[0]
-        # a picture and its small copy each
-        assert sorted(Path(name).suffix for name in names) == [".png", ".png", ".webp", ".webp"]
-    assert {key for _, key in colours} == {"images/strip", "images/strip_2"}
-    assert all(abs(value - red) < 5 for (red, _), value in colours.items())
-    assert store.client.get_run(run.parent_id).data.tags["mlflow.loggedImages"] == "True"
-
-
-def test_other_parameters_make_another_parent_and_odd_names_are_stored(store):
-    long = {"key": "nakawari/it's/rev/other", "name": "it's", "stage": "ingest"}
-    session = {**store.session, **long, "params": {"a[0]": "x" * 10_000, "b": "1"}}
-    first, again = tracking_store.Store(session), tracking_store.Store(session)
-    assert first.parent_id == again.parent_id
-    found = store.client.get_run(first.parent_id)
-    assert len(found.data.params["a_0_"]) == tracking_store.MAX_TEXT
-    first.handle({"do": "metrics", "points": [["loss [dB]", 1.0, 1, 0]]})
-    assert "loss _dB_" in store.client.get_run(first.child_id).data.metrics
-
-
-def test_without_tracking_only_files_and_two_lines_are_written(
-    untracked, tmp_path, monkeypatch, capsys
+def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(
+    store, settings, other_row, tmp_path
 ):
-    monkeypatch.setattr(tracking.subprocess, "Popen", None)
-    with tracking.stage("ingest", untracked) as run:
-        run.log({"loss": 1.0}, step=1)
-        run.finish({"frames": 4992}, tmp_path / "out")
-        run.publish({"a": 1.0}, [tmp_path / "out/summary.json"])
-    assert io.read_json(tmp_path / "out/summary.json") == {"frames": 4992}
-    printed = capsys.readouterr()
-    first, last = printed.err.splitlines()
-    assert first == "ingest: starts" and last.startswith("ingest: 4,992 frames, ")
-    assert printed.out == ""
-    assert set(io.read_json(tmp_path / ".store/seconds/ingest.json")) == {"seconds", "peak_mb"}
+    other_row("reported")
+    with tracking.stage("vqgan_train", settings) as run:
+        run.log({"train.total": 2.0}, step=10)
+    (tmp_path / "history.csv").write_text("step,epoch,total,late\n10,1,2,\n20,2,1,0.5\n")
+    (tmp_path / "validation.csv").write_text("epoch,step,psnr\n1,10,20.5\n")
+    for psnr, red in ((20.0, 10), (21.0, 200)):
+        Image.new("RGB", (8, 6), (red, 0, 0)).save(tmp_path / "strip.png")
+        with tracking.stage("report", settings) as run:
+            metrics = {"evaluate": {"psnr": psnr, "kind": "text", "yes": True}}
+            run.publish(metrics, [tmp_path / "strip.png"], {"vqgan_train": tmp_path})
+    (row,) = runs(store, "reported")
+    assert row.info.status == "FINISHED" and row.data.metrics["evaluate.psnr"] == 21.0
+    assert steps(store, row, "vqgan_train/train.total") == [10, 20]
+    assert steps(store, row, "vqgan_train/train.late") == [20], "absent before it began"
+    assert steps(store, row, "vqgan_train/val.psnr") == [10]
+    files = [item.path for item in store.client.list_artifacts(row.info.run_id, "images")]
+    assert len(files) == 2, "a picture and its small copy, once"
+    image = store.client.download_artifacts(row.info.run_id, files[0], str(tmp_path))
+    assert abs(Image.open(image).convert("RGB").getpixel((4, 3))[0] - 200) < 5, "the new one"
 
 
 @pytest.mark.parametrize(
@@ -224,132 +146,102 @@ def test_without_tracking_only_files_and_two_lines_are_written(
         (UserError("models/gpt2 is missing"), "FAILED", "models/gpt2 is missing"),
     ],
 )
-def test_an_exception_is_passed_on_with_its_status(settings, monkeypatch, error, status, sentence):
-    sent = []
-    writer = SimpleNamespace(send=sent.append, close=lambda: None)
-    monkeypatch.setattr(tracking, "_Writer", lambda session: writer)
-    with pytest.raises(type(error)), tracking.stage("ingest", settings):
+def test_an_exception_is_passed_on_with_its_status(
+    store, settings, other_row, error, status, sentence
+):
+    other_row(f"it's {status}")  # MLflow's filters know no escaped quote
+    with pytest.raises(type(error)), tracking.stage("failing", settings) as run:
+        run.log({"train.total": 1.0}, 1)
         raise error
-    assert sent == [{"do": "tags", "tags": {"error": sentence}}, {"do": "end", "status": status}]
-    assert not tracking.seconds_file("ingest").exists()
+    (row,) = runs(store, f"it_s {status}")
+    assert row.info.status == status and row.data.tags["error"] == sentence
+    assert not tracking.seconds_file("failing").exists()
 
 
-def test_a_server_that_does_not_answer_is_refused_before_the_work(settings, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    refused = pytest.raises(UserError, match=r"127\.0\.0\.1:9: no answer")
-    with refused, tracking.stage("ingest", settings):
-        pytest.fail("the work has begun")
-
-
-def test_a_missing_mlflow_is_refused_before_the_work(settings, monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    refused = pytest.raises(UserError, match="mlflow is not installed")
-    with refused, tracking.stage("ingest", settings):
-        pytest.fail("the work has begun")
-
-
-def test_a_writer_that_dies_costs_one_line(settings, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(tracking.sys, "executable", "/bin/true")
-    with tracking.stage("ingest", settings) as run:
-        run._writer._process.wait()
-        for step in range(5):
-            run.log({"loss": 1.0}, step=step)
-    assert capfd.readouterr().err.count("warning: tracking ended early") == 1
-
-
-def test_results_decide_the_hash_and_operations_do_not(settings):
+def test_other_parameters_code_or_data_make_another_row(settings, monkeypatch, tmp_path):
+    keys = [tracking._identity(settings)[0]]
     engine = settings.engine.model_copy(update={"workers": 7})
+    assert tracking._identity(settings.model_copy(update={"engine": engine}))[0] == keys[0]
     train = settings.train.model_copy(update={"n_frames_before": 5})
-    same = settings.model_copy(update={"engine": engine})
-    other = settings.model_copy(update={"train": train})
-    assert tracking.params_hash(same) == tracking.params_hash(settings)
-    assert tracking.params_hash(other) != tracking.params_hash(settings)
+    keys.append(tracking._identity(settings.model_copy(update={"train": train}))[0])
+    for place in ("pipeline", "stages", "data/shards"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "pipeline/tracking.py"))
+    for file in ("pipeline/a.py", "stages/b.py", "data/shards/index.json"):
+        (tmp_path / file).write_text("first")
+        keys.append(tracking._identity(settings)[0])
+        (tmp_path / file).write_text("edited")
+        keys.append(tracking._identity(settings)[0])
+    assert len(set(keys)) == len(keys)
 
 
-def test_names_come_from_the_experiment_or_the_revision(settings, monkeypatch):
-    monkeypatch.setattr(tracking, "_git_head", lambda: "abcdef0123456")
-    assert tracking._session("ingest", settings)["name"] == "workspace abcdef0"
+def test_names_tell_the_experiment_or_the_revision_and_edits(settings, monkeypatch):
+    answers = {"rev-parse": "abcdef0123456", "status": ""}
+    monkeypatch.setattr(tracking, "_git", lambda *arguments: answers[arguments[0]])
+    assert tracking._identity(settings)[1] == "workspace abcdef0"
+    answers["status"] = " M pipeline/frames.py"
+    assert tracking._identity(settings)[1].startswith("workspace abcdef0 edited ")
     monkeypatch.setenv("DVC_EXP_NAME", "calm-fox")
-    assert tracking._session("ingest", settings)["name"] == "calm-fox"
+    assert tracking._identity(settings)[1].startswith("calm-fox edited ")
 
 
-class _Outage(Exception):
-    error_code = "INTERNAL_ERROR"
+def test_without_tracking_only_files_and_two_lines_are_written(
+    settings, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tracking, "MlflowRow", None)
+    off = settings.tracking.model_copy(update={"enabled": False})
+    with tracking.stage("ingest", settings.model_copy(update={"tracking": off})) as run:
+        run.log({"loss": 1.0}, step=1)
+        run.finish({"frames": 4992, "net": {"kind": "ema"}}, tmp_path / "out")
+        run.publish({"a": 1.0}, [tmp_path / "out/summary.json"], {})
+    assert io.read_json(tmp_path / "out/summary.json") == {"frames": 4992, "net": {"kind": "ema"}}
+    printed = capsys.readouterr()
+    first, last = printed.err.splitlines()
+    assert first == "ingest: starts" and last.startswith("ingest: 4,992 frames, ")
+    assert printed.out == ""
+    assert set(io.read_json(tmp_path / ".store/seconds/ingest.json")) == {"seconds", "peak_mb"}
 
 
-class _Inbox:
-    """A queue that has all its events, then the end of the pipe."""
-
-    def __init__(self, events: list[dict]):
-        self._events = [*events, None]
-
-    def get(self, timeout: float) -> dict | None:
-        return self._events.pop(0)
-
-
-def _delivery(monkeypatch, handle) -> tuple[tracking_store.Delivery, StringIO]:
-    monkeypatch.setattr(tracking_store, "Store", lambda session: SimpleNamespace(handle=handle))
-    complaints = StringIO()
-    session = {"stage": "ingest", "flush_seconds": 0.0}
-    return tracking_store.Delivery(session, complaints), complaints
+def test_a_stage_without_curves_does_not_touch_mlflow(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking, "MlflowRow", None)
+    with tracking.stage("ingest", settings) as run:
+        run.finish({"frames": 1}, tmp_path / "out")
+    with tracking.stage("other", settings, is_main=False) as run:
+        run.log({"loss": 1.0}, 3)
+    assert not (tmp_path / ".store/seconds/other.json").exists()
 
 
-def test_an_outage_costs_one_line_and_no_event(monkeypatch):
-    stored, failures = [], [_Outage("gone"), _Outage("gone")]
-
-    def handle(event):
-        if failures:
-            raise failures.pop()
-        stored.append(event["n"])
-
-    delivery, complaints = _delivery(monkeypatch, handle)
-    delivery.serve(_Inbox([{"do": "tags", "n": n} for n in range(4)]))
-    assert stored == [0, 1, 2, 3]
-    assert complaints.getvalue() == "warning: tracking of ingest: _Outage: gone\n"
+def test_a_server_that_is_absent_costs_one_line_and_no_time(settings, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    started = time.monotonic()
+    with tracking.stage("vqgan_train", settings) as run:
+        for step in range(50):
+            run.log({"loss": 1.0}, step)
+    assert time.monotonic() - started < 20
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "vqgan_train is not in MLflow" in line and "dvc repro -f -s report" in line
 
 
-def test_an_event_that_can_never_be_stored_does_not_block_the_next(monkeypatch):
-    stored = []
+def test_a_slow_store_is_written_less_often(settings, monkeypatch):
+    clock = [0.0]
 
-    def handle(event):
-        if event["n"] == 1:
-            raise FileNotFoundError("a.png")
-        stored.append(event["n"])
+    class Slow:
+        def __init__(self, settings):
+            self.calls = []
 
-    delivery, complaints = _delivery(monkeypatch, handle)
-    delivery.serve(_Inbox([{"do": "tags", "n": n} for n in range(3)]))
-    assert stored == [0, 2] and "a.png" in complaints.getvalue()
+        def log_curve(self, points):
+            clock[0] += 3.0
+            self.calls.append(len(points))
 
+        def close(self, status, error):
+            pass
 
-def test_what_is_not_stored_in_the_end_is_counted(monkeypatch):
-    def handle(event):
-        raise _Outage("gone")
-
-    delivery, complaints = _delivery(monkeypatch, handle)
-    delivery.serve(_Inbox([{"do": "tags"}, {"do": "end"}]))
-    assert (
-        complaints.getvalue()
-        .splitlines()[-1]
-        .endswith("2 events of this stage are not in the store")
-    )
-
-
-def test_points_are_collected_into_batches():
-    delivery = tracking_store.Delivery({"stage": "ingest"}, StringIO())
-    inbox = _Inbox([{"do": "metrics", "points": [["a", float(n), 1, n]]} for n in range(1500)])
-    while not delivery._take(inbox, due=0.0):
-        pass
-    assert [len(event["points"]) for event in delivery.pending] == [1000, 500]
-
-
-def test_publish_names_pictures_and_does_without_them(settings, tmp_path, monkeypatch):
-    sent = []
-    writer = SimpleNamespace(send=sent.append, close=lambda: None)
-    monkeypatch.setattr(tracking, "_Writer", lambda session: writer)
-    (tmp_path / "strip.png").write_bytes(b"png")
-    with tracking.stage("report", settings) as run:
-        run.publish({"a": 1.0}, [tmp_path / "strip.png"], {"strip": tmp_path / "strip.png"})
-        run.publish({"a": 1.0}, [])
-    first, second = [event for event in sent if event["do"] == "publish"]
-    assert first["pictures"] == [["strip", str(tmp_path / "strip.png")]]
-    assert second["pictures"] == []
+    monkeypatch.setattr(tracking, "MlflowRow", Slow)
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
+    run = tracking.Run("vqgan_train", settings)
+    for step in range(600):
+        clock[0] += 1.0
+        run.log({"loss": 1.0}, step)
+    run.close("FINISHED")
+    assert sum(run.row.calls) == 600 and len(run.row.calls) == 600 // 60 + 1

@@ -1,8 +1,8 @@
 """The adversarial part of the tokenizer's training: losses of both networks, and their weight.
 
 As in the thesis (section 3.2): from step `iter_start` on the discriminator D learns to tell true
-pictures from reconstructions, and the tokenizer is told what D makes of them. The weight of that
-loss is fixed, or scaled by the ratio of gradients at the decoder's last layer (Esser et al., 2021,
+images from decoded ones, and the tokenizer learns to be taken for true. The weight of that loss is
+fixed, or scaled by the ratio of gradients at the decoder's last layer (Esser et al., 2021,
 arXiv:2012.09841; thesis, eq. 7).
 """
 
@@ -26,7 +26,7 @@ def discriminator_loss(real: torch.Tensor, fake: torch.Tensor, kind: str) -> tor
 
 
 def generator_loss(fake: torch.Tensor, kind: str) -> torch.Tensor:
-    """Lower when the discriminator takes the pictures for real ones."""
+    """Lower when the discriminator takes decoded images for real ones."""
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
@@ -56,19 +56,19 @@ class GanLoss(nn.Module):
         """What the tokenizer's adversarial loss is multiplied with."""
         return self.settings.factor * self.settings.weight
 
-    def for_generator(self, drawn: torch.Tensor) -> torch.Tensor:
-        """The tokenizer's loss on reconstructions `B 3 H W`; D's weights get no gradient."""
+    def for_generator(self, decoded: torch.Tensor) -> torch.Tensor:
+        """The tokenizer's loss on decoded images `B 3 H W`; D's weights get no gradient."""
         self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.discriminator(drawn).float(), self.settings.loss)
+        loss = generator_loss(self.discriminator(decoded).float(), self.settings.loss)
         self.discriminator.requires_grad_(True)
         return loss
 
     def for_discriminator(
-        self, drawn: torch.Tensor, images: torch.Tensor
+        self, decoded: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """D's loss on reconstructions and true pictures `B 3 H W`, and numbers for the log."""
+        """D's loss on decoded and true images `B 3 H W`, and numbers for the log."""
         real = self.discriminator(images).float()
-        fake = self.discriminator(drawn).float()
+        fake = self.discriminator(decoded).float()
         parts = {
             "accuracy_real": (real > 0).float().mean(),
             "accuracy_fake": (fake < 0).float().mean(),

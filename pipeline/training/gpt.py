@@ -6,8 +6,8 @@ generated from the clip's two ends, so that it learns to continue them. The gene
 gradient; the pass that reads it has one. Mode `maskgit` has a loss of its own beside that of the
 one pass, and both count as much.
 
-Clips differ in length, so processes get unlike numbers of targets. Every loss is a sum over targets
-divided by their mean number over the processes: together they are the mean over all targets.
+Clips differ in length, so batches have unlike numbers of targets. A loss is the mean over those of
+its batch, and the trainer weighs batches by them (`count_targets`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,9 @@ from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.runtime import autocast, compiled
-from pipeline.training.distributed import ALONE, Processes
+from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.perceptual import Perceptual, perceptual_loss
-from pipeline.training.schedule import warmup_cosine
-from pipeline.training.task import Loss, Player, Task, weighted_means
+from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 from pipeline.training.token_dataset import (
     TokenBatch,
     TokenSet,
@@ -64,7 +63,9 @@ class TokenLoss(NamedTuple):
 
 
 class GptTask(Task):
-    """Task of `training.loop` with the one player `gpt`."""
+    """Task of `trainer.train` with the one optimizer `gpt`."""
+
+    unit = "tokens"
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class GptTask(Task):
         tokens: Path,
         tokenizer: Tokenizer,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         """tokenizer: the trained one, on `device`: its codebook starts the token embeddings."""
         self.settings, self.device, self.processes = settings.train, device, processes
@@ -111,10 +112,10 @@ class GptTask(Task):
             weight_decay=0.0,
             fused=True,
         )
-        rate = warmup_cosine(
+        schedule = warmup_cosine(
             self.settings.lr_start, self.settings.lr_max, self.settings.warmup_epoch_percentage
         )
-        self.players = {"gpt": Player([*matrices, *others], adam, 1.0, rate)}
+        self.optimizers = {"gpt": OptimizerSpec([*matrices, *others], adam, 1.0, schedule)}
 
     def _perceptual_loss(self, settings: config.Params, config: GptConfig) -> Perceptual | None:
         if not self.settings.perceptual_loss_weight:
@@ -133,14 +134,17 @@ class GptTask(Task):
     def names(self, rows: Sequence[int]) -> list[str]:
         return [self.tokens["train"].names[row] for row in rows]
 
+    def count_targets(self, rows: Sequence[int]) -> int:
+        lengths = [len(self.tokens["train"].clips[row]) for row in rows]
+        if self.settings.batch_method == "truncation":
+            lengths = [min(lengths)] * len(lengths)
+        return sum(n - 2 for n in lengths) * self.module.config.tokens_per_frame
+
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         batch = self.tokens["train"].batch(rows, self.device, self.generator)
-        (longest,) = self.processes.most(batch.ids.shape[1])  # as many passes in all processes
-        batch = batch.padded_to(longest)
         if epoch >= self.settings.stop_ground_truth_after_epoch:
             generated = self._generate(batch)[:-1]
-            inputs = torch.stack([batch.ids[:, 0], *generated], 1)
-            inputs = F.pad(inputs, (0, 0, 0, longest - 2 - inputs.shape[1]))  # B T-2 N
+            inputs = torch.stack([batch.ids[:, 0], *generated], 1)  # B T-2 N
         elif self.settings.token_noise:
             rate = self.settings.token_noise
             inputs = add_token_noise(batch.ids, batch.n_frames, rate, self.generator)
@@ -148,10 +152,8 @@ class GptTask(Task):
             inputs = batch.ids[:, :-2]
         passes = self._passes(inputs, batch.ids)
         for number, one in enumerate(passes):
-            total, parts = self._loss(one, batch, len(passes), self.generator)
-            # sliding window: many passes, one step; each part is a mean over the passes
-            parts = {name: value * len(passes) for name, value in parts.items()}
-            yield Loss("gpt", total, parts, steps=number + 1 == len(passes))
+            total, parts = self._loss(one, batch, self.generator)
+            yield Loss("gpt", total, parts, is_last=number + 1 == len(passes))
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """The losses of training and the accuracy, with true previous frames.
@@ -166,7 +168,7 @@ class GptTask(Task):
             passes = self._passes(batch.ids[:, :-2], batch.ids)
             sums: dict[str, float] = {}
             for one in passes:
-                total, parts = self._loss(one, batch, len(passes), generator, alone=True)
+                total, parts = self._loss(one, batch, generator)
                 for name, value in ({"total": total} | parts).items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach())
             generated = torch.stack(self._generate(batch), 1)  # B T-2 N
@@ -197,17 +199,9 @@ class GptTask(Task):
         return frames
 
     def _loss(
-        self,
-        one: Pass,
-        batch: TokenBatch,
-        n_passes: int,
-        generator: torch.Generator,
-        alone: bool = False,
+        self, one: Pass, batch: TokenBatch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A pass' share of the loss of its batch, and the parts: they add up over the passes.
-
-        alone: without the other processes, as in validation.
-        """
+        """A pass' share of the loss of its batch, and the parts: they add up over the passes."""
         i = one.first_target + torch.arange(one.targets.shape[1], device=self.device)
         exists = is_target(batch.n_frames[:, None], i[None])  # B T'
         counted = exists[..., None].expand_as(one.targets)  # B T' N
@@ -224,17 +218,12 @@ class GptTask(Task):
             perceptual = None
             if self.perceptual is not None:
                 perceptual = self._perceptual(logits, one.targets, exists, generator)
-
-        def mean_count(count: Tensor) -> Tensor:
-            return count if alone else self.processes.mean(count)
-
         n_targets = (batch.n_frames - 2).sum().float() * one.targets.shape[2]  # of all passes
-        n_targets = mean_count(n_targets)
         cross_entropy = parallel.cross_entropy / n_targets
         parts = {"cross_entropy": cross_entropy, "accuracy": parallel.correct / n_targets}
         total = cross_entropy
         if maskgit is not None:
-            parts["maskgit"] = maskgit.cross_entropy / mean_count(maskgit.count)
+            parts["maskgit"] = maskgit.cross_entropy / maskgit.count
             total = (total + parts["maskgit"]) / 2
         if perceptual is not None:
             parts["perceptual"] = perceptual * parallel.count / n_targets

@@ -71,7 +71,11 @@ class KeyframeSet:
             self.spans += spans
             self.rows += [(clip, frame) for frame in range(1, n - 1)]
         self.flows = self._flows(estimator, workers, split)
-        self.changes = [self._change(span) for span in self.spans]
+        self.changes: list[float] = []  # mean absolute difference of the keyframes, grey levels
+        for span in self.spans:
+            view = self.clips.view(span.clip)
+            difference = view[span.first].astype(np.int16) - view[span.last]
+            self.changes.append(float(np.abs(difference).mean()))
 
     def _flows(self, estimator: FlowEstimator, workers: int, split: str) -> torch.Tensor:
         """float16 `S 4+5K H W`, of all spans."""
@@ -88,11 +92,6 @@ class KeyframeSet:
                 flows += [flow.pack().half() for flow in estimator.pairs(pairs, workers)]
                 bar.update(len(spans))
         return torch.cat(flows)
-
-    def _change(self, span: Span) -> float:
-        """Mean absolute difference of the keyframes, in grey levels."""
-        view = self.clips.view(span.clip)
-        return float(np.abs(view[span.first].astype(np.int16) - view[span.last]).mean())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,7 +123,10 @@ class KeyframeSet:
             rng = None if epoch is None else np.random.default_rng((self.seed, epoch, row))
             number = self.of_clip[clip][0]
             if rng is not None and rng.random() < self.short_share:
-                number = self._around(clip, frame, rng)
+                # one of the spans in which it is an inner frame; the whole clip is
+                numbers = self.of_clip[clip]
+                around = [k for k in numbers if self.spans[k].first < frame < self.spans[k].last]
+                number = around[int(rng.integers(len(around)))]
             span = self.spans[number]
             view = self.clips.view(clip)
             ends = [view[span.first], view[frame], view[span.last]]
@@ -139,20 +141,12 @@ class KeyframeSet:
             exponents.append(self.easing.exponent_of(self.changes[number]))
         first, frame, last = frames.to_float(torch.stack(images, 1).to(device))  # 3 B 3 H W
         flow = Flow.unpack(torch.cat(flows).to(device))
-        time, exponent = (
-            torch.tensor(x, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
-            for x in (times, exponents)
-        )
-        context = make_context(first, last, flow, time, exponent)
-        return FrameBatch(frame, context)
+        time = torch.tensor(times, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+        exponent = torch.tensor(exponents, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+        return FrameBatch(frame, make_context(first, last, flow, time, exponent))
 
     def _flow(self, number: int) -> Flow:
         return Flow.unpack(self.flows[number : number + 1].float())
-
-    def _around(self, clip: int, frame: int, rng: np.random.Generator) -> int:
-        """One of the spans in which `frame` is an inner one; the whole clip is."""
-        spans = [k for k in self.of_clip[clip] if self.spans[k].first < frame < self.spans[k].last]
-        return spans[int(rng.integers(len(spans)))]
 
 
 def _augmented(
@@ -165,7 +159,7 @@ def _augmented(
         images, flow = images.flip(2), flow.mirror()
     if shift:
         down, right = rng.integers(-MAX_SHIFT, MAX_SHIFT + 1, 2).tolist()
-        # Rows and columns that are looked at, those outside continued by the border's.
+        # rows and columns outside are those of the border
         rows = (torch.arange(images.shape[1]) + down).clamp(0, images.shape[1] - 1)
         columns = (torch.arange(images.shape[2]) + right).clamp(0, images.shape[2] - 1)
         images = images[:, rows][:, :, columns]

@@ -1,12 +1,12 @@
-"""How much drawn pictures differ for the eye: perceptual losses, and the edge loss.
+"""Perceptual losses between decoded and true images, and the edge loss.
 
-All take float `B 3 H W` in [-1, 1] and give 0 for equal pictures, in float32 under autocast
+All take float `B 3 H W` in [-1, 1] and give 0 for equal images, in float32 under autocast
 too: the perceptual losses a scalar, the edge loss `B`. `vqgan.loss.perceptual_loss` chooses:
 
 - `vgg16`, `alexnet`: LPIPS with that network (Zhang et al., 2018, arXiv:1801.03924).
-- `vgg19`, the thesis': sum over five layers of w * mean |F(drawn) - F(images)|, with the weights w
-  of Chen and Koltun, 2017 (arXiv:1707.09405).
-- `style`: sum of w * mean (G(drawn) - G(images))^2, where G = F F^T / (H W) says which features
+- `vgg19`, the thesis': sum over five layers of w * mean |F(decoded) - F(images)|, with the weights
+  w of Chen and Koltun, 2017 (arXiv:1707.09405).
+- `style`: sum of w * mean (G(decoded) - G(images))^2, where G = F F^T / (H W) says which features
   occur together, and not where (Gatys et al., 2015, arXiv:1508.06576).
 
 The thesis took the last two from FILM (Reda et al., 2022, arXiv:2202.04901), which divides the
@@ -39,19 +39,19 @@ Maps = Sequence[torch.Tensor]
 
 
 class Perceptual:
-    """Two sets of pictures to a loss, by what a frozen network sees in them."""
+    """A loss of decoded against true images, by the features of a frozen network."""
 
     def __init__(
         self,
-        see: Callable[[torch.Tensor], Maps],
-        compare: Callable[[Maps, Maps], torch.Tensor],
+        features: Callable[[torch.Tensor], Maps],
+        distance: Callable[[Maps, Maps], torch.Tensor],
     ) -> None:
-        self.see, self.compare = see, compare
+        self.features, self.distance = features, distance
 
-    def __call__(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            wanted = [f.float() for f in self.see(images)]
-        return self.compare([f.float() for f in self.see(drawn)], wanted).mean()
+            target = [f.float() for f in self.features(images)]
+        return self.distance([f.float() for f in self.features(decoded)], target).mean()
 
 
 def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | None:
@@ -65,28 +65,28 @@ def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | N
         return Perceptual(lpips.features, lpips.distance)
     vgg19 = (settings.style_network if kind == "style" else kind) == "vgg19"
     network = VggFeatures.vgg19(Path(settings.vgg19_file)) if vgg19 else VggFeatures.vgg16()
-    compare = style_distance if kind == "style" else feature_distance
-    return Perceptual(network.to(device), compare)
+    distance = style_distance if kind == "style" else feature_distance
+    return Perceptual(network.to(device), distance)
 
 
-def feature_distance(drawn: Maps, wanted: Maps) -> torch.Tensor:
+def feature_distance(decoded: Maps, target: Maps) -> torch.Tensor:
     """Of the five maps `B C H W` of both: the scalar of `vgg19`."""
-    found = [F.l1_loss(a, b) for a, b in zip(drawn, wanted, strict=True)]
-    return TO_PICTURES * _weighted(found)
+    layers = [F.l1_loss(a, b) for a, b in zip(decoded, target, strict=True)]
+    return TO_PICTURES * _weighted(layers)
 
 
-def style_distance(drawn: Maps, wanted: Maps) -> torch.Tensor:
+def style_distance(decoded: Maps, target: Maps) -> torch.Tensor:
     """Of the five maps `B C H W` of both: the scalar of `style`."""
-    pairs = zip(drawn, wanted, strict=True)
+    pairs = zip(decoded, target, strict=True)
     return _weighted([F.mse_loss(_gram(a), _gram(b)) for a, b in pairs])
 
 
-def edge_loss(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def edge_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """`B`: mean absolute difference of the finite differences along x, and the same along y.
 
     A tint costs nothing, a lost or blurred line costs twice: at both of its sides.
     """
-    error = drawn.float() - images.float()  # finite differences are linear: those of the error
+    error = decoded.float() - images.float()  # finite differences are linear: those of the error
     along_x = error.diff(dim=3).abs().mean((1, 2, 3))  # B
     along_y = error.diff(dim=2).abs().mean((1, 2, 3))
     return along_x + along_y

@@ -1,5 +1,6 @@
 """The loss contract: every network is trained by the same loop through these few names."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,40 +10,58 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.training.distributed import ALONE, Processes
+from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
+
+Schedule = Callable[[float], float]  # share of the training that is done -> learning rate
 
 
 class Loss(NamedTuple):
     """One backward pass: the sum that is differentiated and the named parts that are logged."""
 
-    player: str  # which player steps
+    optimizer: str  # name of the optimizer that steps
     total: torch.Tensor  # scalar
     parts: dict[str, torch.Tensor]  # scalars, detached when logged
-    steps: bool = True  # False: gradients only gather, the player's step comes with a later loss
+    is_last: bool = True  # False: more passes follow; their totals and parts add up
 
 
 @dataclass
-class Player:
-    """Parameters that step together."""
+class OptimizerSpec:
+    """An optimizer with the parameters that it steps."""
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     clip_norm: float
-    rate: Callable[[float], float] | None = None  # share of training done -> learning rate
+    schedule: Schedule | None = None
+
+
+def warmup_cosine(start: float, peak: float, warmup: float) -> Schedule:
+    """From `start` up to `peak` during the first `warmup` share, then by a cosine down to `start`.
+
+    Source: thesis, appendix C.2 (lr_start, lr_max, warmup_epoch_percentage).
+    """
+
+    def learning_rate(done: float) -> float:
+        if done < warmup:
+            return start + (peak - start) * done / warmup
+        left = (done - warmup) / max(1e-9, 1.0 - warmup)
+        return start + (peak - start) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, left)))
+
+    return learning_rate
 
 
 class Task:
-    """A network with its data and losses: what `training.loop` asks for.
+    """A network with its data and losses: what `trainer.train` asks for.
 
     In several processes each has a task of its own, built alike from the same seed. `generator` is
-    then at the same place in all, for what all do alike; dropout draws from PyTorch's own numbers,
-    which differ. Weights change in `stepped` alone; before the step `losses` may change buffers.
+    then in the same state in all, for what all do alike; dropout draws from PyTorch's own numbers,
+    which differ. `losses` may change buffers, `on_step_end` weights too.
     """
 
     module: nn.Module  # everything whose state is saved
-    players: dict[str, Player]
+    optimizers: dict[str, OptimizerSpec]
     generator: torch.Generator  # for random numbers inside the losses
-    processes: Processes = ALONE
+    processes: DistributedContext = SINGLE_PROCESS
+    unit = "images"  # what count_targets counts
 
     def size(self, split: str) -> int:
         """Examples of `train` or `val`."""
@@ -52,35 +71,37 @@ class Task:
         """How people call these examples of `train`, for messages."""
         return [f"row {row}" for row in rows]
 
+    def count_targets(self, rows: Sequence[int]) -> int:
+        """The number of targets that the loss of this batch of `train` is the mean over.
+
+        Batches of a step, also those of other processes, weigh by it.
+        """
+        return len(rows)
+
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         """The losses of a batch; each is differentiated before the next is asked for.
 
-        All players step together when every loss of the step is known to be finite. A loss is the
-        mean over its batch, so that the mean over the processes is that of the whole batch.
+        All optimizers step together when every loss of the step is known to be finite.
         """
         raise NotImplementedError
 
-    def stepped(self, player: str) -> None:
-        """After a step of this player's optimizer, for weights that follow others."""
+    def on_step_end(self, optimizer: str) -> None:
+        """After a step of this optimizer, for weights that follow others."""
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """Numbers of the val split, without gradient, the module in evaluation mode."""
         raise NotImplementedError
 
-    def validated(self, found: dict[str, float], step: int) -> None:
-        """After validation: `found` is the same in all processes."""
 
-
-def weighted_means(found: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
-    """Means over batches of numbers that are means over their rows, each with its count."""
-    pairs: dict[str, list[tuple[float, int]]] = {}
-    for values, count in found:
+def weighted_means(rows: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """Means over batches of numbers that are means over their targets, each with its count."""
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for values, count in rows:
         for name, value in values.items():
-            pairs.setdefault(name, []).append((value, count))
-    return {
-        name: sum(value * count for value, count in those) / sum(count for _, count in those)
-        for name, those in pairs.items()
-    }
+            sums[name] = sums.get(name, 0) + value * count
+            counts[name] = counts.get(name, 0) + count
+    return {name: sums[name] / counts[name] for name in sums}
 
 
 @dataclass
@@ -91,19 +112,17 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
-        """history.csv and validation.csv, numbers with six digits."""
+        """history.csv and validation.csv, six digits; a loss that had not begun is left empty."""
         for name, rows in (("history", self.steps), ("validation", self.epochs)):
-            table = pd.DataFrame(rows).fillna(0.0)  # a loss that had not begun is zero
             path = folder / f"{name}.csv"
-            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+            pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
     def summary(self, task: Task) -> dict[str, float | dict]:
         """Where both curves end."""
-        parameters = sum(p.numel() for player in task.players.values() for p in player.parameters)
+        parameters = sum(p.numel() for spec in task.optimizers.values() for p in spec.parameters)
+        summary = {"steps": int(self.steps[-1]["step"]), "parameters": parameters}
+        summary |= {"examples": task.size("train")}
         ends = {"train": self.steps[-1], "val": self.epochs[-1]}
-        rows = {
-            split: {k: v for k, v in end.items() if k not in ("step", "epoch")}
-            for split, end in ends.items()
-        }
-        counts = {"steps": int(ends["train"]["step"]), "parameters": parameters}
-        return counts | {"examples": task.size("train")} | rows
+        for split, row in ends.items():
+            summary[split] = {k: v for k, v in row.items() if k not in ("step", "epoch")}
+        return summary

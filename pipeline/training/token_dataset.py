@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import io
@@ -32,14 +31,6 @@ class TokenBatch(NamedTuple):
     @property
     def cond(self) -> Conditioning:
         return Conditioning(self.last, self.n_frames, self.features)
-
-    def padded_to(self, n_frames: int) -> "TokenBatch":
-        """With as many frames as the longest clip of all processes."""
-        missing = n_frames - self.ids.shape[1]
-        features = self.features
-        if features is not None:
-            features = F.pad(features, (0, 0, 0, 0, 0, missing))
-        return self._replace(ids=F.pad(self.ids, (0, 0, 0, missing)), features=features)
 
 
 class TokenSet:
@@ -87,7 +78,7 @@ class TokenSet:
     def batch(
         self, rows: Sequence[int], device: torch.device, generator: torch.Generator
     ) -> TokenBatch:
-        """generator: on the CPU, for truncation; all processes advance it alike."""
+        """generator: on the CPU, for truncation."""
         clips = [self.clips[row] for row in rows]
         features = [self.features[row] for row in rows]
         if self.method == "truncation":
@@ -121,7 +112,7 @@ def add_token_noise(
 
     Half of the wrong tokens are random ids, half those that another frame of the clip has at that
     place, as if a part moved too early or too late. The first frame stays: it is given, and true.
-    generator: on the CPU; how far it advances depends on the shape alone.
+    generator: on the CPU.
     """
     inputs = ids[:, :-2]
     rate = max_rate * torch.rand(len(inputs), 1, 1, generator=generator)

@@ -2,7 +2,7 @@
 
 Two runs with the same settings give the same bytes, also where one of them was killed and
 continued: the order of rows is a function of seed and epoch, and every random state is saved.
-Several processes (processes.py) share each step's rows; only the first one writes and logs.
+Several processes (distributed.py) share each step's rows; only the main one writes and logs.
 """
 
 import math
@@ -15,300 +15,299 @@ import torch
 
 from pipeline import progress
 from pipeline.errors import UserError
-from pipeline.training.checkpoint import Moment, Resume, saved_buffers, set_random
-from pipeline.training.task import History, Loss, Task
+from pipeline.training.checkpoint import BuffersAndRng, Resume, set_rng
+from pipeline.training.task import History, Task
 
 VALIDATION_BATCHES = 16  # at most; a val split of any size costs about as much each epoch
-RANDOM_STRIDE = 1_000_003  # between the seeds of two processes' dropout
+RNG_STRIDE = 1_000_003  # between the seeds of two processes' dropout
+MAX_SAVING_SHARE = 0.05  # of the time that may go into saving states
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainConfig:
     """How long and in which portions; `batch_size` is that of one process."""
 
     batch_size: int
     n_epochs: int
     seed: int
     accumulation_size: int = 1
-    checkpoint_interval: float = 60.0  # seconds
+    checkpoint_interval: float = 60.0  # seconds between two saved states, at least; 0: every step
     log_interval: int = 10  # steps between two points of a training curve
 
 
 Log = Callable[[dict[str, float], int], None]
 
 
-def train(task: Task, plan: Plan, what: str, resume: Resume, log: Log) -> History:
-    """Trains `task` to the end of the plan and gives its curves."""
-    run = _Run(task, plan, resume, log)
-    run.restore()
-    if not task.processes.first:
-        while run.step < run.total_steps:
-            run.advance()
-        return run.history
-    with progress.bar(what=what, unit="step", total=run.total_steps) as bar:
-        bar.update(run.step)
-        while run.step < run.total_steps:
-            run.advance()
+def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) -> History:
+    """Trains `task` to the end and returns its curves.
+
+    The saved state stays: call `resume.clear()` once the finished model is on disk.
+    """
+    trainer = Trainer(task, config, resume, log)
+    trainer.restore()
+    if not task.processes.is_main:
+        while trainer.step < trainer.total_steps:
+            trainer.train_step()
+        return trainer.history
+    with progress.bar(what=what, unit="step", total=trainer.total_steps) as bar:
+        bar.update(trainer.step)
+        while trainer.step < trainer.total_steps:
+            trainer.train_step()
             bar.update()
-            if run.history.steps and "total" in run.history.steps[-1]:
-                bar.set_postfix(loss=f"{run.history.steps[-1]['total']:.4f}", refresh=False)
-    resume.clear()
-    return run.history
+            if trainer.history.steps:
+                loss = f"{trainer.history.steps[-1].get('total', math.nan):.4f}"
+                speed = f"{trainer.targets_per_second:,.0f} {task.unit}/s"
+                bar.set_postfix_str(f"loss={loss}, {speed}", refresh=False)
+    return trainer.history
 
 
-class _Value(NamedTuple):
-    """A number that must be finite, and the rows of this process that it comes from."""
+class LoggedValue(NamedTuple):
+    """A loss or a part of one, and the rows that it comes from."""
 
     name: str
-    number: torch.Tensor  # scalar
+    value: torch.Tensor  # scalar
     rows: list[int]
-    of_all: bool = False  # the other processes have the same
 
 
-class _Run:
+class Trainer:
     """Where a training run stands."""
 
-    def __init__(self, task: Task, plan: Plan, resume: Resume, log: Log) -> None:
-        self.task, self.plan, self.resume, self.log = task, plan, resume, log
+    def __init__(self, task: Task, config: TrainConfig, resume: Resume, log: Log) -> None:
+        self.task, self.config, self.resume, self.log = task, config, resume, log
         self.processes = task.processes
-        self.rows = task.size("train")
-        self.per_step = self._rows_a_step()
-        self.steps_an_epoch = self.rows // self.per_step  # an incomplete last step is left out
-        self.total_steps = self.steps_an_epoch * plan.n_epochs
+        n_rows, world_size = task.size("train"), self.processes.world_size
+        assert n_rows, "the train split is empty"
+        if n_rows < world_size:
+            raise UserError(
+                f"base.launcher starts {world_size} processes, but the train split has {n_rows} "
+                f"examples: each process needs one; start {n_rows} or fewer"
+            )
+        rows = config.batch_size * config.accumulation_size * world_size
+        self.rows_per_step = min(n_rows - n_rows % world_size, rows)
+        self.steps_per_epoch = n_rows // self.rows_per_step  # an incomplete last step is left out
+        self.total_steps = self.steps_per_epoch * config.n_epochs
         self.step = 0
         self.history = History()
-        self.gathered: list[dict[str, torch.Tensor | float]] = []  # since the last log point
-        self.buffers = saved_buffers(task)
-        self.saved_at = time.monotonic()
+        self.accumulated: list[dict[str, torch.Tensor | float]] = []  # since the last log point
+        self.order: tuple[int, list[int]] = (-1, [])  # epoch, its rows
+        self.seconds = self.targets = self.targets_per_second = 0.0
+        self.saved_at, self.saving_seconds = time.monotonic(), 0.0
 
-    def _rows_a_step(self) -> int:
-        plan, count = self.plan, self.processes.count
-        assert self.rows, "the train split is empty"
-        if self.rows < count:
-            raise UserError(
-                f"base.processes = {count}, but the train split has {self.rows} examples: each "
-                f"process needs one; set base.processes to {self.rows} or less"
-            )
-        whole = plan.batch_size * plan.accumulation_size * count
-        return min(self.rows - self.rows % count, whole)
-
-    def advance(self) -> None:
-        """One step of every player; logs, validates and saves where it is time."""
-        epoch, place = divmod(self.step, self.steps_an_epoch)
+    def train_step(self) -> None:
+        """One step of every optimizer; logs, validates and saves where it is time."""
+        started = time.monotonic()
+        epoch, place = divmod(self.step, self.steps_per_epoch)
         self.task.module.train()
-        before = Moment(self.task, self.buffers)
-        batches = self._batches(epoch, place)
-        values, parts, players = self._backward(batches, epoch)
-        values += self._clipped(players, [row for batch in batches for row in batch])
-        save = self._check(before, values)
-        self._apply(players)
+        before = BuffersAndRng(self.task)
+        batches, weights = self.batches(epoch, place)
+        losses, parts, stepping = self._backward(batches, weights, epoch)
+        norms = []
+        for name in stepping:
+            spec = self.task.optimizers[name]
+            self.processes.average_gradients(spec.parameters)
+            norm = torch.nn.utils.clip_grad_norm_(spec.parameters, spec.clip_norm)
+            rows = [row for batch in batches for row in batch]
+            norms.append(LoggedValue(f"gradient of {name}", norm, rows))
+        # Before anyone steps; the one wait for the device in a step.
+        finite = bool(_stack([v.value for v in losses + norms]).isfinite().all())
+        failed, save = self.processes.max(not finite, self.processes.is_main and self._save_due())
+        if failed:
+            self._fail(before, losses, norms)
+        for name in stepping:
+            spec = self.task.optimizers[name]
+            if spec.schedule is not None:
+                for group in spec.optimizer.param_groups:
+                    group["lr"] = spec.schedule(self.step / self.total_steps)
+            spec.optimizer.step()
+            spec.optimizer.zero_grad(set_to_none=True)
+            self.task.on_step_end(name)
         self.step += 1
-        self.gathered.append(parts)
-        if self.step % self.plan.log_interval == 0 or self.step == self.total_steps:
-            self._note_step(epoch)
-        if place + 1 == self.steps_an_epoch:
-            self._note_epoch(epoch)
+        self.accumulated.append(parts)
+        self.seconds += time.monotonic() - started
+        if self.step % self.config.log_interval == 0 or self.step == self.total_steps:
+            self._log_step(epoch)
+        if place + 1 == self.steps_per_epoch:
+            self._validate(epoch)
         if save:
-            self.save()
+            self._save()
 
-    def _batches(self, epoch: int, place: int) -> list[list[int]]:
-        """This process' batches of a step: batch k of all together is one of P times the size."""
-        # a function of seed and epoch alone, so that a training can go on at any step
-        generator = torch.Generator().manual_seed(self.plan.seed * 100_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator).tolist()
-        rows = order[place * self.per_step : (place + 1) * self.per_step]
-        count, index = self.processes.count, self.processes.index
-        together = self.plan.batch_size * count
-        batches = [rows[i : i + together] for i in range(0, len(rows), together)]
-        sizes = [len(batch) // count for batch in batches]
-        return [
-            batch[index * size : (index + 1) * size]
-            for batch, size in zip(batches, sizes, strict=True)
-        ]
+    def batches(self, epoch: int, place: int) -> tuple[list[list[int]], list[float]]:
+        """This process' batches of a step, and how much each weighs.
+
+        Batch k of all processes together is one of P times the size. The weights are the shares of
+        targets: the mean over processes of the weighted sum over batches is the mean over all
+        targets of the step, however unlike in size the batches are.
+        """
+        if self.order[0] != epoch:
+            n_rows = self.task.size("train")
+            # a function of seed and epoch alone, so that a training can go on at any step
+            generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
+            self.order = epoch, torch.randperm(n_rows, generator=generator).tolist()
+        start = place * self.rows_per_step
+        rows = self.order[1][start : start + self.rows_per_step]
+        world_size = self.processes.world_size
+        size = self.config.batch_size * world_size
+        parts: list[list[list[int]]] = []  # of each batch, those of all processes
+        for i in range(0, len(rows), size):
+            batch = rows[i : i + size]
+            n = len(batch) // world_size
+            parts.append([batch[rank * n : (rank + 1) * n] for rank in range(world_size)])
+        total = sum(self.task.count_targets(part) for batch in parts for part in batch)
+        own = [batch[self.processes.rank] for batch in parts]
+        self.targets += total
+        return own, [self.task.count_targets(part) * world_size / total for part in own]
 
     def _backward(
-        self, batches: list[list[int]], epoch: int
-    ) -> tuple[list[_Value], dict[str, torch.Tensor], list[str]]:
-        """Gathers gradients; gives every value, their means over the batches, and who steps."""
-        values: list[_Value] = []
-        parts: dict[str, list[torch.Tensor]] = {}
-        totals: dict[str, torch.Tensor] = {}
-        players: list[str] = []
-        for number, batch in enumerate(batches):
+        self, batches: list[list[int]], weights: list[float], epoch: int
+    ) -> tuple[list[LoggedValue], dict[str, torch.Tensor], list[str]]:
+        """Accumulates gradients; returns all losses, their means, and which optimizers step."""
+        losses: list[LoggedValue] = []
+        means: dict[str, torch.Tensor] = {}
+        stepping: list[str] = []
+        main = next(iter(self.task.optimizers))
+        for batch, weight in zip(batches, weights, strict=True):
             for loss in self.task.losses(batch, epoch, self.step):
-                portion = loss.total / len(batches)
-                portion.backward()
-                total = self._name(loss, "total")
-                totals[total] = totals.get(total, 0.0) + portion.detach()
-                values.append(_Value(total, loss.total.detach(), batch))
-                for part, value in loss.parts.items():
-                    name = self._name(loss, part)
-                    parts.setdefault(name, []).append(value.detach())
-                    values.append(_Value(name, value.detach(), batch))
-                if loss.steps and number + 1 == len(batches):
-                    players.append(loss.player)
-        means = totals | {name: torch.stack(found).mean() for name, found in parts.items()}
-        return values, means, list(dict.fromkeys(players))
+                (loss.total * weight).backward()
+                for part, value in ({"total": loss.total} | loss.parts).items():
+                    # so that two totals do not collide
+                    name = part if loss.optimizer == main else f"{loss.optimizer}.{part}"
+                    value = value.detach()
+                    means[name] = means.get(name, 0.0) + value * weight
+                    losses.append(LoggedValue(name, value, batch))
+                if loss.is_last and batch is batches[-1] and loss.optimizer not in stepping:
+                    stepping.append(loss.optimizer)
+        return losses, means, stepping
 
-    def _name(self, loss: Loss, part: str) -> str:
-        """Parts of a second player carry its name, so that two totals do not collide."""
-        first = next(iter(self.task.players))
-        return part if loss.player == first else f"{loss.player}.{part}"
+    def _fail(
+        self, before: BuffersAndRng, losses: list[LoggedValue], norms: list[LoggedValue]
+    ) -> None:
+        """Stops all processes, with the examples of the first loss that is not finite.
 
-    def _clipped(self, players: list[str], rows: list[int]) -> list[_Value]:
-        """Gradients of all processes, cut to their players' norms; gives the norms before that."""
-        norms = []
-        for name in players:
-            player = self.task.players[name]
-            self.processes.average_gradients(player.parameters)
-            norm = torch.nn.utils.clip_grad_norm_(player.parameters, player.clip_norm)
-            norms.append(_Value(f"gradient of {name}", norm, rows, of_all=True))
-        return norms
-
-    def _check(self, before: Moment, values: list[_Value]) -> bool:
-        """Stops all processes where one has a number that is not finite, before anyone steps.
-
-        Gives whether the first process finds it time to save. One wait for the device a step.
+        Averaged gradients are the same in all processes; a loss is that of the process that had it.
         """
-        finite = bool(_vector([value.number for value in values]).isfinite().all())
-        due = time.monotonic() - self.saved_at >= self.plan.checkpoint_interval
-        failed, save = self.processes.most(not finite, due and self.processes.first)
-        if failed:
-            self._fail(before, values)
-        return bool(save)
 
-    def _fail(self, before: Moment, values: list[_Value]) -> None:
-        """Values are in the order in which they came to be: the first wrong one is the cause."""
-        numbers = _vector([value.number for value in values]).tolist()
-        pairs = zip(values, numbers, strict=True)
-        wrong = [value for value, number in pairs if not math.isfinite(number)]
-        own = next((value for value in wrong if not value.of_all), None)
-        rows = own.rows if own else [row for value in wrong[:1] for row in value.rows]
-        names = list(dict.fromkeys(value.name for value in wrong))
-        told = self.processes.collect((own is not None, names, self.task.names(rows)))
-        # all have the averaged gradients; a loss is that of the process that had it
-        index = next((i for i, (own, *_) in enumerate(told) if own), 0)
-        own, names, examples = told[index]
-        where = f" in process {index} of {len(told)}" if own and len(told) > 1 else ""
-        epoch = self.step // self.steps_an_epoch + 1
-        self._stop(before, f"of epoch {epoch}{where}: {', '.join(names)} ({_listed(examples)})")
+        def describe(values: list[LoggedValue]) -> str:
+            wrong = [v for v in values if not math.isfinite(float(v.value))]
+            if not wrong:
+                return ""
+            names, examples = list(dict.fromkeys(v.name for v in wrong)), wrong[0].rows
+            more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
+            return f"{', '.join(names)} ({', '.join(self.task.names(examples[:8]))}{more})"
 
-    def _stop(self, moment: Moment, told: str) -> None:
-        state = self._state(moment)
-        path = self.resume.save_failed(state) if self.processes.first else None
+        reports = self.processes.all_gather_object(describe(losses))
+        cause = next((report for report in reports if report), describe(norms))
+        self._stop(before, f"of epoch {self.step // self.steps_per_epoch + 1}: {cause}")
+
+    def _stop(self, before: BuffersAndRng, cause: str) -> None:
+        state = self._state(before)
+        if self.processes.is_main:
+            self.resume.save_failed(state)
         raise UserError(
-            f"not finite at step {self.step} {told}; the state before this step is in {path}. "
-            "Lower the learning rate, or set base.precision=float32"
+            f"not finite at step {self.step} {cause}; the state before this step is in "
+            f"{self.resume.failed_path}. Lower the learning rate, or set base.precision=float32"
         )
 
-    def _apply(self, players: list[str]) -> None:
-        for name in players:
-            player = self.task.players[name]
-            if player.rate is not None:
-                for group in player.optimizer.param_groups:
-                    group["lr"] = player.rate(self.step / self.total_steps)
-            player.optimizer.step()
-            player.optimizer.zero_grad(set_to_none=True)
-            self.task.stepped(name)
-
-    def _note_step(self, epoch: int) -> None:
-        self._settle()
-        names = self.gathered[-1].keys()
-        row = {
-            name: sum(p[name] for p in self.gathered if name in p) / len(self.gathered)
-            for name in names
-        }
-        first = next(iter(self.task.players.values()))
-        row["lr"] = first.optimizer.param_groups[0]["lr"]
-        self.gathered = []
+    def _log_step(self, epoch: int) -> None:
+        self._sync_accumulated()
+        row: dict[str, float] = {}
+        for name in dict.fromkeys(name for parts in self.accumulated for name in parts):
+            values = [parts[name] for parts in self.accumulated if name in parts]
+            row[name] = sum(values) / len(values)
+        row["lr"] = next(iter(self.task.optimizers.values())).optimizer.param_groups[0]["lr"]
+        self.accumulated = []
         self.history.steps.append({"step": self.step, "epoch": epoch + 1} | row)
-        self._log("train", row)
+        # not in the history, which is the same in each run
+        self.targets_per_second = self.targets / max(self.seconds, 1e-9)
+        self.seconds = self.targets = 0.0
+        self._log("train", row | {f"{self.task.unit}_per_second": self.targets_per_second})
 
-    def _settle(self) -> None:
-        """Tensors that were gathered become numbers, means over the processes: one wait for all."""
-        waiting = [(p, n) for p in self.gathered for n in p if isinstance(p[n], torch.Tensor)]
-        if waiting:
-            means = self.processes.mean(_vector([p[name] for p, name in waiting])).tolist()
-            for (place, name), value in zip(waiting, means, strict=True):
-                place[name] = value
+    def _sync_accumulated(self) -> None:
+        """Tensors become numbers, means over the processes: one wait for all."""
+        places = [
+            (parts, name)
+            for parts in self.accumulated
+            for name, value in parts.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        if places:
+            means = self.processes.mean(_stack([parts[name] for parts, name in places])).tolist()
+            for (parts, name), value in zip(places, means, strict=True):
+                parts[name] = value
 
-    def _note_epoch(self, epoch: int) -> None:
-        """All processes validate alike, and go on with the numbers and weights of the first.
+    def _validate(self, epoch: int) -> None:
+        """All processes validate alike, and go on with the numbers and weights of the main one.
 
         A batch is one of all processes: without gradients it takes less room than one of training.
         """
         self.task.module.eval()
-        size = self.plan.batch_size * self.processes.count
+        size = self.config.batch_size * self.processes.world_size
         # Spread over all videos: rows lie in the order of the videos.
         count = self.task.size("val")
-        step = max(1, -(-count // (VALIDATION_BATCHES * size)))
-        rows = list(range(0, count, step))
+        rows = list(range(0, count, max(1, -(-count // (VALIDATION_BATCHES * size)))))
         with torch.no_grad():
-            found = self.task.validate([rows[i : i + size] for i in range(0, len(rows), size)])
-        found = self.processes.collect(found)[0]
-        wrong = [f"val {name}" for name, value in found.items() if not math.isfinite(value)]
+            row = self.task.validate([rows[i : i + size] for i in range(0, len(rows), size)])
+        row = self.processes.all_gather_object(row)[0]
+        wrong = [f"val {name}" for name, value in row.items() if not math.isfinite(value)]
         if wrong:
-            self._stop(Moment(self.task, self.buffers), f"in validation: {', '.join(wrong)}")
-        self.history.epochs.append({"epoch": epoch + 1, "step": self.step} | found)
-        self._log("val", found)
-        self.task.validated(found, self.step)
-        self.processes.align(self.task.module)
+            self._stop(BuffersAndRng(self.task), f"in validation: {', '.join(wrong)}")
+        self.history.epochs.append({"epoch": epoch + 1, "step": self.step} | row)
+        self._log("val", row)
+        self.processes.broadcast(self.task.module)
 
     def _log(self, split: str, row: dict[str, float]) -> None:
-        if self.processes.first:
+        if self.processes.is_main:
             self.log({f"{split}.{name}": value for name, value in row.items()}, self.step)
 
-    def save(self) -> None:
-        self.saved_at = time.monotonic()
-        state = self._state(Moment(self.task, self.buffers))
-        if self.processes.first:
-            self.resume.save(state)
+    def _save_due(self) -> bool:
+        """Not more often than asked for, nor than leaves 95 % of the time for the training."""
+        interval = self.config.checkpoint_interval
+        if interval:
+            interval = max(interval, self.saving_seconds / MAX_SAVING_SHARE)
+        return time.monotonic() - self.saved_at >= interval
 
-    def _state(self, moment: Moment) -> dict:
+    def _save(self) -> None:
+        started = time.monotonic()
+        state = self._state(BuffersAndRng(self.task))
+        if self.processes.is_main:
+            self.resume.save(state)
+        self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - started
+
+    def _state(self, moment: BuffersAndRng) -> dict:
         """Everything to go on from a moment since which no optimizer stepped."""
-        self._settle()
-        players = self.task.players.items()
+        self._sync_accumulated()
+        optimizers = self.task.optimizers.items()
         return {
             "step": self.step,
             "module": self.task.module.state_dict() | moment.buffers,
-            "optimizers": {name: player.optimizer.state_dict() for name, player in players},
-            "random": self.processes.collect(moment.random),
-            "gathered": self.gathered,
+            "optimizers": {name: spec.optimizer.state_dict() for name, spec in optimizers},
+            "rng": self.processes.all_gather_object(moment.rng),
+            "accumulated": self.accumulated,
             "history": {"steps": self.history.steps, "epochs": self.history.epochs},
         }
 
     def restore(self) -> None:
         """Goes on where a saved state ends, in all processes alike."""
-        count, index = self.processes.count, self.processes.index
-        if index:  # the first one goes on as if it were alone
-            torch.manual_seed(self.plan.seed + index * RANDOM_STRIDE)
+        if not self.processes.is_main:  # the main one goes on as if it were alone
+            torch.manual_seed(self.config.seed + self.processes.rank * RNG_STRIDE)
         state = self.resume.load()
         if state is not None:
-            self._load(state)
-        steps = set(self.processes.collect(self.step))
-        if len(steps) > 1:
+            self.step = state["step"]
+            self.task.module.load_state_dict(state["module"])
+            for name, spec in self.task.optimizers.items():
+                spec.optimizer.load_state_dict(state["optimizers"][name])
+            set_rng(self.task, state["rng"][self.processes.rank])
+            self.accumulated = state["accumulated"]
+            self.history = History(**state["history"])
+        if len(set(self.processes.all_gather_object(self.step))) > 1:
             raise UserError(
-                f"of {count} processes only some see the saved state {self.resume.path}; "
-                "DVC_ROOT must be a folder that all machines share"
+                f"only some of the {self.processes.world_size} processes see the saved state "
+                f"{self.resume.path}; DVC_ROOT must be a folder that all machines share"
             )
-        self.processes.align(self.task.module)
-
-    def _load(self, state: dict) -> None:
-        self.step = state["step"]
-        self.task.module.load_state_dict(state["module"])
-        for name, player in self.task.players.items():
-            player.optimizer.load_state_dict(state["optimizers"][name])
-        set_random(self.task, state["random"][self.processes.index])
-        self.gathered = state["gathered"]
-        self.history = History(**state["history"])
+        self.processes.broadcast(self.task.module)
 
 
-def _vector(numbers: list[torch.Tensor | float]) -> torch.Tensor:
+def _stack(numbers: list[torch.Tensor | float]) -> torch.Tensor:
     """Scalars in one tensor, on the device of the first."""
     device = numbers[0].device
     return torch.stack([n.detach().to(device, torch.float32) for n in numbers])
-
-
-def _listed(examples: list[str]) -> str:
-    more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
-    return ", ".join(examples[:8]) + more

@@ -11,7 +11,7 @@ eased warp, from which the decoder starts: with plain errors clips that move spo
 error alone still clips lose 0.3 dB. In a share of the frames all codes are left out, so that the
 decoder alone is an interpolator too, and in the others some.
 
-What compares pictures is differentiated down to the picture first, each loss for itself; the
+What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
 two gradients of one layer and no second pass through VGG, the discriminator is passed back
 through once, and the memory of each is free before the next needs it.
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import config, frames, runtime
 from pipeline.data.augmentation import augment
@@ -33,12 +34,10 @@ from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.quantizers import Quantized
 from pipeline.runtime import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
-from pipeline.training.distributed import ALONE, Processes
-from pipeline.training.ema import Averaged
+from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.keyframe_dataset import KeyframeSet
 from pipeline.training.perceptual import edge_loss, perceptual_loss
-from pipeline.training.schedule import warmup_cosine
-from pipeline.training.task import Loss, Player, Task, weighted_means
+from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
 START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
@@ -65,7 +64,7 @@ class ImageLoss(NamedTuple):
 
 
 class VqganTask(Task):
-    """Task of `training.loop`: players `generator` and, with factor > 0, `discriminator`."""
+    """Task of `trainer.train`: optimizers `generator` and, with factor > 0, `discriminator`."""
 
     tokenizer: Tokenizer | KeyframeTokenizer
 
@@ -73,7 +72,7 @@ class VqganTask(Task):
         self,
         settings: config.Params,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.settings, self.device, self.processes = settings.vqgan, device, processes
         self.precision, self.seed = settings.base.precision, settings.base.seed
@@ -84,49 +83,51 @@ class VqganTask(Task):
         """The networks, their averages, and the optimizers."""
         trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
         self.tokenizer = tokenizer
-        self.tokenizer.quantizer.gather = self.processes.gather
+        self.tokenizer.quantizer.gather = self.processes.all_gather
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         self.gan = self.averaged = None
         if adversarial.factor > 0:
             self.gan = GanLoss(adversarial, self.settings.discriminator)
             networks["gan"] = self.gan
         if trainer.ema_decay:
-            self.averaged = Averaged(self.tokenizer, trainer.ema_decay)
+            average = get_ema_multi_avg_fn(trainer.ema_decay)
+            self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average, use_buffers=True)
+            self.averaged.requires_grad_(False)
             networks["averaged"] = self.averaged
         self.module = nn.ModuleDict(networks).to(self.device)
-        self.players = self._players()
+
+        parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        betas = (trainer.gen_beta_1, trainer.gen_beta_2)
+        adam = torch.optim.Adam(parameters, lr=trainer.gen_lr, betas=betas, fused=True)
+        schedule = None
+        if trainer.schedule == "cosine":
+            schedule = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
+        spec = OptimizerSpec(parameters, adam, trainer.gen_clip_norm, schedule)
+        self.optimizers = {"generator": spec}
+        if self.gan is not None:
+            parameters = list(self.gan.parameters())
+            betas = (trainer.disc_beta_1, trainer.disc_beta_2)
+            adam = torch.optim.Adam(parameters, lr=trainer.disc_lr, betas=betas, fused=True)
+            spec = OptimizerSpec(parameters, adam, trainer.disc_clip_norm)
+            self.optimizers["discriminator"] = spec
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         """A batch of train, augmented, or of val where `epoch` is None."""
         raise NotImplementedError
 
-    def _players(self) -> dict[str, Player]:
-        trainer = self.settings.trainer
-        ours = [p for p in self.tokenizer.parameters() if p.requires_grad]
-        betas = (trainer.gen_beta_1, trainer.gen_beta_2)
-        adam = torch.optim.Adam(ours, lr=trainer.gen_lr, betas=betas, fused=True)
-        rate = None
-        if trainer.schedule == "cosine":
-            rate = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
-        players = {"generator": Player(ours, adam, trainer.gen_clip_norm, rate)}
-        if self.gan is not None:
-            theirs = list(self.gan.parameters())
-            betas = (trainer.disc_beta_1, trainer.disc_beta_2)
-            adam = torch.optim.Adam(theirs, lr=trainer.disc_lr, betas=betas, fused=True)
-            players["discriminator"] = Player(theirs, adam, trainer.disc_clip_norm)
-        return players
-
     @property
     def finished(self) -> Tokenizer:
         """The network that is measured and kept: the averaged one where there is one."""
-        return self.tokenizer if self.averaged is None else self.averaged.network
+        return self.tokenizer if self.averaged is None else self.averaged.module
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         with autocast(self.device, self.precision):
             batch = self._reconstruct(rows, epoch)
         yield self._generator_loss(batch, step)
         if self.gan is not None and self.gan.active(step):
-            yield self._discriminator_loss(batch.images, batch.decoded.detach())
+            with autocast(self.device, self.precision):
+                total, parts = self.gan.for_discriminator(batch.decoded.detach(), batch.images)
+            yield Loss("discriminator", total, parts)
 
     def _generator_loss(self, batch: Reconstruction, step: int) -> Loss:
         with autocast(self.device, self.precision):
@@ -134,15 +135,16 @@ class VqganTask(Task):
             reconstruction = self._image_loss(batch._replace(decoded=leaf))
             adversarial = self._adversarial(batch, reconstruction, step)
         value, gradient, parts = reconstruction
+        codes, codebook_parts, counts = self._codebook_loss(batch.quantized)
+        parts = {"reconstruction": value + codes.detach()} | parts | codebook_parts
         if adversarial is not None:
             value, gradient = value + adversarial.value, gradient + adversarial.gradient
             parts |= adversarial.parts
-        codes, more, counts = self._codebook_loss(batch.quantized)
-        more["perplexity"] = perplexity(self.processes.gather(counts[None]).sum(0))
-        # Has this gradient, and passes it on to the decoder.
+        parts["perplexity"] = perplexity(self.processes.all_gather(counts[None]).sum(0))
+        # of value 0, with this gradient at `decoded`
         through = (batch.decoded * gradient).sum()
         total = value + codes + (through - through.detach())
-        return Loss("generator", total, parts | more)
+        return Loss("generator", total, parts)
 
     def _image_loss(self, batch: Reconstruction) -> ImageLoss:
         """All but the adversarial loss; `decoded` is a leaf where its gradient is wanted."""
@@ -188,11 +190,11 @@ class VqganTask(Task):
         }
         return ImageLoss(weight * loss.detach(), weight * gradient, parts)
 
-    def _at_last_layer(self, drawn: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """What a gradient at the pictures becomes at the decoder's last layer, of all processes."""
+    def _at_last_layer(self, decoded: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """A gradient at the decoded images, passed back to the decoder's last layer."""
         layer = self.tokenizer.decoder.last_layer
-        (found,) = torch.autograd.grad(drawn, layer, gradient, retain_graph=True)
-        return self.processes.mean(found)
+        (at_layer,) = torch.autograd.grad(decoded, layer, gradient, retain_graph=True)
+        return self.processes.mean(at_layer)
 
     def _codebook_loss(
         self, quantized: Quantized
@@ -203,17 +205,12 @@ class VqganTask(Task):
         counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
 
-    def _discriminator_loss(self, images: torch.Tensor, drawn: torch.Tensor) -> Loss:
-        with autocast(self.device, self.precision):
-            total, parts = self.gan.for_discriminator(drawn, images)
-        return Loss("discriminator", total, parts)
-
-    def stepped(self, player: str) -> None:
-        if player == "generator" and self.averaged is not None:
-            self.averaged.follow(self.tokenizer)
+    def on_step_end(self, optimizer: str) -> None:
+        if optimizer == "generator" and self.averaged is not None:
+            self.averaged.update_parameters(self.tokenizer)
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Loss and PSNR (dB, each picture's at most 60), and how the codes are used."""
+        """Loss without its adversarial part, PSNR (dB, an image's at most 60), use of codes."""
         counts = torch.zeros(self.tokenizer.quantizer.size, dtype=torch.int64, device=self.device)
         metrics = []
         for rows in batches:
@@ -221,7 +218,7 @@ class VqganTask(Task):
                 batch = self._reconstruct(rows, None)
                 value = self._image_loss(batch).value
             codes, _, used = self._codebook_loss(batch.quantized)
-            row = {"total": float((value + codes).detach()), "psnr": psnr(batch)}
+            row = {"reconstruction": float((value + codes).detach()), "psnr": psnr(batch)}
             metrics.append((row | self._more_validation(rows, batch), len(rows)))
             counts += used
         usage = {"codebook_usage": float((counts > 0).float().mean())}
@@ -239,7 +236,7 @@ class ImageTask(VqganTask):
         settings: config.Params,
         shards: Path,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         super().__init__(settings, device, processes)
         self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
@@ -248,11 +245,11 @@ class ImageTask(VqganTask):
         self.module.to(memory_format=torch.channels_last)
         for network in (self.tokenizer.encoder, self.tokenizer.decoder):
             runtime.compiled(network, settings.base)
-        self._start()
+        self._init_from_data()
 
     @torch.no_grad()
-    def _start(self) -> None:
-        """Linear skip and codebook from a few hundred training pictures."""
+    def _init_from_data(self) -> None:
+        """Shortcut and codebook from a few hundred training pictures."""
         step = max(1, self.size("train") // START_IMAGES)
         rows = range(0, self.size("train"), step)
         images = self._floats(self.images["train"].batch(rows))
@@ -264,7 +261,7 @@ class ImageTask(VqganTask):
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
             self.tokenizer.quantizer.init_from_data(vectors, self.generator)
         if self.averaged is not None:
-            self.averaged.start(self.tokenizer)
+            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.images[split])
@@ -299,7 +296,7 @@ class KeyframeTask(VqganTask):
         settings: config.Params,
         shards: Path,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         super().__init__(settings, device, processes)
         estimator = FlowEstimator(settings.flow.method, device)
@@ -318,10 +315,10 @@ class KeyframeTask(VqganTask):
         size = (settings.ingest.height, settings.ingest.width)
         self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
         runtime.compiled(self.tokenizer.decoder, settings.base)
-        self._start()
+        self._init_from_data()
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _init_from_data(self) -> None:
         """Principal components and codes from the differences of some thousand frames."""
         count = self.size("train")
         rows = range(0, count, max(1, count // START_FRAMES))
@@ -331,7 +328,7 @@ class KeyframeTask(VqganTask):
             differences.append(images - context.eased)
         self.tokenizer.init_from_data(torch.cat(differences), self.generator)
         if self.averaged is not None:
-            self.averaged.start(self.tokenizer)
+            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.frames[split])
@@ -368,12 +365,12 @@ class KeyframeTask(VqganTask):
         """
         sizes = self.settings.keyframes
         rows, columns = self.tokenizer.grid
-        total = batch * self.processes.count
+        total = batch * self.processes.world_size
         dropped = sizes.dropped_codes * torch.rand(total, 1, 1, 1, generator=self.generator)
         chance = torch.rand(total, 1, rows, columns, generator=self.generator)
         without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
         kept = ((chance >= dropped) & ~without).float()
-        return kept.chunk(self.processes.count)[self.processes.index].to(self.device)
+        return kept.chunk(self.processes.world_size)[self.processes.rank].to(self.device)
 
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
@@ -388,12 +385,12 @@ class KeyframeTask(VqganTask):
 
 
 def psnr(batch: Reconstruction) -> float:
-    """Mean of a batch in dB, each picture's at most 60."""
+    """Mean of a batch in dB, each image's at most 60."""
     error = (batch.decoded.clamp(-1, 1) - batch.images).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error.clamp_min(4e-6))).mean().detach())
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """How many codes, all used alike, would be as varied as these: exp of the entropy, 1 to V."""
-    chances = counts.double() / counts.sum().clamp_min(1)
-    return (-torch.special.xlogy(chances, chances).sum()).exp().float()
+    """exp of the entropy of the codes' shares: 1 to V."""
+    shares = counts.double() / counts.sum().clamp_min(1)
+    return (-torch.special.xlogy(shares, shares).sum()).exp().float()

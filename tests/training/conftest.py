@@ -8,7 +8,7 @@ import torch
 
 from pipeline.training.checkpoint import Resume
 from pipeline.training.task import History
-from pipeline.training.trainer import Plan, train
+from pipeline.training.trainer import TrainConfig, train
 
 CPU = torch.device("cpu")
 
@@ -81,6 +81,8 @@ def run(resume) -> Callable[..., History]:
     def start(task, log=lambda values, step: None, **plan) -> History:
         fields = {"batch_size": 2, "n_epochs": 3, "seed": 1, "log_interval": 1} | plan
         fields = {"checkpoint_interval": 0.0} | fields
-        return train(task, Plan(**fields), "test", resume(), log)
+        history = train(task, TrainConfig(**fields), "test", resume(), log)
+        resume().clear()
+        return history
 
     return start

@@ -1,4 +1,4 @@
-"""Trainings that must come out alike in one process and in two; run by test_processes.py.
+"""Trainings that must come out alike in one process and in two; run by test_distributed.py.
 
 As a script, in each of two processes: `scenarios.py FOLDER` does every job of FOLDER/jobs.json and
 writes what came of it to FOLDER/<process>.pt.
@@ -17,10 +17,10 @@ from pipeline.config import Base
 from pipeline.errors import UserError
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.training.checkpoint import Resume
-from pipeline.training.distributed import Processes, joined
+from pipeline.training.distributed import DistributedContext, connected
 from pipeline.training.gpt import GptTask
-from pipeline.training.task import Loss, Player, Task, weighted_means
-from pipeline.training.trainer import Plan, train
+from pipeline.training.task import Loss, OptimizerSpec, Task, weighted_means
+from pipeline.training.trainer import TrainConfig, train
 from pipeline.training.vqgan import ImageTask, KeyframeTask
 
 
@@ -31,24 +31,24 @@ class Killed(Exception):
 class TwoPlayers(Task):
     """A little network and its adversary, a buffer that follows the data of all, and dropout."""
 
-    def __init__(self, processes: Processes, rows: int, dropout: float = 0.0) -> None:
+    def __init__(self, processes: DistributedContext, rows: int, dropout: float = 0.0) -> None:
         torch.manual_seed(3)
         self.processes, self.rows = processes, rows
         self.network = nn.Sequential(nn.Linear(4, 9), nn.Dropout(dropout), nn.Linear(9, 4))
         self.adversary = nn.Linear(4, 1)
         self.module = nn.ModuleDict({"network": self.network, "adversary": self.adversary})
         self.module.register_buffer("average", torch.zeros(4))
-        self.players = {
-            "network": self._player(self.network, lambda done: 0.02 * (1 - done)),
-            "adversary": self._player(self.adversary, None),
+        self.optimizers = {
+            "network": self._spec(self.network, lambda done: 0.02 * (1 - done)),
+            "adversary": self._spec(self.adversary, None),
         }
         self.generator = torch.Generator().manual_seed(1)
         self.data = torch.randn(rows, 4)
         self.broken_rows: set[int] = set()
 
-    def _player(self, module: nn.Module, rate) -> Player:
+    def _spec(self, module: nn.Module, schedule) -> OptimizerSpec:
         parameters = list(module.parameters())
-        return Player(parameters, torch.optim.Adam(parameters, 1e-2), 0.5, rate)
+        return OptimizerSpec(parameters, torch.optim.Adam(parameters, 1e-2), 0.5, schedule)
 
     def size(self, split: str) -> int:
         return self.rows
@@ -56,7 +56,7 @@ class TwoPlayers(Task):
     def losses(self, rows, epoch, step):
         truth = self.data[list(rows)]
         drawn = self.network(truth)
-        vectors = self.processes.gather(drawn)  # PB 4
+        vectors = self.processes.all_gather(drawn)  # PB 4
         noise = torch.rand(4, generator=self.generator)  # the same in all processes
         self.module.average.lerp_(vectors.mean(0).detach() + 0.01 * noise, 0.1)
         total = (drawn - truth - 0.1 * self.module.average).square().mean()
@@ -73,40 +73,41 @@ class TwoPlayers(Task):
         pairs = zip(errors, batches, strict=True)
         # only the first process' numbers count
         return weighted_means(
-            [({"error": float(e) + self.processes.index}, len(b)) for e, b in pairs]
+            [({"error": float(e) + self.processes.rank}, len(b)) for e, b in pairs]
         )
 
 
-def little(job: dict, processes: Processes) -> Task:
+def little(job: dict, processes: DistributedContext) -> Task:
     return TwoPlayers(processes, job["rows"], job.get("dropout", 0.0))
 
 
-def transformer(job: dict, processes: Processes) -> Task:
+def transformer(job: dict, processes: DistributedContext) -> Task:
     torch.manual_seed(1)
     settings = config.parse(job["settings"])
     tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width).eval()
     return GptTask(settings, Path(job["tokens"]), tokenizer, processes.device, processes)
 
 
-def tokenizer(job: dict, processes: Processes) -> Task:
+def tokenizer(job: dict, processes: DistributedContext) -> Task:
     torch.manual_seed(1)
     settings = config.parse(job["settings"])
     kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
     return kind(settings, Path(job["shards"]), processes.device, processes)
 
 
-def done(job: dict, processes: Processes) -> dict:
+def done(job: dict, processes: DistributedContext) -> dict:
     """Trains as the job says; where it is to be killed at a step, begins again after it."""
-    plan = Plan(n_epochs=3, seed=1, log_interval=2, **job["plan"])
+    plan = TrainConfig(n_epochs=3, seed=1, log_interval=2, **job["plan"])
     resume = Resume(job["name"], {"base": Base(**job["base"])}, [])
     if "kill_at" in job:
         try:
             train(_dying(job, processes), plan, "test", resume, lambda values, step: None)
         except Killed:
-            processes.collect(None)  # the first may still be saving
+            processes.all_gather_object(None)  # the first may still be saving
     task = globals()[job["kind"]](job, processes)
     logged: list[int] = []
     history = train(task, plan, "test", resume, lambda values, step: logged.append(step))
+    resume.clear()
     return {
         "steps": history.steps,
         "epochs": history.epochs,
@@ -115,7 +116,7 @@ def done(job: dict, processes: Processes) -> dict:
     }
 
 
-def _dying(job: dict, processes: Processes) -> Task:
+def _dying(job: dict, processes: DistributedContext) -> Task:
     task = globals()[job["kind"]](job, processes)
     losses = task.losses
 
@@ -128,25 +129,25 @@ def _dying(job: dict, processes: Processes) -> Task:
     return task
 
 
-def speaking(processes: Processes) -> dict:
-    """What each of the means of `Processes` gives."""
-    index = processes.index
+def speaking(processes: DistributedContext) -> dict:
+    """What each method of `DistributedContext` returns."""
+    rank = processes.rank
     module = nn.Linear(3, 2)
-    nn.init.constant_(module.weight, float(index))
-    processes.align(module)
+    nn.init.constant_(module.weight, float(rank))
+    processes.broadcast(module)
     return {
-        "mean": processes.mean(torch.tensor([1.0, index])),
-        "most": processes.most(index, -index, 7),
-        "gather": processes.gather(torch.tensor([[index, 0], [index, 1]])),
-        "collect": processes.collect({"index": index}),
-        "align": module.weight.detach(),
+        "mean": processes.mean(torch.tensor([1.0, rank])),
+        "max": processes.max(rank, -rank, 7),
+        "all_gather": processes.all_gather(torch.tensor([[rank, 0], [rank, 1]])),
+        "all_gather_object": processes.all_gather_object({"rank": rank}),
+        "broadcast": module.weight.detach(),
     }
 
 
-def failing(processes: Processes, rows: int) -> tuple[str, Task]:
+def failing(processes: DistributedContext, rows: int) -> tuple[str, Task]:
     """A loss that is not a number in the second process alone."""
     task = TwoPlayers(processes, rows)
-    plan = Plan(batch_size=2, n_epochs=1, seed=1, checkpoint_interval=1e9)
+    plan = TrainConfig(batch_size=2, n_epochs=1, seed=1, checkpoint_interval=1e9)
     task.broken_rows = {3}
     resume = Resume("failing", {}, [])
     try:
@@ -156,9 +157,9 @@ def failing(processes: Processes, rows: int) -> tuple[str, Task]:
     raise AssertionError("trained on with a loss that is not finite")
 
 
-def few(processes: Processes) -> str:
+def few(processes: DistributedContext) -> str:
     try:
-        train(TwoPlayers(processes, 1), Plan(2, 1, 1), "test", Resume("few", {}, []), print)
+        train(TwoPlayers(processes, 1), TrainConfig(2, 1, 1), "test", Resume("few", {}, []), print)
     except UserError as error:
         return str(error)
     raise AssertionError("trained with a process without rows")
@@ -166,14 +167,14 @@ def few(processes: Processes) -> str:
 
 def main(folder: Path) -> None:
     jobs = json.loads((folder / "jobs.json").read_text())
-    with joined(Base(**jobs["base"])) as processes:
+    with connected(Base(**jobs["base"])) as processes:
         found = {job["name"]: done(job, processes) for job in jobs["trainings"]}
         found["speaking"] = speaking(processes)
         found["failing"], task = failing(processes, 8)
         found["failed_step"] = float(task.module.average.norm())
         found["few"] = few(processes)
         found["threads"] = torch.get_num_threads()
-        torch.save(found, folder / f"{processes.index}.pt")
+        torch.save(found, folder / f"{processes.rank}.pt")
 
 
 if __name__ == "__main__":

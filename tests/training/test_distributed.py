@@ -12,14 +12,12 @@ import pytest
 import scenarios
 import torch
 
-from pipeline import tracking
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_tokenizer, sign_tokens
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
-from pipeline.training.distributed import ALONE, Processes
-from pipeline.training.trainer import Plan, _Run
+from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext, connected
+from pipeline.training.trainer import TrainConfig, Trainer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -95,7 +93,7 @@ def tokens(tmp_path_factory, write_tokens) -> Path:
 def two(tmp_path_factory, tiny, tokens, shards) -> SimpleNamespace:
     """All scenarios in two processes under torchrun, and how to do one of them alone."""
     folder = tmp_path_factory.mktemp("two")
-    base = tiny({"base.processes": 2}).base.model_dump()
+    base = tiny({"base.launcher": "torchrun --nproc-per-node=2"}).base.model_dump()
 
     def job(name: str, kind: str, own: dict, plan: dict, **more) -> dict:
         settings = tiny(own.get("changes")).model_dump()
@@ -131,7 +129,7 @@ def close(found: list[dict], wanted: list[dict], tolerance: float = 1e-5) -> boo
 def test_two_processes_train_as_one_with_twice_the_batch(two, name):
     job = two.jobs[name] | {"name": f"{name}_alone"}
     job["plan"] = job["plan"] | {"batch_size": 2 * job["plan"]["batch_size"]}
-    alone = scenarios.done(job, ALONE)
+    alone = scenarios.done(job, SINGLE_PROCESS)
     first, second = (found[name] for found in two.found)
     assert len(alone["steps"]) >= 2 and len(alone["epochs"]) == 3
     for each in ("steps", "epochs"):
@@ -155,77 +153,90 @@ def test_dropout_is_another_in_each_process(two):
     """Else two halves of a batch would lose the same units: the curve of one process differs."""
     job = two.jobs["little_dropout"] | {"name": "x", "dropout": 0.0}
     job["plan"] = job["plan"] | {"batch_size": 6}
-    assert not close(two.found[0]["little_dropout"]["steps"], scenarios.done(job, ALONE)["steps"])
+    assert not close(
+        two.found[0]["little_dropout"]["steps"], scenarios.done(job, SINGLE_PROCESS)["steps"]
+    )
 
 
 def test_what_processes_tell_each_other(two):
-    for index, found in enumerate(two.found):
+    for found in two.found:
         said = found["speaking"]
-        assert said["mean"].tolist() == [1.0, 0.5] and said["most"] == [1, 0, 7]
-        assert said["gather"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-        assert said["collect"] == [{"index": 0}, {"index": 1}]
-        assert (said["align"] == 0).all(), "as in the first"
-        assert found["threads"] == 1, index
+        assert said["mean"].tolist() == [1.0, 0.5] and said["max"] == [1, 0, 7]
+        assert said["all_gather"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+        assert said["all_gather_object"] == [{"rank": 0}, {"rank": 1}]
+        assert (said["broadcast"] == 0).all(), "as in the first"
+        assert found["threads"] == 1
 
 
 def test_alone_everything_is_given_back():
     values = torch.rand(3, requires_grad=True)
-    assert ALONE.first and ALONE.mean(values) is values and ALONE.gather(values) is values
-    assert ALONE.most(3, 4) == [3, 4] and ALONE.collect("a") == ["a"]
+    assert (
+        SINGLE_PROCESS.is_main
+        and SINGLE_PROCESS.mean(values) is values
+        and SINGLE_PROCESS.all_gather(values) is values
+    )
+    assert SINGLE_PROCESS.max(3, 4) == [3, 4] and SINGLE_PROCESS.all_gather_object("a") == ["a"]
 
 
 def test_a_nan_in_one_process_stops_both_and_is_told_by_its_rows(two):
     first, second = (found["failing"] for found in two.found)
     state = next(two.folder.glob(".resume/failing/*.failed.pt"))
-    pattern = r"not finite at step \d of epoch 1 in process [01] of 2: total, square, .*row 3"
+    pattern = r"not finite at step \d of epoch 1: total, square \(.*row 3"
     assert re.match(pattern, first) and str(state) in first
     assert first.split(";")[0] == second.split(";")[0]
-    assert len(torch.load(state)["random"]) == 2
+    assert len(torch.load(state)["rng"]) == 2
 
 
 def test_more_processes_than_rows_are_refused(two):
     for found in two.found:
-        assert "base.processes = 2, but the train split has 1 examples" in found["few"]
+        assert "starts 2 processes, but the train split has 1 examples" in found["few"]
 
 
-@pytest.mark.parametrize(("rows", "batch", "gathered"), [(24, 2, 2), (24, 4, 1), (11, 8, 1)])
-def test_batches_of_all_processes_are_those_of_one(tiny, rows, batch, gathered, own_root):
+@pytest.mark.parametrize(("rows", "batch", "accumulated"), [(24, 2, 2), (24, 4, 1), (11, 8, 1)])
+def test_batches_of_all_processes_are_those_of_one(rows, batch, accumulated, own_root):
     """Batch k of process p holds the p-th part of the k-th large batch."""
 
-    def batches(count: int, index: int, size: int) -> list[list[int]]:
-        task = scenarios.TwoPlayers(Processes(count, index, CPU), rows)
-        plan = Plan(size, 1, 5, accumulation_size=gathered)
-        return _Run(task, plan, Resume("a", {}, []), print)._batches(0, 0)
+    def batches(world_size: int, rank: int, size: int) -> list[list[int]]:
+        task = scenarios.TwoPlayers(DistributedContext(world_size, rank, CPU), rows)
+        config = TrainConfig(size, 1, 5, accumulation_size=accumulated)
+        return Trainer(task, config, Resume("a", {}, []), print).batches(0, 0)[0]
 
-    three = [batches(3, index, batch) for index in range(3)]
+    three = [batches(3, rank, batch) for rank in range(3)]
     together = [[row for part in parts for row in part] for parts in zip(*three, strict=True)]
     alone = batches(1, 0, 3 * batch)
     if rows % 3 == 0:
         assert together == alone
     assert len({len(part) for parts in three for part in parts}) == 1
-    assert sum(map(len, together)) == min(rows - rows % 3, 3 * batch * gathered)
+    assert sum(map(len, together)) == min(rows - rows % 3, 3 * batch * accumulated)
 
 
 # How they start.
 
 
-def stage_folder(folder: Path, settings, tokens: Path) -> Path:
+@pytest.fixture
+def stage_folder(tmp_path, tiny, tokens):
     """A working folder in which `python -m stages.gpt2_train` finds everything."""
     from ruamel.yaml import YAML
 
-    YAML().dump(settings.model_dump(), folder / "params.yaml")
-    (folder / "data").mkdir()
-    (folder / "data/tokens").symlink_to(tokens)
-    torch.manual_seed(1)
-    size = settings.ingest.height, settings.ingest.width
-    save_tokenizer(KeyframeTokenizer(settings.vqgan, *size), settings, folder / "models/vqgan")
-    sign_tokens(folder / "data/tokens", folder / "models/vqgan")
-    return folder
+    def make(changes: dict) -> Path:
+        settings = tiny({"engine.checkpoint_interval": 0.0} | changes)
+        YAML().dump(settings.model_dump(), tmp_path / "params.yaml")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/tokens").symlink_to(tokens)
+        torch.manual_seed(1)
+        size = settings.ingest.height, settings.ingest.width
+        tokenizer = KeyframeTokenizer(settings.vqgan, *size)
+        save_tokenizer(tokenizer, settings, tmp_path / "models/vqgan")
+        sign_tokens(tmp_path / "data/tokens", tmp_path / "models/vqgan")
+        return tmp_path
+
+    return make
 
 
-def test_a_stage_starts_its_processes_itself(tiny, tokens, tmp_path):
-    folder = stage_folder(tmp_path, tiny({"base.processes": 2}), tokens)
-    done = python("-m", "stages.gpt2_train", folder=folder)
+def test_a_stage_under_torchrun(stage_folder):
+    folder = stage_folder({"base.launcher": "torchrun --nproc-per-node=2"})
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = python(*command, "-m", "stages.gpt2_train", folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("gpt2_train: starts") == 1 and "Traceback" not in done.stderr
     written = {path.name for path in (folder / "models/gpt2").iterdir()}
@@ -234,123 +245,53 @@ def test_a_stage_starts_its_processes_itself(tiny, tokens, tmp_path):
     assert not list(folder.glob(".resume/*/*"))
 
 
-DYING = """
-import sys
-from pipeline import errors
-from pipeline.config import Base
-from pipeline.training import processes
+def test_the_saved_state_lives_until_the_model_is_on_disk(stage_folder, monkeypatch):
+    from stages import gpt2_train
 
-def main():
-    base = Base(**{base})
-    if distributed.started("dying", base):
-        sys.exit("the work was done")
-    with distributed.joined(base) as together:
-        if together.index == 1:
-            raise errors.UserError("shards are damaged; mend them")
-        together.collect("waits for the other")
+    folder = stage_folder({})
+    monkeypatch.chdir(folder)
+    save = gpt2_train.save_gpt
 
-if __name__ == "__main__":
-    errors.run_main(main)
-"""
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
 
-
-def test_what_ends_one_process_ends_all_and_is_said(tiny, tmp_path):
-    base = tiny({"base.processes": 2}).base.model_dump()
-    (tmp_path / "dying.py").write_text(DYING.replace("{base}", repr(base)))
-    done = python("-m", "dying", folder=tmp_path)
-    assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert told[-1] == "error: process 1 of 2: shards are damaged; mend them"
-    assert "Traceback" not in done.stderr
-    assert told[:-1] in (
-        [],
-        ["error: another process of this training ended; its message says why"],
-    )
-
-
-def test_of_several_processes_one_alone_is_tracked(tiny, own_root, capsys):
-    with tracking.stage("some", tiny({"tracking.enabled": True}), first=False) as run:
-        run.log({"loss": 1.0}, 3)
-    assert not list(own_root.iterdir()) and not capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("started", "wanted"), [(2, 1), (4, 2), (1, 2)])
-def test_a_launcher_that_started_another_number_is_refused(tiny, monkeypatch, started, wanted):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", str(started))
-    base = tiny({"base.processes": wanted}).base
-    assert not distributed.started("stages.none", base), "they are there already"
-    message = rf"{started} processes were started.*base\.processes = {wanted}.*={started}"
-    with pytest.raises(UserError, match=message), distributed.joined(base):
-        pass
-
-
-def test_alone_there_is_nothing_to_start_and_no_accelerate(tiny, monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it fails
-    threads = torch.get_num_threads()
-    base = tiny({"base.threads": threads}).base
+    monkeypatch.setattr(gpt2_train, "save_gpt", full)
     try:
-        assert not distributed.started("stages.none", base)
-        with distributed.joined(base) as alone:
-            assert alone == Processes(1, 0, CPU)
+        with pytest.raises(OSError):
+            gpt2_train.main()
+        (state,) = folder.glob(".resume/gpt2_train/*.pt")
+        steps = torch.load(state)["step"]
+        monkeypatch.setattr(gpt2_train, "save_gpt", save)
+        gpt2_train.main()
     finally:
         torch.use_deterministic_algorithms(False)
+    assert steps == json.loads((folder / "models/gpt2/summary.json").read_text())["steps"]
+    assert not (folder / ".resume/gpt2_train").exists()
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "here", "message"),
-    [
-        ("cuda:1", 4, "2", r"base\.device = 'cuda:1' is one GPU.*set base.device to cuda"),
-        ("cuda", 1, "2", r"base\.processes = 2, 2 of them on this machine.*sees 1 GPUs; lower"),
-    ],
+    ("rank", "launcher"), [("0", "python"), (None, "torchrun --nproc-per-node=2")]
 )
-def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device, gpus, here, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(
-        distributed.runtime,
-        "prepare",
-        lambda base: torch.device(base.device),
-    )
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", here)):
-        monkeypatch.setenv(name, value)
-    base = tiny({"base.processes": 2, "base.device": device}).base
-    with pytest.raises(UserError, match=message), distributed.joined(base):
+def test_another_launcher_than_the_parameter_says_is_refused(tiny, monkeypatch, rank, launcher):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    base = tiny({"base.launcher": launcher}).base
+    message = rf"base\.launcher = '{launcher}'.*start it as `{launcher} -m stages"
+    with pytest.raises(UserError, match=message), connected(base):
         pass
 
 
-def failure(path: Path, exitcode: int, message: str | None, timestamp: int = 0) -> SimpleNamespace:
-    data = None if message is None else {"message": {"message": f"UserError: {message}"}}
-    if data:
-        path.write_text("")
-    name = {-9: "SIGKILL", -15: "SIGTERM"}.get(exitcode, "")
-    return SimpleNamespace(
-        error_file=str(path),
-        error_file_data=data,
-        exitcode=exitcode,
-        timestamp=timestamp,
-        signal_name=lambda: name,
+@pytest.mark.parametrize("device", ["cuda:1", "cuda", "auto"])
+def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4 if device == "cuda:1" else 1)
+    monkeypatch.setattr(
+        "pipeline.runtime.prepare",
+        lambda base: torch.device("cuda" if base.device == "auto" else base.device),
     )
-
-
-@pytest.mark.parametrize(
-    ("ends", "message"),
-    [
-        ({0: (1, "a"), 1: (1, "a")}, None),
-        ({0: (-15, None), 1: (1, "no room: b")}, "process 1 of 3: no room: b"),
-        ({0: (1, None), 2: (1, "c")}, "process 2 of 3: c"),
-        ({0: (-15, None), 1: (-9, None, -1)}, "process 1 of 3 ended with signal SIGKILL"),
-        ({0: (1, None), 1: (-9, None, 1)}, "process 1 of 3 ended with signal SIGKILL"),
-        ({0: (-15, None), 2: (7, None)}, "process 2 of 3 ended with exit code 7"),
-    ],
-)
-def test_the_cause_is_told_once(tmp_path, ends, message):
-    """Exit code and message of each process that failed; the first one prints its own."""
-    failures = {index: failure(tmp_path / str(index), *end) for index, end in ends.items()}
-    if message is None:
-        with pytest.raises(SystemExit) as ended:
-            distributed._tell(failures, 3)
-        assert ended.value.code == 1
-    else:
-        with pytest.raises(UserError, match=message):
-            distributed._tell(failures, 3)
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    base = tiny({"base.launcher": "torchrun --nproc-per-node=2", "base.device": device}).base
+    message = rf"starts 2 processes.*base\.device = '{device}' gives \d GPUs"
+    with pytest.raises(UserError, match=message), connected(base):
+        pass

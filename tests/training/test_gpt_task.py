@@ -52,7 +52,7 @@ def test_loss_by_hand(gpt_task, sequence):
     batch = batch_of(task, [0])
     losses = list(task.losses([0], 0, 0))
     assert total(losses) == pytest.approx(loss_by_hand(task, batch.ids, batch), rel=1e-5)
-    assert [loss.steps for loss in losses] == [False] * (len(losses) - 1) + [True]
+    assert [loss.is_last for loss in losses] == [False] * (len(losses) - 1) + [True]
 
 
 @SEQUENCES
@@ -104,8 +104,8 @@ def test_all_targets_of_a_batch_weigh_the_same(gpt_task, sequence):
     alone = [total(list(task.losses([row], 0, 0))) for row in (1, 2)]  # 6 and 3 inner frames
     losses = list(task.losses([1, 2], 0, 0))
     assert total(losses) == pytest.approx((6 * alone[0] + 3 * alone[1]) / 9, rel=1e-5)
-    logged = sum(loss.parts["cross_entropy"].item() for loss in losses) / len(losses)
-    assert logged == pytest.approx(total(losses), rel=1e-5), "the loop logs the mean over passes"
+    logged = sum(loss.parts["cross_entropy"].item() for loss in losses)
+    assert logged == pytest.approx(total(losses), rel=1e-5), "the loop logs the sum over passes"
 
 
 @SEQUENCES
@@ -126,21 +126,27 @@ def test_the_given_last_frame_is_never_a_target(gpt_task, sequence):
 
 @SEQUENCES
 def test_accumulation_equals_a_larger_batch(gpt_task, run, sequence, tmp_path, write_tokens):
-    clips = [torch.randint(0, 16, (6, 32)) for _ in range(4)]
+    """Also where clips differ in length: all targets weigh the same."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randint(0, 16, (n, 32), generator=generator) for n in (5, 8, 5, 8)]
     folder = write_tokens(tmp_path / "tokens", {"train": clips, "val": clips[:1]})
-    gradients = []
+    gradients, totals = [], []
     for batch_size, accumulation_size in ((4, 1), (2, 2)):
         task = gpt_task({"train.sequence": sequence}, folder=folder)
-        player = task.players["gpt"]
-        player.clip_norm = 1e9
-        player.optimizer.register_step_pre_hook(
-            lambda *_, player=player: gradients.append(
-                torch.cat([p.grad.flatten() for p in player.parameters if p.grad is not None])
+        spec = task.optimizers["gpt"]
+        spec.clip_norm = 1e9
+        spec.optimizer.register_step_pre_hook(
+            lambda *_, spec=spec: gradients.append(
+                torch.cat([p.grad.flatten() for p in spec.parameters if p.grad is not None])
             )
         )
-        run(task, batch_size=batch_size, accumulation_size=accumulation_size, n_epochs=1)
+        (row,) = run(
+            task, batch_size=batch_size, accumulation_size=accumulation_size, n_epochs=1
+        ).steps
+        totals.append((row["total"], row["cross_entropy"], row["accuracy"]))
     one, two = gradients
     assert one.norm() > 0.01 and torch.allclose(one, two, atol=1e-6)
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
 
 
 @SEQUENCES
@@ -198,7 +204,7 @@ def test_train_and_val_total_are_the_same_quantity(gpt_task, sequence, monkeypat
             values = task.validate([[0, 1]])
         assert values["total"] == pytest.approx(total(losses), rel=1e-5)
         for name in losses[0].parts:
-            logged = sum(loss.parts[name].item() for loss in losses) / len(losses)
+            logged = sum(loss.parts[name].item() for loss in losses)
             assert values[name] == pytest.approx(logged, rel=1e-5), name
 
 
@@ -309,7 +315,7 @@ def test_it_starts_from_the_frequencies_of_the_token_ids(gpt_task, mode, tmp_pat
 def test_weight_decay_only_on_matrices(gpt_task, kind):
     task = gpt_task({"train.mode": "maskgit", "transformer.transformer_type": kind})
     names = {id(p): name for name, p in task.module.named_parameters()}
-    decayed, others = task.players["gpt"].optimizer.param_groups
+    decayed, others = task.optimizers["gpt"].optimizer.param_groups
     assert decayed["weight_decay"] == gpt.WEIGHT_DECAY and others["weight_decay"] == 0
     decayed_names = {names[id(p)] for p in decayed["params"]}
     assert all(name.endswith(("attn.weight", "fc.weight", "proj.weight")) for name in decayed_names)

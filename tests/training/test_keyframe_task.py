@@ -1,4 +1,4 @@
-"""The tokenizer with context in training: better than its start, the same bytes, or continued."""
+"""The tokenizer with context in training: better than its start, with codes and without."""
 
 import pytest
 import torch
@@ -31,10 +31,6 @@ def resume():
     return lambda: Resume("keyframes", {"base": settings().base}, [])
 
 
-def weights(task) -> torch.Tensor:
-    return torch.cat([v.flatten().double() for v in task.module.state_dict().values()])
-
-
 @pytest.mark.parametrize("encoder", ["linear", "network"])
 def test_training_draws_better_than_the_start(task, run, encoder):
     trained = task({"vqgan.keyframes.encoder": encoder, "vqgan.trainer.gen_lr": 5e-3})
@@ -44,24 +40,6 @@ def test_training_draws_better_than_the_start(task, run, encoder):
     if encoder == "linear":  # with a network they are no help on this data (-0.2 to 0 dB)
         assert last["psnr"] > last["psnr_without_codes"]
     assert not trained.tokenizer.codebook[0].any()
-
-
-@pytest.mark.parametrize("changes", [NETWORK, {"vqgan.trainer.ema_decay": 0.9}])
-def test_the_first_code_is_zero_in_what_is_kept(task, run, changes):
-    trained = task(changes)
-    run(trained, batch_size=2, accumulation_size=2, n_epochs=1)
-    assert not trained.finished.codebook[0].any() and trained.finished.codebook[1:].any()
-
-
-def test_same_seed_same_bytes(task, run):
-    ends = []
-    for _ in range(2):
-        trained = task(NETWORK)
-        ends.append((run(trained, n_epochs=1), weights(trained)))
-    assert ends[0][0] == ends[1][0] and torch.equal(ends[0][1], ends[1][1])
-    other = task(NETWORK, seed=2)
-    run(other, n_epochs=1)
-    assert not torch.equal(weights(other), ends[0][1])
 
 
 def test_errors_count_relative_to_that_of_the_warp(task):
@@ -109,23 +87,3 @@ def test_a_discriminator_learns_too(task, run):
     assert not torch.equal(before, after)
     assert "adversarial" not in steps[0] and "discriminator.total" in steps[-1]
     assert all(torch.tensor(list(step.values())).isfinite().all() for step in steps)
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("changes", [{}, NETWORK | {"vqgan.trainer.ema_decay": 0.9}])
-def test_a_killed_training_ends_with_the_same_bytes(task, run, changes):
-    whole = task(changes)
-    history = run(whole, n_epochs=2)
-
-    def dying(values, step):
-        if step == 11:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run(task(changes), log=dying, n_epochs=2)
-    continued = task(changes, seed=9)
-    assert run(continued, n_epochs=2) == history
-    assert torch.equal(weights(continued), weights(whole))

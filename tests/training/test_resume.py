@@ -60,15 +60,16 @@ def test_a_failure_while_saving_keeps_the_state_before(tiny, inputs, monkeypatch
     assert [path.suffix for path in resume.folder.iterdir()] == [".pt"]
 
 
-def test_of_failed_states_the_last_is_kept_until_a_success(tiny, inputs):
+def test_a_success_deletes_its_own_failed_state_alone(tiny, inputs):
     resume = Resume("a", {"base": tiny().base}, inputs)
     other = Resume("a", {"base": tiny({"base.seed": 2}).base}, inputs)
     other.save({"step": 5})
-    gone, kept = other.save_failed({"step": 1}), resume.save_failed({"step": 2})
-    assert kept.name.endswith(".failed.pt") and torch.load(kept) == {"step": 2}
-    assert not gone.exists() and resume.load() is None
+    other.save_failed({"step": 1})
+    resume.save_failed({"step": 2})
+    assert torch.load(resume.failed_path) == {"step": 2} and resume.load() is None
     resume.clear()
-    assert not kept.exists() and other.load() == {"step": 5}, "another may be under way"
+    assert not resume.failed_path.exists()
+    assert other.failed_path.exists() and other.load() == {"step": 5}, "another experiment's"
 
 
 def test_clearing_leaves_nothing(tiny, inputs):

@@ -8,7 +8,9 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import save_weights
-from pipeline.training.task import Loss, Player, Task, weighted_means
+from pipeline.training import trainer
+from pipeline.training.checkpoint import Resume
+from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
 DROPOUT = {"transformer.resid_pdrop": 0.1}
 TASKS = {
@@ -81,7 +83,6 @@ def test_killed_and_continued_equals_uninterrupted(make, run, tmp_path):
         found = trained(make(seed=7), run, path, log=lambda values, step: logged.append(step))  # noqa: B023
         assert min(logged) == at, "continues after the last state, not from the start"
         assert found == wanted
-        assert not (tmp_path / ".resume/some_stage").exists(), "deleted at success"
 
 
 def test_killed_between_two_log_points_keeps_the_curve(make, run, tmp_path):
@@ -111,11 +112,11 @@ class Line(Task):
         self.module.register_buffer("seen_rows", torch.zeros(()))
         weight = nn.init.ones_(self.module.weight)
         sgd = torch.optim.SGD([weight], lr=1.0)
-        self.players = {"line": Player([weight], sgd, math.inf)}
+        self.optimizers = {"line": OptimizerSpec([weight], sgd, math.inf)}
         self.generator = torch.Generator()
         self.seen: list[tuple[int, list[int]]] = []
         self.gradients: list[float] = []
-        self.heard: list[tuple] = []
+        self.weights: list[float] = []
         sgd.register_step_pre_hook(lambda *_: self.gradients.append(weight.grad.item()))
 
     def size(self, split: str) -> int:
@@ -134,22 +135,21 @@ class Line(Task):
             value = value + (self.module.weight * 0).sqrt().sum()  # its slope at 0 is infinite
         yield Loss("line", value, {"rows": part.floor(), "chance": part.frac()})
 
-    def stepped(self, player):
-        self.heard.append((player, self.module.weight.item()))
+    def on_step_end(self, optimizer):
+        assert optimizer == "line"
+        self.weights.append(self.module.weight.item())
 
     def validate(self, batches):
+        self.validated = batches
         return weighted_means([({"mean": sum(rows) / len(rows)}, len(rows)) for rows in batches])
-
-    def validated(self, found, step):
-        self.heard.append((found, step))
 
 
 @pytest.mark.parametrize("breaks", ["total", "part", "gradient"])
 @pytest.mark.parametrize("log_interval", [1, 10])
 def test_what_is_not_finite_ends_with_step_rows_state_and_remedy(run, breaks, log_interval):
     task = Line(6, broken_at=4, breaks=breaks)
-    names = {"total": "total, gradient of line", "part": "rows, chance"}
-    name = names.get(breaks, "gradient of line")
+    names = {"total": "total", "part": "rows, chance", "gradient": "gradient of line"}
+    name = names[breaks]
     message = rf"not finite at step 4 of epoch 2: {name} \(row \d, row \d\); the state .*float32"
     with pytest.raises(UserError, match=message) as error:
         run(task, log_interval=log_interval)
@@ -209,15 +209,10 @@ def test_a_failed_state_is_not_continued_by_itself(run):
     assert run(mended).steps[0]["step"] == 1 and len(mended.gradients) == 9
 
 
-def test_a_task_hears_of_steps_and_of_validation(run):
+def test_a_task_hears_of_each_step(run):
     task = Line(2)
     run(task, n_epochs=2)
-    weights = [heard[1] for heard in task.heard if heard[0] == "line"]
-    assert len(weights) == 2 and weights[0] - weights[1] == pytest.approx(0.5)
-    assert [heard for heard in task.heard if heard[0] != "line"] == [
-        ({"mean": 1.0}, 1),
-        ({"mean": 1.0}, 2),
-    ]
+    assert len(task.weights) == 2 and task.weights[0] - task.weights[1] == pytest.approx(0.5)
 
 
 def test_every_epoch_takes_every_row_once_in_another_order(run):
@@ -248,6 +243,14 @@ def test_gathered_batches_make_one_step_with_their_mean_gradient(run):
     assert gathered.gradients == pytest.approx(one.gradients) and len(one.gradients) == 6
 
 
+def test_validation_rows_are_spread_over_the_split(run):
+    task = Line(4)
+    task.size = lambda split: 4 if split == "train" else 1000
+    run(task, n_epochs=1)
+    rows = [row for batch in task.validated for row in batch]
+    assert rows == list(range(0, 1000, 32)) and len(task.validated) == 16
+
+
 def test_validation_weighs_batches_by_their_rows(run):
     history = run(Line(4))
     assert [row["mean"] for row in history.epochs] == [1.0] * 3, "rows 0, 1 | 2: mean of three"
@@ -264,6 +267,51 @@ def test_points_of_the_curve_are_means_since_the_point_before(run):
     assert rough[6] == pytest.approx((fine[5] + fine[6]) / 2)
 
 
+def test_a_loss_that_had_not_begun_is_absent(run, tmp_path):
+    task = Line(8)
+    losses = task.losses
+
+    def late(rows, epoch, step):
+        (loss,) = losses(rows, epoch, step)
+        yield loss._replace(parts={"late": torch.tensor(6.0)} if step >= 3 else {})
+
+    task.losses = late
+    history = run(task, n_epochs=1, log_interval=2)
+    assert "late" not in history.steps[0] and history.steps[1]["late"] == 6.0, "of one step in two"
+    history.save(tmp_path)
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,total,lr,late" and lines[1].endswith(",") and "6" in lines[2]
+
+
+def test_states_are_saved_at_the_interval_and_cost_a_twentieth_at_most(run, resume, monkeypatch):
+    clock, saves = [0.0], []
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: clock[0])
+
+    def save(self, state):
+        saves.append(state["step"])
+        clock[0] += 2.0 if len(saves) == 1 else 0.125
+
+    monkeypatch.setattr(Resume, "save", save)
+    task = Line(200)
+    losses = task.losses
+
+    def second(rows, epoch, step):
+        clock[0] += 1.0
+        return losses(rows, epoch, step)
+
+    task.losses = second
+    run(task, n_epochs=1, checkpoint_interval=10.0)
+    assert saves[:4] == [10, 50, 60, 70], "40 s after a save that took 2 s"
+
+
+def test_speed_is_logged_and_not_in_the_history(run):
+    logged = []
+    task = Line(4)
+    history = run(task, log=lambda values, step: logged.append(values))
+    assert logged[0]["train.images_per_second"] > 0
+    assert not any("per_second" in name for name in history.steps[0])
+
+
 def test_history_and_summary(run, tmp_path):
     task = Line(4)
     history = run(task)
@@ -276,17 +324,27 @@ def test_history_and_summary(run, tmp_path):
     assert summary["val"] == {"mean": 1.0} and summary["train"].keys() > {"total", "lr"}
 
 
-def test_gradients_are_cut_to_the_players_norm(run):
+def test_gradients_are_clipped(run):
     task = Line(4)
-    task.players["line"].clip_norm = 0.5
+    task.optimizers["line"].clip_norm = 0.5
     run(task)
     assert max(abs(gradient) for gradient in task.gradients) <= 0.5 + 1e-6
 
 
 def test_the_rate_follows_its_schedule(run):
     task = Line(4)
-    task.players["line"].rate = lambda done: 1.0 - done
+    task.optimizers["line"].schedule = lambda done: 1.0 - done
     history = run(task)
     assert [row["lr"] for row in history.steps] == pytest.approx(
         [1 - step / 6 for step in range(6)]
     )
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.15, 0.5])
+def test_warmup_cosine(warmup):
+    learning_rate = warmup_cosine(0.1, 1.1, warmup)
+    assert learning_rate(warmup) == pytest.approx(1.1)
+    assert learning_rate((1 + warmup) / 2) == pytest.approx(0.6)
+    assert learning_rate(1.0) == pytest.approx(0.1)
+    if warmup:
+        assert learning_rate(0.0) == 0.1 and learning_rate(warmup / 4) == pytest.approx(0.35)

@@ -60,8 +60,3 @@ def collect_plots(out: Path) -> list[Path]:
         lines = [",".join([header, *missing]), *(row + "," * len(missing) for row in rows)]
         validation.write_text("\n".join(lines) + "\n")
     return paths
-
-
-def is_picture(path: Path) -> bool:
-    """Whether it is shown side by side where runs are compared."""
-    return path.suffix == ".png"
