@@ -49,7 +49,9 @@ def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.perceptual_losses", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.perceptual_losses", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
