@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality                                     # all rows of ROWS
     python -m benchmarks.quality --rows default --seeds 1 2 3
-    python -m benchmarks.quality --rows default --times 0.25 1 4     # learning curve
+    python -m benchmarks.quality --rows default --times 0.25 1 4 --plot curve.png
     python -m benchmarks.quality --data /path/to/another/project     # on its data/ folder
     python -m benchmarks.quality --rows x --set vqgan.keyframes.channels=48
 
@@ -10,6 +10,7 @@ A row is a set of parameters over params.yaml. Each runs the stages vqgan_train,
 gpt2_train and evaluate in a folder of its own, on shards that `dvc repro shard_pack` made, without
 DVC and without tracking. `--times` multiplies the epochs of both trainings. Prints a table for the
 third with most motion and for all clips, then one JSON line a row; `--out` keeps these lines.
+`--plot` draws quality against minutes of training, of this call and of the lines in `--out` before.
 """
 
 import argparse
@@ -79,10 +80,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT, help="project with a data/ folder")
     parser.add_argument("--out", type=Path, help="file to which JSON lines are appended")
     parser.add_argument("--keep", type=Path, help="folder in which models and evaluations stay")
+    parser.add_argument("--plot", type=Path, help="picture of quality against minutes of training")
     given = parser.parse_args()
     changes = dict(option.split("=", 1) for option in given.set)
     changes = {key: YAML(typ="safe").load(value) for key, value in changes.items()}
     results = []
+    if given.out and given.out.is_file():
+        lines = given.out.read_text("utf-8").splitlines()
+        results = [json.loads(line) for line in lines]
     for name in given.rows:
         for factor in given.times:
             for seed in given.seeds:
@@ -98,6 +103,8 @@ def main() -> None:
                         file.write(json.dumps(result) + "\n")
     for result in results:
         print(json.dumps(result))
+    if given.plot:
+        plot(results, given.plot)
 
 
 def run_row(changes: dict, factor: float, data: Path, keep: Path | None, name: str) -> dict:
@@ -177,3 +184,34 @@ def print_table(result: dict) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """PSNR and LPIPS of the model against minutes of both trainings, dashed: untrained."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    panels = (("psnr", "PSNR, dB"), ("lpips", "LPIPS"))
+    for axis, (metric, label) in zip(axes, panels, strict=True):
+        for suffix, title, color in (
+            ("", "all clips", "tab:blue"),
+            ("_high_motion", "most motion", "tab:orange"),
+        ):
+            points = sorted(
+                (
+                    (row["seconds"]["vqgan_train"] + row["seconds"]["gpt2_train"]) / 60,
+                    row["metrics"][f"inbetween{suffix}"][metric],
+                )
+                for row in results
+            )
+            axis.plot(*zip(*points, strict=True), "o", color=color, label=title)
+            start = results[0]["metrics"][f"baselines{suffix}"]["untrained"][metric]
+            axis.axhline(start, color=color, linestyle="--", linewidth=1)
+        axis.set_xlabel("minutes of training")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(title="dashed: untrained")
+    figure.savefig(path, dpi=110)

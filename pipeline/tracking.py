@@ -40,11 +40,6 @@ CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
 
-def seconds_file(name: str) -> Path:
-    """Where the wall-clock of a stage is kept: never in an output of DVC."""
-    return io.project_root() / ".store" / "seconds" / f"{name}.json"
-
-
 @contextmanager
 def stage(name: str, settings: Params, is_main: bool = True) -> Iterator["Run"]:
     """One stage: its line on stderr at start and end, its seconds and memory, its curves.
@@ -62,10 +57,8 @@ def stage(name: str, settings: Params, is_main: bool = True) -> Iterator["Run"]:
     except BaseException as error:
         run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
         raise
-    cost = {"seconds": round(time.monotonic() - started, 2), "peak_mb": round(_peak_mb())}
-    io.write_json(seconds_file(name), cost)
     run.close("FINISHED")
-    parts = [run.headline, f"{cost['seconds']:.1f} s", f"{cost['peak_mb']:,} MB"]
+    parts = [run.headline, f"{time.monotonic() - started:.1f} s", f"{_peak_mb():,.0f} MB"]
     print(f"{name}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
 

@@ -155,7 +155,6 @@ def test_an_exception_is_passed_on_with_its_status(
         raise error
     (row,) = runs(store, f"it_s {status}")
     assert row.info.status == status and row.data.tags["error"] == sentence
-    assert not tracking.seconds_file("failing").exists()
 
 
 def test_other_parameters_code_or_data_make_another_row(settings, monkeypatch, tmp_path):
@@ -199,7 +198,6 @@ def test_without_tracking_only_files_and_two_lines_are_written(
     first, last = printed.err.splitlines()
     assert first == "ingest: starts" and last.startswith("ingest: 4,992 frames, ")
     assert printed.out == ""
-    assert set(io.read_json(tmp_path / ".store/seconds/ingest.json")) == {"seconds", "peak_mb"}
 
 
 def test_a_stage_without_curves_does_not_touch_mlflow(settings, monkeypatch, tmp_path):
@@ -208,7 +206,6 @@ def test_a_stage_without_curves_does_not_touch_mlflow(settings, monkeypatch, tmp
         run.finish({"frames": 1}, tmp_path / "out")
     with tracking.stage("other", settings, is_main=False) as run:
         run.log({"loss": 1.0}, 3)
-    assert not (tmp_path / ".store/seconds/other.json").exists()
 
 
 def test_a_server_that_is_absent_costs_one_line_and_no_time(settings, monkeypatch, capsys):

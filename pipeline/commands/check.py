@@ -35,7 +35,7 @@ VIDEO_SUFFIXES = (
     + (".mxf", ".wmv", ".flv", ".ogv", ".ogg", ".3gp", ".gif")
 )  # fmt: skip
 DEVELOPMENT = (  # no stage runs these
-    ("hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist", "ruff")
+    ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "ruff")
     + ("vector-quantize-pytorch",)
 )  # fmt: skip
 

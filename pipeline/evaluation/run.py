@@ -14,6 +14,7 @@ their floors. Writes below `evaluation/`:
 Memory holds one batch of clips; of each clip some 20 kB of numbers, of each image its features.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,8 @@ from pipeline.evaluation.significance import (
     verdict,
 )
 from pipeline.evaluation.summary import (
+    UNTRAINED,
+    WITHOUT_CODES,
     Remarks,
     code_usage,
     curves,
@@ -95,11 +98,13 @@ class Evaluation:
         hold_threshold = settings.frame_subsample.hold_threshold
         self.scorer = ClipScorer(self.settings, hold_threshold, model.device)
         self.methods = Methods(model, self.settings, self.seed)
-        self.video_network = None
-        if self.settings.video_metrics or self.settings.thesis_metrics == "full":
-            self.video_network = VideoFeatures(model.device)
         name = self.settings.fid_network
         self.image_network = None if name == "none" else image_network(name, model.device)
+
+    @cached_property
+    def video_network(self) -> VideoFeatures:
+        """I3D, loaded where something is measured with it."""
+        return VideoFeatures(self.methods.model.device)
 
     def check(self, clips: ClipSet) -> None:
         """Refuses clips of another size than the model's, or with nothing to generate."""
@@ -176,13 +181,15 @@ class Evaluation:
 
     def _video_sets(self) -> VideoSets | None:
         """None where nothing is asked for, or where too few clips are there to rank by them."""
-        methods = tuple(self.settings.video_metrics)
+        methods = list(self.settings.video_metrics)
+        if not self.methods.model.has_context:
+            methods = [name for name in methods if name not in (UNTRAINED, WITHOUT_CODES)]
         if methods and len(self.clips) < min(RANKS_FROM[name] for name in VIDEO_DISTANCES):
             for name in VIDEO_DISTANCES:
                 reason = f"{len(self.clips)} clips; it ranks from {RANKS_FROM[name]} on"
                 self.remarks.leave_out(name, reason)
             return None
-        return VideoSets(self.video_network, methods) if methods else None
+        return VideoSets(self.video_network, tuple(methods)) if methods else None
 
     def _thesis_protocol(self, split: str, clips: ClipSet) -> ThesisProtocol:
         repetitions = THESIS_REPETITIONS[self.settings.thesis_metrics]
@@ -205,7 +212,7 @@ class Evaluation:
         networks = {}
         if self.settings.lpips_network != "none":
             networks["lpips"] = self.settings.lpips_network
-        if self.settings.video_metrics:
+        if "video_network" in vars(self):
             networks["video"] = "i3d_kinetics400"
         return networks
 

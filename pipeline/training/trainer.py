@@ -203,7 +203,7 @@ class Trainer:
         if self.processes.is_main:
             self.resume.save_failed(state)
         raise UserError(
-            f"not finite at step {self.step} {cause}; the state before this step is in "
+            f"not finite at step {self.step} {cause}; the last finite state is in "
             f"{self.resume.failed_path}. Lower the learning rate, or set base.precision=float32"
         )
 
@@ -281,7 +281,7 @@ class Trainer:
             "step": self.step,
             "module": self.task.module.state_dict() | moment.buffers,
             "optimizers": {name: spec.optimizer.state_dict() for name, spec in optimizers},
-            "rng": self.processes.all_gather_object(moment.rng),
+            "rng": self.processes.all_gather_object(moment.rng),  # one a process
             "accumulated": self.accumulated,
             "history": {"steps": self.history.steps, "epochs": self.history.epochs},
         }
@@ -292,6 +292,11 @@ class Trainer:
             torch.manual_seed(self.config.seed + self.processes.rank * RNG_STRIDE)
         state = self.resume.load()
         if state is not None:
+            if len(state["rng"]) != self.processes.world_size:
+                raise UserError(
+                    f"{self.resume.path} was saved by {len(state['rng'])} processes, and there are "
+                    f"{self.processes.world_size}; start as many, or delete it"
+                )
             self.step = state["step"]
             self.task.module.load_state_dict(state["module"])
             for name, spec in self.task.optimizers.items():

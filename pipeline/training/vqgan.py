@@ -17,7 +17,7 @@ two gradients of one layer and no second pass through VGG, the discriminator is 
 through once, and the memory of each is free before the next needs it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class Reconstruction(NamedTuple):
     decoded: torch.Tensor  # B 3 H W, not clamped
     quantized: Quantized
     weight: torch.Tensor | float = 1.0  # B, mean 1: how much the absolute error of each counts
-    mse_weight: torch.Tensor | float = 1.0  # B: the same for the squared error
+    mse_weight: torch.Tensor | float = 1.0  # B: how much the squared error counts, with any mean
 
 
 class ImageLoss(NamedTuple):
@@ -90,7 +90,7 @@ class VqganTask(Task):
             self.gan = GanLoss(adversarial, self.settings.discriminator)
             networks["gan"] = self.gan
         if trainer.ema_decay:
-            average = get_ema_multi_avg_fn(trainer.ema_decay)
+            average = ema_with_warmup(trainer.ema_decay)
             self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average, use_buffers=True)
             self.averaged.requires_grad_(False)
             networks["averaged"] = self.averaged
@@ -394,3 +394,12 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the codes' shares: 1 to V."""
     shares = counts.double() / counts.sum().clamp_min(1)
     return (-torch.special.xlogy(shares, shares).sum()).exp().float()
+
+
+def ema_with_warmup(decay: float) -> Callable:
+    """For AveragedModel: the decay grows to `decay`, so that the random start is forgotten."""
+
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n: torch.Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+
+    return update
