@@ -300,9 +300,7 @@ class Transformer(Section):
     n_layer: Count
     n_head: Count
     n_embd: Count
-    embd_pdrop: Probability
-    resid_pdrop: Probability
-    attn_pdrop: Probability
+    dropout: Probability
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
     def broken_rules(self) -> Iterator[str]:
