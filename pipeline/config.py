@@ -88,9 +88,6 @@ class SampleEpisodes(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     episodes: Annotated[int, Field(ge=1, le=100)]
     seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
-    fps: Annotated[int, Field(ge=8, le=60)]
-    height: Annotated[int, Field(ge=64, le=2160, multiple_of=2)]
-    width: Annotated[int, Field(ge=64, le=3840, multiple_of=2)]
 
 
 class FrameSize(Section):
