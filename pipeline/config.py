@@ -27,6 +27,7 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Betas = Annotated[list[Probability], Field(min_length=2, max_length=2)]
 
 
 def _count_or_all(value: object) -> int | str:
@@ -254,15 +255,11 @@ class VqganTrainer(Section):
     n_epochs: Count
     augmentation: Literal["none", "crop_flip", "shift_flip"]
     schedule: Literal["cosine", "constant"]
-    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     gen_lr: Positive
     disc_lr: Positive
-    gen_beta_1: Probability
-    gen_beta_2: Probability
-    disc_beta_1: Probability
-    disc_beta_2: Probability
-    gen_clip_norm: Positive
-    disc_clip_norm: Positive
+    gen_betas: Betas
+    disc_betas: Betas
+    clip_norm: Positive
     ema_decay: Probability
     gradient_checkpointing: bool
 

@@ -60,7 +60,6 @@ TINY = {
             "n_epochs": 2,
             "augmentation": "none",
             "schedule": "cosine",
-            "warmup_share": 0.1,
             "gen_lr": 2e-3,
             "ema_decay": 0.0,
         },
