@@ -241,9 +241,8 @@ class VqvaeLoss(Section):
 class VqganLoss(Section):
     discriminator: AdversarialLoss
     vqvae: VqvaeLoss
-    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "none"]
+    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "style_vgg19", "none"]
     perceptual_subset: Annotated[int, Field(ge=0)]
-    style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
     mse_weight: Weight
     edge_weight: Weight
@@ -323,7 +322,7 @@ class Train(Section):
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
     token_noise: Annotated[float, Field(ge=0.0, lt=1.0)]
     perceptual_loss_weight: Weight
-    perceptual_loss: Literal["vgg16", "vgg19", "style"]
+    perceptual_loss: Literal["vgg16", "vgg19", "style", "style_vgg19"]
     perceptual_subset: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 
