@@ -196,7 +196,6 @@ class Keyframes(Section):
     channels: Annotated[int, Field(ge=8, multiple_of=8)]
     encoder: Literal["linear", "network"]
     frames_without_codes: Annotated[float, Field(ge=0.0, le=1.0)]
-    dropped_codes: Annotated[float, Field(ge=0.0, le=1.0)]
     spans_per_clip: Annotated[int, Field(ge=0)]
 
 

@@ -15,7 +15,6 @@ TINY = {
             "channels": 8,
             "encoder": "linear",
             "frames_without_codes": 0.4,
-            "dropped_codes": 0.3,
             "spans_per_clip": 1,
         },
         "vqvae": {

@@ -367,7 +367,7 @@ class KeyframeTask(VqganTask):
         sizes = self.settings.keyframes
         rows, columns = self.tokenizer.grid
         total = batch * self.processes.world_size
-        dropped = sizes.dropped_codes * torch.rand(total, 1, 1, 1, generator=self.generator)
+        dropped = torch.rand(total, 1, 1, 1, generator=self.generator)
         chance = torch.rand(total, 1, rows, columns, generator=self.generator)
         without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
         kept = ((chance >= dropped) & ~without).float()
