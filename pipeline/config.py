@@ -232,14 +232,10 @@ class AdversarialLoss(Section):
     weight: Weight
 
 
-class VqvaeLoss(Section):
-    codebook_weight: Weight
-    perceptual_weight: Weight
-
-
 class VqganLoss(Section):
     discriminator: AdversarialLoss
-    vqvae: VqvaeLoss
+    codebook_weight: Weight
+    perceptual_weight: Weight
     perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "style_vgg19", "none"]
     perceptual_subset: Annotated[int, Field(ge=0)]
     vgg19_file: str

@@ -163,7 +163,7 @@ class VqganTask(Task):
         if self.perceptual is not None:
             subset = slice(settings.perceptual_subset or None)
             parts["perceptual"] = self.perceptual(decoded[subset], images[subset])
-            value = value + settings.vqvae.perceptual_weight * parts["perceptual"]
+            value = value + settings.perceptual_weight * parts["perceptual"]
         gradient = torch.zeros_like(decoded)
         if decoded.requires_grad:
             (gradient,) = torch.autograd.grad(value, decoded)
@@ -202,7 +202,7 @@ class VqganTask(Task):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """The weighted losses, each by itself, and how often each code came, `V`."""
         parts = {"commitment": quantized.commitment_loss, "codebook": quantized.codebook_loss}
-        total = self.settings.loss.vqvae.codebook_weight * sum(parts.values())
+        total = self.settings.loss.codebook_weight * sum(parts.values())
         counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
 

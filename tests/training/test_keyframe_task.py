@@ -58,7 +58,7 @@ def test_without_any_codes_the_decoder_alone_is_trained(task, run):
     assert not trained._known_codes(16).any()
     before = trained.tokenizer.decoder.masks.weight.clone()
     loss = next(iter(trained.losses([0, 1, 2, 3], 0, 0)))
-    commitment = trained.settings.loss.vqvae.codebook_weight * loss.parts["commitment"]
+    commitment = trained.settings.loss.codebook_weight * loss.parts["commitment"]
     (loss.total - commitment).backward()
     assert not trained.tokenizer.encoder.out.weight.grad.any(), "no picture tells it anything"
     trained.module.zero_grad()

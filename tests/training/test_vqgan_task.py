@@ -29,7 +29,7 @@ def gradients(module) -> dict[str, torch.Tensor]:
     "changes", [IMAGES, IMAGES | {"vqgan.vqvae.quantizer": "vq"}, {}, NETWORK], ids=str
 )
 def test_total_is_the_weighted_sum_of_its_parts(vqgan_task, changes):
-    task = vqgan_task(changes | {"vqgan.loss.vqvae.codebook_weight": 3.0})
+    task = vqgan_task(changes | {"vqgan.loss.codebook_weight": 3.0})
     (loss,) = task.losses([0, 1, 2], 0, 0)
     parts = loss.parts
     wanted = parts["mae"] + 3.0 * (parts["commitment"] + parts["codebook"])
