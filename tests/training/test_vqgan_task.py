@@ -111,7 +111,7 @@ def test_the_discriminator_begins_with_the_adversarial_loss(vqgan_task, context)
     assert [loss.optimizer for loss in before] == ["generator"]
     assert [loss.optimizer for loss in after] == ["generator", "discriminator"]
     assert "adversarial" in after[0].parts and "adversarial" not in before[0].parts
-    assert set(vqgan_task(context).optimizers) == {"generator"}, "factor 0: no second one"
+    assert set(vqgan_task(context).optimizers) == {"generator"}, "factor 0: no second player"
     assert "gan" not in vqgan_task(context).module
 
 

@@ -8,7 +8,7 @@ height and width each time. The thesis' choice of layers, after Chen and Koltun,
 
 2x2 pixels are averaged between the groups, as the thesis' code does, although both networks were
 trained with the maximum: with it the activations of deep layers are larger, and nearly all of the
-thesis' loss would come from the last layer (numbers in training/appearance.py).
+thesis' loss would come from the last layer (numbers in training/perceptual.py).
 
 VGG16's convolutions are those that LPIPS brings. VGG19's come from torchvision's file, which no
 package has: the user downloads it and names it in `vqgan.loss.vgg19_file`.

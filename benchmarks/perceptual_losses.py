@@ -1,6 +1,6 @@
 """What the perceptual losses and the edge loss cost a training step.
 
-    python -m benchmarks.appearance [--threads 2] [--rounds 3]
+    python -m benchmarks.perceptual_losses [--threads 2] [--rounds 3]
 
 Milliseconds for 16 pictures of 64x128: features of both sides and the gradient back to the drawn
 ones. VGG19's weights are random here, which costs as much.
@@ -48,7 +48,9 @@ def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.appearance", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.perceptual_losses", description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -59,12 +61,12 @@ def main() -> None:
         base.model_copy(update={"threads": given.threads, "device": given.device})
     )
     lines = [
-        line(f"appearance/{name}/{precision}", 1000 * took, "ms")
+        line(f"perceptual_losses/{name}/{precision}", 1000 * took, "ms")
         for name, loss in losses(device).items()
         for precision in ("float32", "bf16")
         for took in (seconds(loss, device, precision, given.rounds),)
     ]
-    show(lines, "Losses of appearance, 16 pictures of 64x128")
+    show(lines, "Perceptual losses, 16 pictures of 64x128")
 
 
 if __name__ == "__main__":
