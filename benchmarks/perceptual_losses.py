@@ -24,8 +24,7 @@ def losses(device: torch.device) -> dict:
     settings = config.load().vqgan.loss
 
     def asked(kind: str) -> Perceptual:
-        changes = {"perceptual_loss": kind, "style_network": "vgg16"}
-        return perceptual_loss(settings.model_copy(update=changes), device)
+        return perceptual_loss(settings.model_copy(update={"perceptual_loss": kind}), device)
 
     vgg19 = Perceptual(VggFeatures(VGG19).to(device), feature_distance)
     lpips = {"vgg16": asked("vgg16"), "alexnet": asked("alexnet")}

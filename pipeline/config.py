@@ -27,6 +27,7 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Betas = Annotated[list[Probability], Field(min_length=2, max_length=2)]
 
 
 def _count_or_all(value: object) -> int | str:
@@ -88,9 +89,6 @@ class SampleEpisodes(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     episodes: Annotated[int, Field(ge=1, le=100)]
     seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
-    fps: Annotated[int, Field(ge=8, le=60)]
-    height: Annotated[int, Field(ge=64, le=2160, multiple_of=2)]
-    width: Annotated[int, Field(ge=64, le=3840, multiple_of=2)]
 
 
 class FrameSize(Section):
@@ -198,7 +196,6 @@ class Keyframes(Section):
     channels: Annotated[int, Field(ge=8, multiple_of=8)]
     encoder: Literal["linear", "network"]
     frames_without_codes: Annotated[float, Field(ge=0.0, le=1.0)]
-    dropped_codes: Annotated[float, Field(ge=0.0, le=1.0)]
     spans_per_clip: Annotated[int, Field(ge=0)]
 
 
@@ -235,17 +232,12 @@ class AdversarialLoss(Section):
     weight: Weight
 
 
-class VqvaeLoss(Section):
-    codebook_weight: Weight
-    perceptual_weight: Weight
-
-
 class VqganLoss(Section):
     discriminator: AdversarialLoss
-    vqvae: VqvaeLoss
-    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "none"]
+    codebook_weight: Weight
+    perceptual_weight: Weight
+    perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "style_vgg19", "none"]
     perceptual_subset: Annotated[int, Field(ge=0)]
-    style_network: Literal["vgg16", "vgg19"]
     vgg19_file: str
     mse_weight: Weight
     edge_weight: Weight
@@ -257,15 +249,11 @@ class VqganTrainer(Section):
     n_epochs: Count
     augmentation: Literal["none", "crop_flip", "shift_flip"]
     schedule: Literal["cosine", "constant"]
-    warmup_share: Annotated[float, Field(ge=0.0, lt=1.0)]
     gen_lr: Positive
     disc_lr: Positive
-    gen_beta_1: Probability
-    gen_beta_2: Probability
-    disc_beta_1: Probability
-    disc_beta_2: Probability
-    gen_clip_norm: Positive
-    disc_clip_norm: Positive
+    gen_betas: Betas
+    disc_betas: Betas
+    clip_norm: Positive
     ema_decay: Probability
     gradient_checkpointing: bool
 
@@ -300,9 +288,7 @@ class Transformer(Section):
     n_layer: Count
     n_head: Count
     n_embd: Count
-    embd_pdrop: Probability
-    resid_pdrop: Probability
-    attn_pdrop: Probability
+    dropout: Probability
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 
     def broken_rules(self) -> Iterator[str]:
@@ -331,7 +317,7 @@ class Train(Section):
     stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
     token_noise: Annotated[float, Field(ge=0.0, lt=1.0)]
     perceptual_loss_weight: Weight
-    perceptual_loss: Literal["vgg16", "vgg19", "style"]
+    perceptual_loss: Literal["vgg16", "vgg19", "style", "style_vgg19"]
     perceptual_subset: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
 

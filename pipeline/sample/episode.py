@@ -14,6 +14,7 @@ from pipeline.sample.script import Scene, write_script
 from pipeline.sample.shooting import shoot
 from pipeline.video.writer import write_video
 
+FPS, PICTURE = 24, (288, 512)  # height, width in pixels
 CRF = 14  # held drawings must stay held after decoding
 
 
@@ -33,12 +34,12 @@ def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> 
     cv2.setNumThreads(1)
     scenes = episode_script(params, seed, number)
     name, log = f"episode_{number:02d}", Log()
-    write_video(out / "episodes" / f"{name}.mp4", film(params, scenes, log), params.fps, crf=CRF)
+    write_video(out / "episodes" / f"{name}.mp4", film(scenes, log), FPS, crf=CRF)
     truth = {
-        "fps": params.fps,
+        "fps": FPS,
         "n_frames": scenes[-1].end,
-        "height": params.height,
-        "width": params.width,
+        "height": PICTURE[0],
+        "width": PICTURE[1],
         "cuts": [scene.start for scene in scenes[1:]],
         "scenes": [_truth_of(*pair) for pair in zip(scenes, log.motion, strict=True)],
         "drawings": log.drawings,
@@ -49,15 +50,15 @@ def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> 
 
 def episode_script(params: SampleEpisodes, seed: int, number: int) -> list[Scene]:
     rng = np.random.default_rng([seed, number])
-    frames = round(params.seconds * params.fps)
-    return write_script(rng, frames, params.fps, params.width / params.height)
+    frames = round(params.seconds * FPS)
+    return write_script(rng, frames, FPS, PICTURE[1] / PICTURE[0])
 
 
-def film(params: SampleEpisodes, scenes: list[Scene], log: Log) -> Iterator[np.ndarray]:
-    """All frames of the episode, uint8 `H W 3`; fills `log` on the way."""
+def film(scenes: list[Scene], log: Log, size: tuple[int, int] = PICTURE) -> Iterator[np.ndarray]:
+    """All frames of the episode, uint8 `H W 3` of `size`; fills `log` on the way."""
     for scene in scenes:
         before, total = None, 0.0
-        pictures = shoot(scene, params.fps, params.height, params.width)
+        pictures = shoot(scene, FPS, *size)
         for number, (picture, new) in enumerate(pictures, scene.start):
             if new:
                 log.drawings.append(number)
@@ -65,8 +66,8 @@ def film(params: SampleEpisodes, scenes: list[Scene], log: Log) -> Iterator[np.n
                     total += cv2.norm(before, picture, cv2.NORM_L1) / picture.size
                 before = picture
             yield picture
-            if number % params.fps == params.fps - 1:
-                executor.count(params.fps)
+            if number % FPS == FPS - 1:
+                executor.count(FPS)
         log.motion.append(total / max(scene.frames - 1, 1))
 
 

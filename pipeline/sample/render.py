@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.config import SampleEpisodes
 from pipeline.data.executor import LocalPool
-from pipeline.sample.episode import write_episode
+from pipeline.sample.episode import FPS, write_episode
 
 STRONG_MOTION = 3.0  # grey levels a frame, mean over a scene
 
@@ -14,7 +14,7 @@ def render_episodes(params: SampleEpisodes, seed: int, out: Path, workers: int) 
     for old in [*out.glob("episodes/episode_*.mp4"), *out.glob("truth/episode_*.json")]:
         old.unlink()  # of an earlier run with more episodes
     jobs = [(params, seed, number, out) for number in range(1, params.episodes + 1)]
-    frames = params.episodes * round(params.seconds * params.fps)
+    frames = params.episodes * round(params.seconds * FPS)
     pool = LocalPool(workers)
     truths = pool.run(write_episode, jobs, what="sample_episodes", unit="frame", total=frames)
     scenes = [scene for truth in truths for scene in truth["scenes"]]

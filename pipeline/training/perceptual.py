@@ -6,8 +6,9 @@ too: the perceptual losses a scalar, the edge loss `B`. `vqgan.loss.perceptual_l
 - `vgg16`, `alexnet`: LPIPS with that network (Zhang et al., 2018, arXiv:1801.03924).
 - `vgg19`, the thesis': sum over five layers of w * mean |F(decoded) - F(images)|, with the weights
   w of Chen and Koltun, 2017 (arXiv:1707.09405).
-- `style`: sum of w * mean (G(decoded) - G(images))^2, where G = F F^T / (H W) says which features
-  occur together, and not where (Gatys et al., 2015, arXiv:1508.06576).
+- `style` of VGG16, `style_vgg19` of VGG19: sum of w * mean (G(decoded) - G(images))^2, where
+  G = F F^T / (H W) says which features occur together, and not where (Gatys et al., 2015,
+  arXiv:1508.06576).
 
 The thesis took the last two from FILM (Reda et al., 2022, arXiv:2202.04901), which divides the
 features by 255, the contrast of the pictures that Caffe's VGG19 sees, and fed them [-1, 1] where
@@ -63,9 +64,11 @@ def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | N
         lpips = Lpips.pretrained(kind)
         lpips = lpips.to(device, memory_format=torch.channels_last)
         return Perceptual(lpips.features, lpips.distance)
-    vgg19 = (settings.style_network if kind == "style" else kind) == "vgg19"
-    network = VggFeatures.vgg19(Path(settings.vgg19_file)) if vgg19 else VggFeatures.vgg16()
-    distance = style_distance if kind == "style" else feature_distance
+    if kind.endswith("vgg19"):
+        network = VggFeatures.vgg19(Path(settings.vgg19_file))
+    else:
+        network = VggFeatures.vgg16()
+    distance = style_distance if kind.startswith("style") else feature_distance
     return Perceptual(network.to(device), distance)
 
 

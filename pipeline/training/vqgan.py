@@ -39,6 +39,7 @@ from pipeline.training.keyframe_dataset import KeyframeSet
 from pipeline.training.perceptual import edge_loss, perceptual_loss
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
+WARMUP_SHARE = 0.05  # of the training, in which gen_lr rises
 START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
 # Errors of the eased warp, on [-1, 1], below which all frames count alike: absolute and squared.
@@ -97,18 +98,18 @@ class VqganTask(Task):
         self.module = nn.ModuleDict(networks).to(self.device)
 
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
-        betas = (trainer.gen_beta_1, trainer.gen_beta_2)
+        betas = tuple(trainer.gen_betas)
         adam = torch.optim.Adam(parameters, lr=trainer.gen_lr, betas=betas, fused=True)
         schedule = None
         if trainer.schedule == "cosine":
-            schedule = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, trainer.warmup_share)
-        spec = OptimizerSpec(parameters, adam, trainer.gen_clip_norm, schedule)
+            schedule = warmup_cosine(0.02 * trainer.gen_lr, trainer.gen_lr, WARMUP_SHARE)
+        spec = OptimizerSpec(parameters, adam, trainer.clip_norm, schedule)
         self.optimizers = {"generator": spec}
         if self.gan is not None:
             parameters = list(self.gan.parameters())
-            betas = (trainer.disc_beta_1, trainer.disc_beta_2)
+            betas = tuple(trainer.disc_betas)
             adam = torch.optim.Adam(parameters, lr=trainer.disc_lr, betas=betas, fused=True)
-            spec = OptimizerSpec(parameters, adam, trainer.disc_clip_norm)
+            spec = OptimizerSpec(parameters, adam, trainer.clip_norm)
             self.optimizers["discriminator"] = spec
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
@@ -162,7 +163,7 @@ class VqganTask(Task):
         if self.perceptual is not None:
             subset = slice(settings.perceptual_subset or None)
             parts["perceptual"] = self.perceptual(decoded[subset], images[subset])
-            value = value + settings.vqvae.perceptual_weight * parts["perceptual"]
+            value = value + settings.perceptual_weight * parts["perceptual"]
         gradient = torch.zeros_like(decoded)
         if decoded.requires_grad:
             (gradient,) = torch.autograd.grad(value, decoded)
@@ -201,7 +202,7 @@ class VqganTask(Task):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """The weighted losses, each by itself, and how often each code came, `V`."""
         parts = {"commitment": quantized.commitment_loss, "codebook": quantized.codebook_loss}
-        total = self.settings.loss.vqvae.codebook_weight * sum(parts.values())
+        total = self.settings.loss.codebook_weight * sum(parts.values())
         counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
 
@@ -366,7 +367,7 @@ class KeyframeTask(VqganTask):
         sizes = self.settings.keyframes
         rows, columns = self.tokenizer.grid
         total = batch * self.processes.world_size
-        dropped = sizes.dropped_codes * torch.rand(total, 1, 1, 1, generator=self.generator)
+        dropped = torch.rand(total, 1, 1, 1, generator=self.generator)
         chance = torch.rand(total, 1, rows, columns, generator=self.generator)
         without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
         kept = ((chance >= dropped) & ~without).float()

@@ -48,7 +48,7 @@ ALIKE |= {
     name: ("tokenizer", {"changes": ADVERSARIAL | changes}, {"batch_size": 3})
     for name, changes in TOKENIZERS.items()
 }
-DROPOUT = {"transformer.resid_pdrop": 0.2}
+DROPOUT = {"transformer.dropout": 0.2}
 CHANCE = {  # all that draws random numbers
     "train.mode": "maskgit",
     "train.batch_method": "truncation",

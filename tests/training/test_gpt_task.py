@@ -480,7 +480,7 @@ def gradients(task, rows: list[int]) -> tuple[dict[str, torch.Tensor], int]:
 def test_checkpointed_gradients_are_the_same_and_keep_less(gpt_task, sequence, kind):
     changes = {"train.sequence": sequence, "transformer.n_layer": 6}
     changes |= {"transformer.transformer_type": kind}
-    changes |= {"transformer.resid_pdrop": 0.2, "transformer.attn_pdrop": 0.2}
+    changes |= {"transformer.dropout": 0.2}
     plain, kept = gradients(gpt_task(changes), [0, 1])
     changes |= {"train.gradient_checkpointing": True}
     checkpointed, less = gradients(gpt_task(changes), [0, 1])

@@ -12,7 +12,7 @@ from pipeline.training import trainer
 from pipeline.training.checkpoint import Resume
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
-DROPOUT = {"transformer.resid_pdrop": 0.1}
+DROPOUT = {"transformer.dropout": 0.1}
 TASKS = {
     "keyframes": (
         "vqgan_task",

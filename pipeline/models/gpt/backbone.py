@@ -44,9 +44,9 @@ class HuggingFaceGpt(nn.Module):
                 n_embd=config.n_embd,
                 n_layer=config.n_layer,
                 n_head=config.n_head,
-                embd_pdrop=config.embd_pdrop,
-                resid_pdrop=config.resid_pdrop,
-                attn_pdrop=config.attn_pdrop,
+                embd_pdrop=config.dropout,
+                resid_pdrop=config.dropout,
+                attn_pdrop=config.dropout,
                 bos_token_id=None,
                 eos_token_id=None,
                 attn_implementation="sdpa",
@@ -115,7 +115,7 @@ class PlainGpt(nn.Module):
         self.checkpointing = False
         self.wte = nn.Embedding(config.num_embeddings, config.n_embd)
         self.wpe = nn.Embedding(config.positions, config.n_embd)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         for module in self.modules():
@@ -168,10 +168,10 @@ class Block(nn.Module):
 class Attention(nn.Module):
     def __init__(self, config: "GptConfig", layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.attn_pdrop
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: PlainCache | None) -> Tensor:
         qkv = self.c_attn(x).unflatten(2, (3, self.n_head, -1))  # B S 3 H D
@@ -194,7 +194,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))

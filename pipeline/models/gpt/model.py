@@ -50,9 +50,7 @@ class GptConfig:
     n_layer: int
     n_head: int
     n_embd: int
-    embd_pdrop: float
-    resid_pdrop: float
-    attn_pdrop: float
+    dropout: float
     remaining_frames_method: str  # own_embeddings | concat | token_type_ids | none
     num_embeddings: int  # V
     grid: tuple[int, int]  # tokens of a frame, rows and columns
@@ -74,9 +72,7 @@ class GptConfig:
             n_layer=sizes[0],
             n_head=sizes[1],
             n_embd=sizes[2],
-            embd_pdrop=gpt.embd_pdrop,
-            resid_pdrop=gpt.resid_pdrop,
-            attn_pdrop=gpt.attn_pdrop,
+            dropout=gpt.dropout,
             remaining_frames_method=gpt.remaining_frames_method,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
             grid=grid,

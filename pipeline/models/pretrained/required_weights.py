@@ -74,15 +74,14 @@ def _perceptual_losses(settings: Params) -> Iterator[tuple[str, str, str]]:
         without = "set train.perceptual_loss_weight to 0"
         losses.append(("train.perceptual_loss", train.perceptual_loss, without))
     for key, kind, without in losses:
-        yield f"{key} = {kind}", loss.style_network if kind == "style" else kind, without
+        network = {"style": "vgg16", "style_vgg19": "vgg19"}.get(kind, kind)
+        yield f"{key} = {kind}", network, without
 
 
 def _vgg19_faults(settings: Params) -> Iterator[str]:
     """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
     keys = [key for key, network, _ in _perceptual_losses(settings) if network == "vgg19"]
     if keys:
-        style = "vqgan.loss.style_network = vgg19"
-        keys = [style if key.endswith("style") else key for key in keys]
         from pipeline.models.pretrained import vgg  # imports torch: only where it is needed
 
         try:

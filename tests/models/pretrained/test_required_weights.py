@@ -67,29 +67,29 @@ def test_rife_is_wanted_where_keyframes_are_warped_by_it(settings, method, conte
 
 
 @pytest.mark.parametrize(
-    "kind, network, wants",
+    "kind, wants",
     [
-        ("none", "vgg16", []),
-        ("vgg16", "vgg19", [weights.LPIPS_VGG16]),
-        ("alexnet", "vgg16", [weights.LPIPS_ALEXNET]),
-        ("vgg19", "vgg16", []),
-        ("style", "vgg16", [weights.LPIPS_VGG16]),
-        ("style", "vgg19", []),
+        ("none", []),
+        ("vgg16", [weights.LPIPS_VGG16]),
+        ("alexnet", [weights.LPIPS_ALEXNET]),
+        ("vgg19", []),
+        ("style", [weights.LPIPS_VGG16]),
+        ("style_vgg19", []),
     ],
 )
-def test_a_network_is_wanted_where_its_features_are_compared(settings, kind, network, wants):
-    assert of_loss(with_loss(settings, perceptual_loss=kind, style_network=network)) == wants
+def test_a_network_is_wanted_where_its_features_are_compared(settings, kind, wants):
+    assert of_loss(with_loss(settings, perceptual_loss=kind)) == wants
 
 
-@pytest.mark.parametrize(
-    "kind, key", [("vgg19", "perceptual_loss = vgg19"), ("style", "style_network = vgg19")]
-)
-def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind, key):
+@pytest.mark.parametrize("kind", ["vgg19", "style_vgg19"])
+def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind):
     path = tmp_path / "vgg19-dcbb9e9d.pth"
-    changes = {"perceptual_loss": kind, "style_network": "vgg19", "vgg19_file": str(path)}
+    changes = {"perceptual_loss": kind, "vgg19_file": str(path)}
     changed = with_loss(settings, **changes)
     (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
-    assert said.startswith(f"vqgan.loss.{key}: VGG19: {path} is missing; download https://")
+    assert said.startswith(
+        f"vqgan.loss.perceptual_loss = {kind}: VGG19: {path} is missing; download https://"
+    )
     assert said.endswith("or set it to vgg16")
     path.write_bytes(b"something else")
     (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
@@ -100,7 +100,7 @@ def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind, ke
 
 
 def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
-    unused = {"style_network": "vgg19", "vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
+    unused = {"vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
     assert not any(
         "vgg19" in fault for fault in required_weights.faults(with_loss(settings, **unused))
     )
