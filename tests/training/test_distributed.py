@@ -282,13 +282,10 @@ def test_another_launcher_than_the_parameter_says_is_refused(tiny, monkeypatch, 
         pass
 
 
-@pytest.mark.parametrize("device", ["cuda:1", "cuda", "auto"])
+@pytest.mark.parametrize("device", ["cuda:1", "cuda"])
 def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4 if device == "cuda:1" else 1)
-    monkeypatch.setattr(
-        "pipeline.runtime.prepare",
-        lambda base: torch.device("cuda" if base.device == "auto" else base.device),
-    )
+    monkeypatch.setattr("pipeline.runtime.prepare", lambda base: torch.device(base.device))
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     base = tiny({"base.launcher": "torchrun --nproc-per-node=2", "base.device": device}).base

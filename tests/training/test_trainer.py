@@ -150,7 +150,8 @@ def test_what_is_not_finite_ends_with_step_rows_state_and_remedy(run, breaks, lo
     task = Line(6, broken_at=4, breaks=breaks)
     names = {"total": "total", "part": "rows, chance", "gradient": "gradient of line"}
     name = names[breaks]
-    message = rf"not finite at step 4 of epoch 2: {name} \(row \d, row \d\); the state .*float32"
+    cause = rf"not finite at step 4 of epoch 2: {name} \(row \d, row \d\)"
+    message = cause + "; the last finite state .*float32"
     with pytest.raises(UserError, match=message) as error:
         run(task, log_interval=log_interval)
     _, rows = task.seen[-1]
@@ -196,7 +197,8 @@ def test_the_state_before_a_failed_step_reproduces_it(run, resume):
 def test_a_validation_that_is_not_finite_stops_too(run, resume):
     task = Line(6)
     task.validate = lambda batches: {"mean": 1.0, "error": math.inf}
-    with pytest.raises(UserError, match=r"step 3 in validation: val error; the state .*float32"):
+    message = "step 3 in validation: val error; the last finite state .*float32"
+    with pytest.raises(UserError, match=message):
         run(task)
     assert resume().path.with_suffix(".failed.pt").exists()
 
