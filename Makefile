@@ -1,4 +1,4 @@
-# On a fresh machine with git, make and Python 3.11 or newer:
+# On a fresh machine with git, make and Python 3.11:
 #   make repro        environment + the whole pipeline on the embedded sample
 #   make test         environment + lint + all tests, in two processes
 # TORCH_INDEX chooses a build of PyTorch, for instance

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline import config, frames, progress, runtime
 from pipeline.config import Decoding
@@ -32,6 +33,7 @@ from pipeline.video.writer import write_video
 VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
 # Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
 CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
+SOFTWARE = "nakawari"  # text in each PNG that is written
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 # Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
 EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
@@ -52,7 +54,7 @@ def main(words: list[str] | None = None) -> None:
         numbers = range(1, arguments.samples + 1)
         outs = [arguments.out.with_stem(f"{arguments.out.stem}_{k}") for k in numbers]
     for out in outs:
-        _check_out(out)
+        _check_out(out, list(paths.values()))
     images = {frame: read_picture(path) for frame, path in paths.items()}
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
@@ -157,23 +159,43 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
             raise UserError(f"--{option} {value:g}: expected {expected}")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, pictures: list[Path]) -> None:
+    """Refuses, before anything is generated, an output that is no clip or would cost a file."""
     if out.suffix.lower() not in (".mp4", ".gif", ""):
         raise UserError(
             f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
         )
     if out.suffix and out.is_dir():
         raise UserError(f"--out {out} is a folder; expected the name of a file")
+    for picture in pictures:
+        if out.resolve() in (picture.resolve(), picture.resolve().parent):
+            raise UserError(
+                f"--out {out} would replace the given picture {picture}; choose another name"
+            )
+    existing = next(folder for folder in out.resolve().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"--out {out}: cannot write into {existing}; choose another folder")
     if out.suffix:
         return
     if out.is_file():
         raise UserError(f"--out {out} is a file; expected a new or empty folder")
-    foreign = [path.name for path in out.glob("*") if not FRAME_NAME.fullmatch(path.name)]
+    foreign = sorted(path.name for path in out.glob("*") if not _is_own_frame(path))
     if foreign:
         raise UserError(
             f"--out {out} holds {foreign[0]}; expected a new folder, an empty one, or one with "
             "frames of an earlier clip"
         )
+
+
+def _is_own_frame(path: Path) -> bool:
+    """Whether this program wrote the file: only such ones may be replaced."""
+    if not FRAME_NAME.fullmatch(path.name):
+        return False
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == SOFTWARE
+    except OSError:
+        return False
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -308,8 +330,11 @@ def write_clip(clip: np.ndarray, out: Path, fps: float) -> None:
             )
         else:
             partial.mkdir()
+            mark = PngInfo()
+            mark.add_text("Software", SOFTWARE)
             for number, frame in enumerate(clip):
-                Image.fromarray(frame).save(partial / f"frame_{number:04d}.png")
+                path = partial / f"frame_{number:04d}.png"
+                Image.fromarray(frame).save(path, pnginfo=mark)
             shutil.rmtree(out, ignore_errors=True)
         partial.replace(out)
     finally:

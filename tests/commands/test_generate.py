@@ -438,7 +438,7 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--fps", "nan"], "--fps nan: expected more than 0"),
         (["--size", "huge"], "--size huge: expected model, input, or HxW"),
         (["--out", "clip.avi"], r"--out clip\.avi: expected a name ending in \.mp4 or \.gif"),
-        (["--out", "full"], r"--out full holds notes\.txt; expected a new folder"),
+        (["--out", "full"], r"--out full holds frame_0000\.png; expected a new folder"),
         (["--out", "file"], "--out file is a file; expected a new or empty folder"),
         (["--out", "folder.mp4"], r"--out folder\.mp4 is a folder; expected the name of a file"),
         (["--first", "none.png"], r"none\.png does not exist; expected an image"),
@@ -470,6 +470,32 @@ def test_missing_models_are_named(project, lacking):
     ):
         main()
     assert not (folder / "clip").exists()
+
+
+def test_only_own_frames_are_replaced(project):
+    """A folder with a user's frame_0000.png, or with a given picture, stays as it is."""
+    root = project()
+    (root / "mine").mkdir()
+    given = save(root / "mine/frame_0000.png", read(root / "a.png"))
+    before = given.read_bytes()
+    for first in ("a.png", "mine/frame_0000.png"):
+        with pytest.raises(
+            UserError, match="--out mine (holds frame_0000|would replace the given)"
+        ):
+            main("--n-frames", "3", out="mine", first=first)
+        assert given.read_bytes() == before
+    for n_frames in (5, 3):  # an earlier clip of our own gives way
+        main("--n-frames", str(n_frames))
+        assert len(list((root / "clip").iterdir())) == n_frames
+
+
+def test_an_output_in_place_of_a_given_picture_is_refused(project):
+    root = project()
+    given = save(root / "in.gif", read(root / "a.png"))
+    before = given.read_bytes()
+    with pytest.raises(UserError, match=r"--out in\.gif would replace the given picture in\.gif"):
+        main("--n-frames", "3", out="in.gif", first="in.gif")
+    assert given.read_bytes() == before
 
 
 def test_transparent_rotated_and_grey_pictures_are_read(tmp_path):
