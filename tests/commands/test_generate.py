@@ -479,9 +479,8 @@ def test_only_own_frames_are_replaced(project):
     given = save(root / "mine/frame_0000.png", read(root / "a.png"))
     before = given.read_bytes()
     for first in ("a.png", "mine/frame_0000.png"):
-        with pytest.raises(
-            UserError, match="--out mine (holds frame_0000|would replace the given)"
-        ):
+        sentence = r"--out mine (holds frame_0000|would replace the given)"
+        with pytest.raises(UserError, match=sentence):
             main("--n-frames", "3", out="mine", first=first)
         assert given.read_bytes() == before
     for n_frames in (5, 3):  # an earlier clip of our own gives way
