@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, help="0: greedy; about 1: sampled, so that clips differ")
     add("--top-k", type=int, help="sample from the k most likely tokens; 0: from all")
     add("--top-p", type=float, help="sample from the fewest tokens that make up this share")
-    least = "greedy: the decoder is not told less likely tokens; 0: it is told all"
+    least = "greedy: the decoder does without less likely tokens; 0: it gets all"
     add("--min-confidence", type=float, help=least)
     ease = f"timing: 1 is even, up to {MAX_EXPONENT:g} holds both ends longer; default: learnt"
     add("--ease", type=float, help=ease)
