@@ -16,7 +16,14 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]
-        run_main(importlib.import_module(f"pipeline.commands.{name}").main)
+        try:
+            command = importlib.import_module(f"pipeline.commands.{name}")
+        except ModuleNotFoundError as error:
+            sys.exit(
+                f"error: the package {error.name} is not installed; activate the environment "
+                "(`source .venv/bin/activate`), or run `pip install -r requirements.txt`"
+            )
+        run_main(command.main)
         return
     width = max(map(len, COMMANDS))
     lines = [f"  {command:{width}}  {text}" for command, text in COMMANDS.items()]

@@ -1,0 +1,35 @@
+"""`python -m pipeline`: the list of commands, and what it says where it cannot start one."""
+
+import importlib
+import sys
+
+import pytest
+
+from pipeline import __main__
+
+
+def run(monkeypatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipeline", *words])
+    __main__.main()
+
+
+def test_every_command_is_listed_and_can_be_imported(monkeypatch, capsys):
+    run(monkeypatch)
+    text = capsys.readouterr().out
+    for name in __main__.COMMANDS:
+        assert f"  {name} " in text
+        assert callable(importlib.import_module(f"pipeline.commands.{name}").main)
+
+
+def test_an_unknown_command_is_named(monkeypatch):
+    with pytest.raises(SystemExit, match="'draw' is no command"):
+        run(monkeypatch, "draw")
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    def import_module(name: str):
+        raise ModuleNotFoundError("No module named 'cv2'", name="cv2")
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(SystemExit, match=r"cv2 is not installed.*pip install -r requirements\.txt"):
+        run(monkeypatch, "check")
