@@ -182,10 +182,6 @@ def print_table(result: dict) -> None:
         )
 
 
-if __name__ == "__main__":
-    main()
-
-
 def plot(results: list[dict], path: Path) -> None:
     """What training changes in PSNR and LPIPS, against minutes of both trainings."""
     import matplotlib
@@ -213,3 +209,7 @@ def plot(results: list[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
