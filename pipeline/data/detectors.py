@@ -18,7 +18,8 @@ from pipeline.data.frame_file import FrameFile
 
 NEARLY_ZERO = 1e-5  # adaptive: a neighbourhood in which nothing changes
 HIGHEST = 255.0  # adaptive: the greatest ratio, and that of any change among none
-NEIGHBOURS = 2  # adaptive: frames on each side, PySceneDetect's default
+NEIGHBOURS, RATIO = 2, 3.0  # adaptive: frames on each side, and how many times their mean a cut is:
+# PySceneDetect's defaults
 HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture: size 16, lowpass 2
 
 
@@ -75,8 +76,7 @@ class AdaptiveDetector:
     """
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.content, self.threshold = ContentDetector(rules), rules.adaptive.threshold
-        self.min_content = rules.adaptive.min_content_val
+        self.content, self.min_content = ContentDetector(rules), rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         return self.ratios(self.content.scores(footage))
@@ -102,7 +102,7 @@ class AdaptiveDetector:
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
         enough = self.content.scores(footage) >= self.min_content
-        return spaced_cuts((scores >= self.threshold) & enough, min_length)
+        return spaced_cuts((scores >= RATIO) & enough, min_length)
 
 
 class ThresholdDetector:
@@ -112,7 +112,7 @@ class ThresholdDetector:
     """
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.fade.threshold
+        self.threshold = rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         return footage.term("mean_rgb").astype(np.float64)
@@ -135,7 +135,7 @@ class HashDetector:
     """A cut where the perceptual hashes of neighbours differ in this share of their bits."""
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.hash.threshold
+        self.threshold = rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         hashes = np.stack([self._hash(small) for small in footage.plane("small")])  # T 16 16
@@ -157,7 +157,7 @@ class HistogramDetector:
     """A cut where the correlation of neighbours' luma histograms (256 bins) is so far below 1."""
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.histogram.threshold
+        self.threshold = rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         counts = footage.plane("histogram").astype(np.float32)  # T 256
@@ -179,7 +179,7 @@ class TransNetDetector:
     """
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.transnetv2.threshold
+        self.threshold = rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         from pipeline.models.pretrained.transnet import cut_probabilities  # torch takes seconds

@@ -1,15 +1,13 @@
 """What is laid over the finished picture: falling snow, a fade to black, a flash."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from pipeline.sample.acting import ease
 from pipeline.sample.camera import HEIGHT
-from pipeline.sample.drawing import Brush, ellipse
-from pipeline.sample.palette import WHITE
-from pipeline.sample.timing import ease
+from pipeline.sample.drawing import WHITE, Brush, ellipse
 
 FADE_SECONDS, DARK_SECONDS = 1.8, 0.35
 PENUMBRA = 0.4  # of the fade's time that one point takes to darken
@@ -17,33 +15,25 @@ FLASH_RISE, FLASH_FALL = 0.3, 0.5  # seconds; slow enough not to look like a cut
 FLASH_STRENGTH = 0.42
 
 
-@dataclass(frozen=True)
-class Snow:
-    """Flakes `K` in picture units; each falls at its own speed and sways, on every frame."""
+def snowflakes(rng: np.random.Generator, aspect: float) -> np.ndarray:
+    """`K 3`: size and where a flake is at first, in picture units."""
+    count = round(15 * aspect)
+    size = rng.uniform(4.0, 8.5, count)
+    x, y = rng.uniform(0, HEIGHT * aspect, count), rng.uniform(0, HEIGHT, count)
+    return np.stack([size, x, y], axis=1)
 
-    x: np.ndarray
-    y: np.ndarray
-    size: np.ndarray
-    speed: np.ndarray  # units a second
 
-    @staticmethod
-    def fresh(rng: np.random.Generator, aspect: float) -> "Snow":
-        count = round(15 * aspect)
-        size = rng.uniform(4.0, 8.5, count)
-        x, y = rng.uniform(0, HEIGHT * aspect, count), rng.uniform(0, HEIGHT, count)
-        return Snow(x, y, size, 60.0 + 14.0 * size)
-
-    def over(self, picture: np.ndarray, time: float) -> np.ndarray:
-        """A copy of uint8 `H W 3` with the flakes where they are after `time` seconds."""
-        picture = picture.copy()
-        width = HEIGHT * picture.shape[1] / picture.shape[0]
-        brush = Brush.scaled(picture, picture.shape[0] / HEIGHT, 0.0, 0.0, 0.0)
-        xs = self.x - 0.35 * self.speed * time + 9.0 * np.sin(2.0 * time + self.size * 9)
-        ys = self.y + self.speed * time
-        for x, y, size in zip(xs, ys, self.size, strict=True):
-            at = (x + 20) % (width + 40) - 20, (y + 20) % (HEIGHT + 40) - 20
-            brush.shape(ellipse(*at, size), WHITE, 0)
-        return picture
+def snow(picture: np.ndarray, flakes: np.ndarray, time: float) -> np.ndarray:
+    """Each flake falls at its own speed and sways, on every frame; `time` in seconds."""
+    picture = picture.copy()
+    height, width = picture.shape[:2]
+    brush = Brush.scaled(picture, height / HEIGHT, 0.0, 0.0, 0.0)
+    for size, x, y in flakes:
+        fallen = (60.0 + 14.0 * size) * time
+        x = x - 0.35 * fallen + 9.0 * np.sin(2.0 * time + size * 9)
+        at = (x + 20) % (HEIGHT * width / height + 40) - 20, (y + fallen + 20) % (HEIGHT + 40) - 20
+        brush.shape(ellipse(*at, size), WHITE, 0)
+    return picture
 
 
 def fade(picture: np.ndarray, frame: int, frames: int, fps: float) -> np.ndarray:

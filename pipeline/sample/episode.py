@@ -1,7 +1,6 @@
-"""One episode: script, film, mp4, and the truth about it."""
+"""The episodes: script, film, mp4, and the truth about each, one job an episode."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -16,33 +15,70 @@ from pipeline.video.writer import write_video
 
 FPS, PICTURE = 24, (288, 512)  # height, width in pixels
 CRF = 14  # held drawings must stay held after decoding
+STRONG_MOTION = 3.0  # grey levels a frame, mean over a scene
 
 
-@dataclass
-class Log:
-    """What is noted while filming."""
+def render_episodes(params: SampleEpisodes, seed: int, out: Path, workers: int) -> dict:
+    """Writes `out/episodes/episode_NN.mp4` and `out/truth/episode_NN.json`; returns counts.
 
-    drawings: list[int] = field(default_factory=list)  # frames at which the picture changes
-    motion: list[float] = field(default_factory=list)  # a scene each
+    The bytes depend on the parameters and the seed only, not on the number of `workers`.
+    """
+    for old in [*out.glob("episodes/episode_*.mp4"), *out.glob("truth/episode_*.json")]:
+        old.unlink()  # of an earlier run with more episodes
+    jobs = [(params, seed, number, out) for number in range(1, params.episodes + 1)]
+    frames = params.episodes * round(params.seconds * FPS)
+    pool = executor.LocalPool(workers)
+    truths = pool.run(write_episode, jobs, what="sample_episodes", unit="frame", total=frames)
+    scenes = [scene for truth in truths for scene in truth["scenes"]]
+    drawings = sum(len(truth["drawings"]) for truth in truths)
+    return {
+        "episodes": len(truths),
+        "frames": frames,
+        "scenes": len(scenes),
+        "cuts": sum(len(truth["cuts"]) for truth in truths),
+        "drawings": drawings,
+        "held_frames": frames - drawings,
+        "overlay_frames": sum(s["end"] - s["start"] for s in scenes if s["overlay"]),
+        "fades": sum(scene["fade"] for scene in scenes),
+        "flashes": sum(scene["flash"] for scene in scenes),
+        "strong_motion_scenes": sum(scene["motion"] >= STRONG_MOTION for scene in scenes),
+        "mean_motion": sum(scene["motion"] for scene in scenes) / len(scenes),
+    }
 
 
 def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> dict:
-    """Writes episode `number` (from 1) as mp4 and JSON under `out`; returns the truth.
-
-    Depends on the parameters, the seed and the number only.
-    """
+    """Writes episode `number` (from 1) as mp4 and JSON under `out`; returns the truth."""
     cv2.setNumThreads(1)
     scenes = episode_script(params, seed, number)
-    name, log = f"episode_{number:02d}", Log()
-    write_video(out / "episodes" / f"{name}.mp4", film(scenes, log), FPS, crf=CRF)
+    drawings, motion = [], []
+    frames = film(scenes, drawings, motion)
+    name = f"episode_{number:02d}"
+    write_video(out / "episodes" / f"{name}.mp4", frames, FPS, crf=CRF)
     truth = {
         "fps": FPS,
         "n_frames": scenes[-1].end,
         "height": PICTURE[0],
         "width": PICTURE[1],
         "cuts": [scene.start for scene in scenes[1:]],
-        "scenes": [_truth_of(*pair) for pair in zip(scenes, log.motion, strict=True)],
-        "drawings": log.drawings,
+        "scenes": [
+            {
+                "start": scene.start,
+                "end": scene.end,
+                "background": scene.place,
+                "shot": scene.shot,
+                "characters": [actor.name for actor in scene.actors],
+                "holds": [actor.on for actor in scene.actors],
+                "camera": scene.move.kind,
+                "camera_hold": scene.move.on,
+                "action": scene.kind,
+                "overlay": scene.snow is not None,
+                "fade": scene.fade,
+                "flash": scene.flash_at is not None,
+                "motion": moved,
+            }
+            for scene, moved in zip(scenes, motion, strict=True)
+        ],
+        "drawings": drawings,
     }
     write_json(out / "truth" / f"{name}.json", truth)
     return truth
@@ -50,40 +86,23 @@ def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> 
 
 def episode_script(params: SampleEpisodes, seed: int, number: int) -> list[Scene]:
     rng = np.random.default_rng([seed, number])
-    frames = round(params.seconds * FPS)
-    return write_script(rng, frames, FPS, PICTURE[1] / PICTURE[0])
+    return write_script(rng, round(params.seconds * FPS), FPS, PICTURE[1] / PICTURE[0])
 
 
-def film(scenes: list[Scene], log: Log, size: tuple[int, int] = PICTURE) -> Iterator[np.ndarray]:
-    """All frames of the episode, uint8 `H W 3` of `size`; fills `log` on the way."""
+def film(
+    scenes: list[Scene], drawings: list, motion: list, size: tuple[int, int] = PICTURE
+) -> Iterator[np.ndarray]:
+    """All frames of the episode, uint8 `H W 3` of `size`. On the way `drawings` gets the frames at
+    which the picture changes, `motion` the mean change of each scene."""
     for scene in scenes:
         before, total = None, 0.0
-        pictures = shoot(scene, FPS, *size)
-        for number, (picture, new) in enumerate(pictures, scene.start):
+        for number, (picture, new) in enumerate(shoot(scene, FPS, *size), scene.start):
             if new:
-                log.drawings.append(number)
+                drawings.append(number)
                 if before is not None:
                     total += cv2.norm(before, picture, cv2.NORM_L1) / picture.size
                 before = picture
             yield picture
             if number % FPS == FPS - 1:
                 executor.count(FPS)
-        log.motion.append(total / max(scene.frames - 1, 1))
-
-
-def _truth_of(scene: Scene, motion: float) -> dict:
-    return {
-        "start": scene.start,
-        "end": scene.end,
-        "background": scene.place,
-        "shot": scene.shot,
-        "characters": [actor.name for actor in scene.actors],
-        "holds": [actor.on for actor in scene.actors],
-        "camera": scene.move.kind,
-        "camera_hold": scene.move.on,
-        "action": scene.kind,
-        "overlay": scene.snow is not None,
-        "fade": scene.fade,
-        "flash": scene.flash_at is not None,
-        "motion": motion,
-    }
+        motion.append(total / max(scene.frames - 1, 1))

@@ -9,18 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.sample.acting import Actor
+from pipeline.sample.acting import Actor, Track, ease, glide, moves
 from pipeline.sample.camera import HEIGHT, WORLD, Move, View
 from pipeline.sample.character import CAST, CHIN
-from pipeline.sample.effects import DARK_SECONDS, FADE_SECONDS, Snow
+from pipeline.sample.effects import DARK_SECONDS, FADE_SECONDS, snowflakes
 from pipeline.sample.places import PLACES
-from pipeline.sample.timing import ease, glide, moves
 
 GROUND = 252.0
 MAX_OVERLAY = 0.11  # share of an episode's frames under snow
 MIN_SECONDS = 1.0
 LONGEST_STEP = 3.9  # of the camera, in picture units at 24 fps: faster pans look like cuts
-
 CALM = ("talk", "close", "wave")  # kinds whose motion and a fade together look like no cut
 
 
@@ -30,13 +28,13 @@ class Scene:
 
     kind: str
     place: str
-    shot: str  # wide | medium | close
-    actors: tuple[Actor, ...]
-    move: Move
     start: int
     frames: int
+    shot: str  # wide | medium | close
+    actors: list[Actor]
+    move: Move
     front: bool = False  # things pass before the characters
-    snow: Snow | None = None
+    snow: np.ndarray | None = None  # flakes
     fade: bool = False
     flash_at: int | None = None  # brightest frame, counted from `start`
 
@@ -47,14 +45,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Slate:
-    """What a scene's writer is given."""
+    """What the writer of a scene is given: chance, length, and the width of a picture at zoom 1."""
 
     rng: np.random.Generator
-    place: str
-    start: int
     frames: int
     fps: float
-    width: float  # of a picture at zoom 1, world units
+    width: float  # world units
 
     @property
     def seconds(self) -> float:
@@ -63,14 +59,15 @@ class Slate:
     def between(self, low: float, high: float) -> float:
         return float(self.rng.uniform(low, high))
 
+    def inner(self, margin: float) -> float:
+        """An x that is `margin` away from both ends of the world."""
+        return self.between(margin, WORLD - margin)
+
     def pick(self, *options):
         return options[int(self.rng.integers(len(options)))]
 
     def cast(self, count: int) -> list[str]:
         return [str(name) for name in self.rng.permutation(list(CAST))[:count]]
-
-    def way(self) -> float:
-        return self.pick(-1.0, 1.0)
 
     def still(self, x: float, y: float, zoom: float) -> Move:
         view = View(x, y, zoom).inside(self.width)
@@ -80,70 +77,51 @@ class Slate:
         move = Move(start.inside(self.width), end.inside(self.width), pace, on, self.frames)
         return move.calmed(self.width, LONGEST_STEP * 24 / self.fps)
 
-    def scene(self, kind: str, shot: str, actors: list[Actor], move: Move, front: bool = False):
-        return Scene(kind, self.place, shot, tuple(actors), move, self.start, self.frames, front)
-
     def actor(self, name: str, action: str, x: float, on: int | None = None, **more) -> Actor:
-        """An actor with blinks, and with a mouth that flaps where the action is talking."""
+        """An actor with blinks, and with a mouth that flaps where the action is talking: open and
+        closed by turns, as in limited animation; no mouth is shown twice running."""
         on = on or self.pick(2, 2, 3)
         step = on * max(1, round(self.fps * 1.4 / on))
         first = on * int(self.rng.integers(1, max(2, step // on)))
-        blinks = tuple(range(first, self.frames, step))
-        flaps = self.mouths() if action in ("talk", "wave") else ()
-        return Actor(name, action, x, self.between(GROUND - 8, GROUND + 8), on,
-                     blinks=blinks, flaps=flaps, **more)  # fmt: skip
-
-    def mouths(self) -> tuple[int, ...]:
-        """Open and closed by turns, as in limited animation; no mouth is shown twice running."""
-        flaps = [0]
-        for _ in range(31):
+        flaps = [0] if action in ("talk", "wave") else []
+        while 0 < len(flaps) < 32:
             flaps.append((flaps[-1] + int(self.rng.integers(1, 3))) % 3)
-        return tuple(flaps)
+        y = self.between(GROUND - 8, GROUND + 8)
+        blinks = tuple(range(first, self.frames, step))
+        return Actor(name, action, x, y, on, blinks=blinks, flaps=tuple(flaps), **more)
 
-    def looks(self, rest: float, other: float, every: float = 0.9):
+    def looks(self, rest: float, other: float, every: float = 0.9) -> Track:
         """Head turns to and fro between two directions."""
         return moves(self.rng, self.seconds, [rest, other] * 4, every)
 
 
-def _middle(slate: Slate, margin: float) -> float:
-    return slate.between(margin, WORLD - margin)
+# Each writer returns shot, actors, camera move, and whether the place's front layer is shown.
+Written = tuple[str, list[Actor], Move, bool]
 
 
-def _head(actor: Actor) -> float:
-    return actor.y + CHIN * CAST[actor.name].size
-
-
-def _pan(slate: Slate) -> Scene:
-    zoom, way = slate.between(1.0, 1.2), slate.way()
+def _pan(slate: Slate) -> Written:
+    zoom, way = slate.between(1.0, 1.2), slate.pick(-1.0, 1.0)
     half = slate.width / zoom / 2
     room = WORLD - 2 * half
     distance = min(slate.between(110, 170) * slate.seconds, room)
     left = half + slate.between(0, room - distance)
     path = (left, left + distance) if way > 0 else (left + distance, left)
     y = HEIGHT / zoom / 2 * slate.between(1.0, 1.05) + HEIGHT * (1 - 1 / zoom)
-    views = [View(x, y, zoom) for x in path]
     actors = []
     for name, x in zip(slate.cast(2), (path[0] + way * 60, path[1] - way * 40), strict=True):
-        look = slate.looks(-way * 0.6, way * 0.6)
-        actors.append(slate.actor(name, slate.pick("talk", "stand", "wave"), x, turn=look,
-                                  gesture=slate.looks(0, 1)))  # fmt: skip
+        turn = slate.looks(-way * 0.6, way * 0.6)
+        action, gesture = slate.pick("talk", "stand", "wave"), slate.looks(0, 1)
+        actors.append(slate.actor(name, action, x, turn=turn, gesture=gesture))
+    views = [View(x, y, zoom) for x in path]
     move = slate.moving(*views, glide, slate.pick(1, 1, 2))
-    return slate.scene("pan", "wide", actors, move, slate.pick(True, False))
+    return "wide", actors, move, slate.pick(True, False)
 
 
-def _walk(slate: Slate) -> Scene:
-    return _across(slate, "walk", (95, 135), (1.0, 1.3))
-
-
-def _run(slate: Slate) -> Scene:
-    return _across(slate, "run", (210, 280), (1.0, 1.15))
-
-
-def _across(slate: Slate, action: str, speed: tuple, zooms: tuple) -> Scene:
+def _across(slate: Slate, action: str, speed: tuple, zooms: tuple) -> Written:
     """Somebody crosses the picture; the camera rests, others may watch."""
-    zoom, way = slate.between(*zooms), slate.way()
+    zoom, way = slate.between(*zooms), slate.pick(-1.0, 1.0)
     span = slate.width / zoom
-    centre = _middle(slate, span / 2 + 10)
+    centre = slate.inner(span / 2 + 10)
     travel = min(slate.between(*speed) * slate.seconds, span + 60)
     begin = centre - way * travel / 2 + slate.between(-20, 20)
     name, other = slate.cast(2)
@@ -151,17 +129,16 @@ def _across(slate: Slate, action: str, speed: tuple, zooms: tuple) -> Scene:
     mover = slate.actor(name, action, begin, on, travel=way * travel, phase=slate.between(0, 3))
     actors = [mover]
     if slate.rng.random() < 0.4:
-        side = slate.pick(-0.3, 0.3) * span
-        look = slate.looks(-way * 0.7, way * 0.7)
-        watcher = slate.actor(other, "talk", centre + side, turn=look)
+        x = centre + slate.pick(-0.3, 0.3) * span
+        watcher = slate.actor(other, "talk", x, turn=slate.looks(-way * 0.7, way * 0.7))
         actors = [replace(watcher, y=GROUND - 16), replace(mover, y=GROUND + 8)]
-    y = 138.0 if zoom < 1.05 else 158.0
-    return slate.scene(action, "wide", actors, slate.still(centre, y, zoom))
+    return "wide", actors, slate.still(centre, 138 if zoom < 1.05 else 158, zoom), False
 
 
-def _follow(slate: Slate) -> Scene:
+def _follow(slate: Slate) -> Written:
     """The camera goes along with somebody who walks: the background slides past."""
-    zoom, way, on = slate.between(1.05, 1.5), slate.way(), slate.pick(1, 1, 1, 2)
+    zoom, way = slate.between(1.05, 1.5), slate.pick(-1.0, 1.0)
+    on = slate.pick(1, 1, 1, 2)
     half = slate.width / zoom / 2
     room = WORLD - 2 * half
     distance = min(slate.between(100, 130) * slate.seconds, room)
@@ -171,79 +148,78 @@ def _follow(slate: Slate) -> Scene:
     travel = move.end.x - move.start.x  # the camera may have been slowed down
     names, actors = slate.cast(2), []
     for i, name in enumerate(names[: slate.pick(1, 2)]):
-        ahead = slate.between(10, 50) - 95 * i
-        actors.append(slate.actor(name, "walk", begin + way * ahead, on, travel=travel,
-                                  phase=slate.between(0, 3)))  # fmt: skip
-    shot = "medium" if zoom > 1.3 else "wide"
-    return slate.scene("follow", shot, actors, move, slate.pick(True, False))
+        x, phase = begin + way * (slate.between(10, 50) - 95 * i), slate.between(0, 3)
+        actors.append(slate.actor(name, "walk", x, on, travel=travel, phase=phase))
+    return "medium" if zoom > 1.3 else "wide", actors, move, slate.pick(True, False)
 
 
-def _zoom(slate: Slate) -> Scene:
-    near = slate.between(1.7, 2.2)
-    far = slate.between(1.0, 1.15)
-    centre = _middle(slate, slate.width / far / 2)
+def _zoom(slate: Slate) -> Written:
+    near, far = slate.between(1.7, 2.2), slate.between(1.0, 1.15)
+    centre = slate.inner(slate.width / far / 2)
     turn = slate.looks(slate.pick(-0.3, 0.0, 0.3), slate.pick(-0.55, 0.55), 1.2)
     actor = slate.actor(slate.cast(1)[0], "talk", centre + slate.between(-70, 70), turn=turn)
     views = [View(centre, 150, far), View(actor.x, _head(actor) + 14, near)]
     if slate.rng.random() < 0.4:
         views.reverse()
     move = slate.moving(*views, slate.pick(ease, glide), slate.pick(1, 1, 1, 2))
-    return slate.scene("zoom", "wide", [actor], move)
+    return "wide", [actor], move, False
 
 
-def _jump(slate: Slate) -> Scene:
+def _jump(slate: Slate) -> Written:
     zoom = slate.between(1.0, 1.15)
     span = slate.width / zoom
-    centre = _middle(slate, span / 2 + 10)
+    centre = slate.inner(span / 2 + 10)
     hops = max(1, round(slate.seconds / slate.between(0.8, 1.1)))
     travel = slate.pick(-1.0, 0.0, 1.0) * min(slate.between(70, 130) * hops, 0.6 * span)
     name, other = slate.cast(2)
-    jumper = slate.actor(name, "jump", centre - travel / 2, slate.pick(1, 2, 2), travel=travel,
-                         hops=hops)  # fmt: skip
-    actors = [jumper]
+    on = slate.pick(1, 2, 2)
+    actors = [slate.actor(name, "jump", centre - travel / 2, on, travel=travel, hops=hops)]
     if slate.rng.random() < 0.4:
         x = centre + slate.pick(-0.34, 0.34) * span
-        turn = slate.looks(-0.6, 0.6)
-        actors = [replace(slate.actor(other, "talk", x, turn=turn), y=GROUND - 14), jumper]
-    return slate.scene("jump", "wide", actors, slate.still(centre, 144, zoom))
+        watcher = slate.actor(other, "talk", x, turn=slate.looks(-0.6, 0.6))
+        actors.insert(0, replace(watcher, y=GROUND - 14))
+    return "wide", actors, slate.still(centre, 144, zoom), False
 
 
-def _talk(slate: Slate) -> Scene:
+def _talk(slate: Slate) -> Written:
     """Two stand together, one speaks, the other listens."""
     zoom = slate.between(1.45, 1.7)
-    centre = _middle(slate, 230)
+    centre = slate.inner(230)
     names, gap = slate.cast(2), slate.between(52, 66)
-    first = slate.actor(names[0], "talk", centre - gap, turn=slate.looks(0.7, 0.15),
-                        gesture=slate.looks(0, 1, 1.0))  # fmt: skip
-    second = slate.actor(names[1], slate.pick("stand", "talk"), centre + gap,
-                         turn=slate.looks(-0.7, -0.1, 1.4))  # fmt: skip
-    return slate.scene("talk", "medium", [first, second], slate.still(centre, 164, zoom))
+    turn, gesture = slate.looks(0.7, 0.15), slate.looks(0, 1, 1.0)
+    first = slate.actor(names[0], "talk", centre - gap, turn=turn, gesture=gesture)
+    action, turn = slate.pick("stand", "talk"), slate.looks(-0.7, -0.1, 1.4)
+    second = slate.actor(names[1], action, centre + gap, turn=turn)
+    return "medium", [first, second], slate.still(centre, 164, zoom), False
 
 
-def _close(slate: Slate) -> Scene:
+def _close(slate: Slate) -> Written:
     zoom = slate.between(2.1, 2.5)
-    x = _middle(slate, 160)
+    x = slate.inner(160)
     turn = slate.looks(slate.pick(-0.4, 0.0, 0.4), slate.pick(-0.55, 0.55), 1.1)
     action = slate.pick("talk", "talk", "stand")
     actor = slate.actor(slate.cast(1)[0], action, x, slate.pick(2, 2, 3), turn=turn)
-    aside = slate.between(-26, 26)
-    return slate.scene("close", "close", [actor], slate.still(x + aside, _head(actor) + 6, zoom))
+    move = slate.still(x + slate.between(-26, 26), _head(actor) + 6, zoom)
+    return "close", [actor], move, False
 
 
-def _wave(slate: Slate) -> Scene:
+def _wave(slate: Slate) -> Written:
     zoom = slate.between(1.3, 1.6)
-    x = _middle(slate, 220)
-    actor = slate.actor(slate.cast(1)[0], "wave", x, 2, turn=slate.looks(0.0, 0.4),
-                        gesture=slate.looks(0.0, 1.0, 1.3))  # fmt: skip
-    aside = slate.between(-50, 50)
-    return slate.scene("wave", "medium", [actor], slate.still(x + aside, 160, zoom))
+    x = slate.inner(220)
+    name, turn, gesture = slate.cast(1)[0], slate.looks(0.0, 0.4), slate.looks(0.0, 1.0, 1.3)
+    actor = slate.actor(name, "wave", x, 2, turn=turn, gesture=gesture)
+    return "medium", [actor], slate.still(x + slate.between(-50, 50), 160, zoom), False
+
+
+def _head(actor: Actor) -> float:
+    return actor.y + CHIN * CAST[actor.name].size
 
 
 # kind: writer, cards in the deck, shortest and longest scene in seconds
 KINDS = {
     "pan": (_pan, 2, 2.2, 4.2),
-    "walk": (_walk, 2, 2.2, 3.8),
-    "run": (_run, 1, 1.4, 2.2),
+    "walk": (lambda slate: _across(slate, "walk", (95, 135), (1.0, 1.3)), 2, 2.2, 3.8),
+    "run": (lambda slate: _across(slate, "run", (210, 280), (1.0, 1.15)), 1, 1.4, 2.2),
     "follow": (_follow, 2, 1.8, 3.6),
     "zoom": (_zoom, 2, 1.6, 3.2),
     "jump": (_jump, 2, 1.5, 3.2),
@@ -261,10 +237,15 @@ def write_script(rng: np.random.Generator, frames: int, fps: float, aspect: floa
     while start < frames:
         kind, place = next(kinds), next(places)
         write, _, shortest, longest = KINDS[kind]
-        length = _length(rng.uniform(shortest, longest), frames - start, fps)
-        scenes.append(write(Slate(rng, place, start, length, fps, HEIGHT * aspect)))
+        length, left = round(rng.uniform(shortest, longest) * fps), frames - start
+        enough = round(1.5 * MIN_SECONDS * fps)  # for another scene after this one
+        if left - length < enough:
+            length = left if left <= 6 * fps or left < 2 * enough else left // 2
+        written = write(Slate(rng, length, fps, HEIGHT * aspect))
+        scenes.append(Scene(kind, place, start, length, *written))
         start += length
-    return _with_effects(rng, scenes, frames, fps, aspect)
+    _add_effects(rng, scenes, frames, fps, aspect)
+    return scenes
 
 
 def _deal(rng: np.random.Generator, cards: list[str]) -> Iterator[str]:
@@ -272,50 +253,30 @@ def _deal(rng: np.random.Generator, cards: list[str]) -> Iterator[str]:
     last = None
     while True:
         for card in rng.permutation(cards):
-            if card == last:
-                continue
-            last = str(card)
-            yield last
+            if card != last:
+                last = str(card)
+                yield last
 
 
-def _length(seconds: float, left: int, fps: float) -> int:
-    """Frames of the next scene, such that the rest, if any, is long enough for another."""
-    frames, shortest = round(seconds * fps), round(1.5 * MIN_SECONDS * fps)
-    if left - frames >= shortest:
-        return frames
-    return left if left <= 6 * fps or left < 2 * shortest else left // 2
-
-
-def _with_effects(rng, scenes: list[Scene], frames: int, fps: float, aspect: float) -> list[Scene]:
+def _add_effects(rng, scenes: list[Scene], frames: int, fps: float, aspect: float) -> None:
     """One fade, one flash and some snow, each in scenes that are long enough and bare of others."""
     order = [int(i) for i in rng.permutation(len(scenes))]
-    needed = (FADE_SECONDS + DARK_SECONDS + 0.3) * fps
+    order = [i for i in order if scenes[i].move.kind == "static"]
     calmest = sorted(order, key=lambda i: scenes[i].kind not in CALM)
+    fade_frames = (FADE_SECONDS + DARK_SECONDS + 0.3) * fps
     for i in calmest:
-        rests = scenes[i].move.kind == "static"
-        if i < len(scenes) - 1 and rests and scenes[i].frames >= needed:
+        if i < len(scenes) - 1 and scenes[i].frames >= fade_frames:
             scenes[i] = replace(scenes[i], fade=True)
             break
     for i in calmest:
         scene = scenes[i]
-        if (
-            not scene.fade
-            and scene.move.kind == "static"
-            and scene.place != "night"
-            and scene.frames >= 1.5 * fps
-        ):
+        if not scene.fade and scene.place != "night" and scene.frames >= 1.5 * fps:
             scenes[i] = replace(scene, flash_at=round(scene.frames * rng.uniform(0.4, 0.6)))
             break
-    return _with_snow(rng, scenes, order, frames, aspect)
-
-
-def _with_snow(rng, scenes: list[Scene], order: list[int], frames: int, aspect: float):
     left = MAX_OVERLAY * frames
     for i in sorted(order, key=lambda i: scenes[i].place != "winter"):
         scene = scenes[i]
-        outside = scene.place in ("winter", "night", "town")
-        rests = scene.move.kind == "static"
-        if outside and rests and scene.frames <= left and not scene.fade and scene.flash_at is None:
-            scenes[i] = replace(scene, snow=Snow.fresh(rng, aspect))
+        bare = not scene.fade and scene.flash_at is None
+        if scene.place in ("winter", "night", "town") and scene.frames <= left and bare:
+            scenes[i] = replace(scene, snow=snowflakes(rng, aspect))
             left -= scene.frames
-    return scenes

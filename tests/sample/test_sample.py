@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from pipeline.config import SampleEpisodes
-from pipeline.sample import render_episodes, timing
+from pipeline.sample import acting, render_episodes
 from pipeline.sample.acting import Actor
 from pipeline.sample.camera import HEIGHT, WORLD, Move, View
 from pipeline.sample.character import CAST
-from pipeline.sample.episode import FPS, PICTURE, Log, episode_script, film
+from pipeline.sample.episode import FPS, PICTURE, episode_script, film
 from pipeline.sample.places import PLACES
 from pipeline.sample.script import MAX_OVERLAY
-from pipeline.sample.shooting import VISIBLE, _change, _small
+from pipeline.sample.shooting import VISIBLE, change
 
 SMALL = SampleEpisodes(seed=1, episodes=2, seconds=4.0)
 SERIES = SampleEpisodes(seed=1, episodes=6, seconds=48.0)
@@ -42,9 +42,9 @@ def rendered(tmp_path_factory):
 
 
 def filmed(params, seed, number):
-    """Frames as drawn, before encoding, and what was noted."""
-    log, scenes = Log(), episode_script(params, seed, number)
-    return list(film(scenes, log, TINY)), scenes, log
+    """Frames as drawn, before encoding, their scenes, changing frames, and motion by scene."""
+    scenes, drawings, motion = episode_script(params, seed, number), [], []
+    return list(film(scenes, drawings, motion, TINY)), scenes, drawings, motion
 
 
 @pytest.fixture(scope="module")
@@ -88,36 +88,31 @@ def test_truth_and_summary_agree(rendered):
 
 
 def test_drawings_are_the_frames_that_change_visibly(film_of_one):
-    frames, _, log = film_of_one
-    drawings = set(log.drawings)
+    frames, _, drawings, _ = film_of_one
     assert 0 in drawings
     for number in range(1, len(frames)):
-        changed = _change(_small(frames[number - 1]), _small(frames[number]))
+        changed = change(frames[number - 1], frames[number])
         assert (changed >= VISIBLE) == (number in drawings)
         assert (frames[number] == frames[number - 1]).all() == (number not in drawings)
 
 
 def test_motion_is_that_of_the_frames(film_of_one):
-    frames, scenes, log = film_of_one
-    for scene, motion in zip(scenes, log.motion, strict=True):
+    frames, scenes, _, motion = film_of_one
+    for scene, moved in zip(scenes, motion, strict=True):
         stack = np.array(frames[scene.start : scene.end], np.int16)
-        assert motion == pytest.approx(np.abs(np.diff(stack, axis=0)).mean(), rel=1e-6)
+        assert moved == pytest.approx(np.abs(np.diff(stack, axis=0)).mean(), rel=1e-6)
 
 
-def test_snow_moves_on_every_frame():
-    for number in range(1, 20):
-        scenes = episode_script(SERIES, 0, number)
-        if any(scene.snow is not None for scene in scenes):
-            break
-    scene = next(scene for scene in scenes if scene.snow is not None)
-    log = Log()
-    assert len(list(film([scene], log, TINY))) == scene.frames
-    assert log.drawings == list(range(scene.start, scene.end))
+def test_snow_moves_on_every_frame(scripts):
+    scene = next(scene for script in scripts for scene in script if scene.snow is not None)
+    drawings = []
+    assert len(list(film([scene], drawings, [], TINY))) == scene.frames
+    assert drawings == list(range(scene.start, scene.end))
 
 
 def test_fade_ends_in_black(scripts):
     scene = next(scene for script in scripts for scene in script if scene.fade)
-    frames = list(film([scene], Log(), TINY))
+    frames = list(film([scene], [], [], TINY))
     assert frames[-1].mean() < 0.5 and (frames[-1] == frames[-6]).all()
     assert frames[0].mean() > 40
 
@@ -156,7 +151,7 @@ def test_scenes_tile_the_episode_and_last_long_enough(seconds):
         assert all(a != b for a, b in pairwise(places))
 
 
-@pytest.mark.parametrize("pace", [timing.ease, timing.glide])
+@pytest.mark.parametrize("pace", [acting.ease, acting.glide])
 def test_easing_runs_from_0_to_1_slow_at_both_ends(pace):
     values = np.array([pace(t) for t in np.linspace(0, 1, 101)])
     steps = np.diff(values)
@@ -165,16 +160,20 @@ def test_easing_runs_from_0_to_1_slow_at_both_ends(pace):
     assert steps[0] < steps[50] / 3 and steps[-1] < steps[50] / 3
 
 
-def test_arc_is_a_parabola():
-    assert [timing.arc(t) for t in (-1, 0, 0.25, 0.5, 0.75, 1, 2)] == [0, 0, 0.75, 1, 0.75, 0, 0]
-
-
 @pytest.mark.parametrize("on", [1, 2, 3])
 def test_a_pose_is_held_on_its_number_of_frames(on):
     actor = Actor("mika", "walk", 100.0, 250.0, on, travel=300.0)
     poses = [actor.pose(frame, 48, 24) for frame in range(48)]
     changes = [frame for frame in range(1, 48) if poses[frame] != poses[frame - 1]]
     assert changes == list(range(on, 48, on))
+
+
+def test_a_hop_is_a_parabola_from_the_ground_to_the_ground():
+    actor = Actor("mika", "jump", 100.0, 250.0, 1, travel=90.0, hops=1)
+    lifts = np.array([actor.pose(frame, 101, 24).lift for frame in range(101)])
+    air = np.flatnonzero(lifts)
+    assert lifts[0] == lifts[-1] == 0 and lifts.argmax() == 50
+    assert np.diff(lifts[air], 3) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_walk_goes_where_it_should():
@@ -195,7 +194,7 @@ def test_the_camera_stays_within_the_world(scripts):
 
 
 def test_a_move_is_calmed_to_the_limit():
-    move = Move(View(300, 144, 1.0), View(900, 144, 1.0), timing.glide, 1, 25)
+    move = Move(View(300, 144, 1.0), View(900, 144, 1.0), acting.glide, 1, 25)
     calm = move.calmed(512, 5.0)
     assert math.isclose(calm.fastest(512), 5.0, rel_tol=1e-3)
     assert calm.start == move.start and calm.end.x < move.end.x
