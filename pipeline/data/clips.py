@@ -1,4 +1,4 @@
-"""Scenes to clips of 15-25 frames (thesis, section 5.1), and each scene to one split.
+"""Scenes to clips of 15-25 frames (thesis, section 3.1.2, table 1), and each scene to one split.
 
 A scene of n frames becomes k = ceil(n / max_frames) parts, one fewer where a part would have less
 than `min_frames`. Parts differ by at most one frame, longer ones last. A scene that is too short
