@@ -145,6 +145,7 @@ class ClipFilters(Section):
 class ClipChunk(Section):
     min_frames: Annotated[int, Field(ge=3)]
     max_frames: Annotated[int, Field(ge=3, le=1000)]
+    drop_first_frames: Annotated[int, Field(ge=0)]
     split_by: Literal["scene", "video"]
     train_share: Share
     val_share: Share
@@ -305,6 +306,8 @@ class Decoding(Section):
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
+    top_k: Annotated[int, Field(ge=0)]
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
     min_confidence: Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -167,3 +167,24 @@ def untrained(moving) -> Callable:
         return InBetweener(tokenizer, gpt, settings.ingest, cpu, precision, method)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def published_gpt2() -> Callable[..., Path]:
+    """Writes a random GPT-2 of 2 layers, 2 heads, width 16 as `save_pretrained` writes it."""
+
+    def save(folder: Path, vocabulary: int, rows: int = 1024) -> Path:
+        import torch
+
+        from pipeline.runtime import repair_torchvision
+
+        repair_torchvision()
+        from transformers import GPT2Config, GPT2Model
+
+        torch.manual_seed(3)
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": rows}
+        tokens = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
+        GPT2Model(GPT2Config(**sizes, **tokens)).save_pretrained(folder)
+        return folder
+
+    return save

@@ -91,6 +91,8 @@ TINY = {
             "mode": "auto",
             "steps": 3,
             "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
         },
         "baselines": [
             "black",
@@ -113,5 +115,5 @@ TINY = {
 
 def decoding_with(mode: str = "auto", **changes: float) -> Decoding:
     """Greedy decoding with changes."""
-    greedy = Decoding(mode=mode, steps=8, temperature=0.0, min_confidence=0.0)
+    greedy = Decoding(mode=mode, steps=8, temperature=0.0, top_k=0, top_p=1.0, min_confidence=0.0)
     return greedy.model_copy(update=changes)

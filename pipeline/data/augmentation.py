@@ -16,7 +16,10 @@ import numpy as np
 
 Kind = Literal["crop_flip", "shift_flip"]
 
-ENLARGED = 1.125  # 64x128 becomes 72x144, of which 64x128 are seen
+ENLARGED = {  # height and width of 64x128 become these, of which 64x128 are seen
+    "crop_flip": (72 / 64, 142 / 128),  # thesis, section 3.1.1
+    "shift_flip": (72 / 64, 144 / 128),
+}
 DRAWS = 3  # random numbers a picture: row and column of the crop, flip
 
 
@@ -29,7 +32,8 @@ def augment(
     """
     assert len(images) == len(rows), (images.shape, len(rows))
     _, height, width, _ = images.shape
-    large = round(height * ENLARGED), round(width * ENLARGED)
+    rows_factor, columns_factor = ENLARGED[kind]
+    large = round(height * rows_factor), round(width * columns_factor)
     draws = random_numbers(rows, seed, epoch)
     tops = draws[:, 0] % np.uint64(large[0] - height + 1)
     lefts = draws[:, 1] % np.uint64(large[1] - width + 1)

@@ -1,4 +1,4 @@
-"""Scenes to clips of 15-25 frames (thesis, section 5.1), and each scene to one split.
+"""Scenes to clips of 15-25 frames (thesis, section 3.1.2, table 1), and each scene to one split.
 
 A scene of n frames becomes k = ceil(n / max_frames) parts, one fewer where a part would have less
 than `min_frames`. Parts differ by at most one frame, longer ones last. A scene that is too short
@@ -77,15 +77,16 @@ def scene_clips(
     scene, usable: np.ndarray, footage: FrameFile, rules: config.ClipChunk, filters: list[Filter]
 ) -> tuple[list[dict], list[str]]:
     """Rows of `clips.parquet` for one scene, and a name for each rejection among them."""
-    lengths = part_lengths(len(usable), rules.min_frames, rules.max_frames)
+    kept = usable[rules.drop_first_frames :]
+    lengths = part_lengths(len(kept), rules.min_frames, rules.max_frames)
     if not lengths:
-        reason = f"scene of {len(usable)} frames, at least {rules.min_frames} needed"
-        return [_clip_row(scene, 0, Clip(footage, usable), split="", reason=reason)], [SHORT]
+        reason = f"scene of {len(kept)} frames, at least {rules.min_frames} needed"
+        return [_clip_row(scene, 0, Clip(footage, kept), split="", reason=reason)], [SHORT]
     key = split_key(scene.video_id, scene.start, rules.split_by)
     source = footage.about.get("split", "")
     split = split_of(key, rules.train_share, rules.val_share, source)
     rows, rejected = [], []
-    for part, frames in enumerate(np.split(usable, np.cumsum(lengths)[:-1])):
+    for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
         clip = Clip(footage, frames)
         name, reason = rejection(clip, filters)
         rows.append(_clip_row(scene, part, clip, split="" if name else split, reason=reason))

@@ -1,4 +1,4 @@
-"""Training of the transformer: cross entropy of the next frame's token ids (thesis, section 4.2).
+"""Training of the transformer: cross entropy of the next frame's token ids (thesis, section 3.3.1).
 
 Until epoch `stop_ground_truth_after_epoch` the model reads true previous frames (teacher forcing;
 with `token_noise` some of their tokens are wrong). Afterwards it reads its own predictions,
@@ -10,6 +10,7 @@ Clips differ in length, so batches have unlike numbers of targets. A loss is the
 its batch, and the trainer weighs batches by them (`count_targets`).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +93,9 @@ class GptTask(Task):
             clips = train.features[:: -(-len(train) // CONTEXT_CLIPS)]
             self.module.fit_context(torch.cat([clip.flatten(0, 1) for clip in clips]))
         if settings.transformer.pretrained:
-            load_pretrained(self.module.gpt, settings.transformer.pretrained)
+            left_out = load_pretrained(self.module.gpt, settings.transformer.pretrained)
+            if left_out and processes.is_main:
+                print(f"gpt2_train: {left_out}", file=sys.stderr, flush=True)
         self.module.to(device)
         if settings.base.gradient_checkpointing:
             checkpoint_activations(self.module.gpt)

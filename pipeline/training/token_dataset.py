@@ -1,7 +1,7 @@
 """Clips as token ids, for training the transformer: batches, token noise, masked tokens.
 
 A model that only ever read true frames drifts on its own ones. Beside reading its own predictions
-(thesis, section 4.2) it may read true frames of which some tokens are wrong. That costs no
+(thesis, section 3.3.1) it may read true frames of which some tokens are wrong. That costs no
 generation, and every frame of a clip still trains in one pass.
 """
 

@@ -1,7 +1,9 @@
 """Augmentation: what it changes, and that it is a function of seed, epoch and row."""
 
 import numpy as np
+import pytest
 
+from pipeline.data import augmentation
 from pipeline.data.augmentation import augment, random_numbers
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (50, 8, 16, 3), np.uint8)
@@ -15,8 +17,19 @@ def test_augmentation_flips_half_and_shows_most_of_the_picture():
     flipped = seen[:, 0, 0, 0] > seen[:, 0, -1, 0]
     assert 0.4 < flipped.mean() < 0.6
     spread = np.abs(seen[:, 0, -1, 0].astype(int) - seen[:, 0, 0, 0])
-    assert spread.min() > 255 * 0.85 and spread.max() < 235  # 8/9 of the width, none stretched
-    assert len(np.unique(seen[~flipped, 0, 0, 0])) >= 9  # every place of the crop
+    assert spread.min() > 255 * 0.85 and spread.max() < 235  # 64/71 of the width, none stretched
+    assert len(np.unique(seen[~flipped, 0, 0, 0])) >= 8  # every place of the crop
+
+
+@pytest.mark.parametrize(("kind", "size"), [("crop_flip", (72, 142)), ("shift_flip", (72, 144))])
+def test_frames_of_the_thesis_size_are_enlarged_as_there(monkeypatch, kind, size):
+    """Section 3.1.1: 64x128 to 72x142. Shifted ones get as much of a border."""
+    sizes, enlarged = set(), augmentation._enlarged
+    monkeypatch.setattr(
+        augmentation, "_enlarged", lambda *args: sizes.add(args[1]) or enlarged(*args)
+    )
+    augment(np.zeros((3, 64, 128, 3), np.uint8), range(3), 1, 2, kind)
+    assert sizes == {size}
 
 
 def test_shift_flip_moves_pixels_and_changes_none():

@@ -85,9 +85,14 @@ def test_rows_of_clips_and_of_rejects(chunk):
 
 
 def test_only_frames_that_count_are_used(chunk):
-    _, table = chunk(MANY, use_clip=lambda frame: frame % 2 == 0)
-    assert table.iloc[0]["frames"].tolist() == list(range(0, 52, 2))
-    assert set(table["n_frames"]) == {26}
+    _, table = chunk(MANY, use_clip=lambda frame: frame % 2 == 0, drop_first_frames=3)
+    assert table.iloc[0]["frames"].tolist() == list(range(6, 52, 2))
+    assert set(table["n_frames"]) == {23}
+
+
+def test_dropping_all_frames_of_a_scene_is_a_reject(chunk):
+    _, table = chunk(MANY | {"short": [(0, 20)]}, drop_first_frames=30)
+    assert table.iloc[-1]["reason"] == "scene of 0 frames, at least 15 needed"
 
 
 @pytest.mark.parametrize("split_by", ["scene", "video"])

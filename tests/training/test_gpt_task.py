@@ -6,6 +6,7 @@ from shutil import which
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tiny_settings import decoding_with
 from torch import nn
 
@@ -424,23 +425,76 @@ def test_masked_tokens_follow_the_cosine():
     )
 
 
-def test_truncation_keeps_both_ends_of_each_clip(gpt_task, context_tokens):
-    """Of clips of 6, 8 and 5 frames; features are picked alike."""
-    task = gpt_task({"train.batch_method": "truncation"}, folder=context_tokens)
+@SEQUENCES
+def test_truncation_keeps_both_ends_of_each_clip(gpt_task, sequence, context_tokens, monkeypatch):
+    """Thesis, figure 17: of clips of 6, 8 and 5 frames five stay; features are picked alike."""
+    changes = {"train.batch_method": "truncation", "train.sequence": sequence}
+    task = gpt_task(changes, folder=context_tokens)
     task.module.eval()
-    whole = batch_of(task, [1])
     batch = task.tokens["train"].batch([0, 1, 2], CPU, torch.Generator().manual_seed(1))
     assert batch.ids.shape[:2] == (3, 5) and batch.n_frames.tolist() == [5, 5, 5]
     assert torch.equal(batch.last, batch.ids[:, 4])
-    assert torch.equal(batch.ids[1, 0], whole.ids[0, 0])
-    assert torch.equal(batch.ids[1, 4], whole.ids[0, 7]), "its last frame is its frame 7"
     assert torch.equal(batch.features[..., 0], batch.ids.float())
-    task.generator.manual_seed(1)
+    for row, n in enumerate((6, 8, 5)):
+        whole = batch_of(task, [row]).ids[0]
+        numbers = [int((whole == frame).all(1).nonzero()) for frame in batch.ids[row]]
+        assert numbers == sorted(set(numbers)) and (numbers[0], numbers[-1]) == (0, n - 1)
+
+    rows = [TokenBatch(*(part[k : k + 1] for part in batch)) for k in range(3)]
     with torch.no_grad():
-        logits = task.module(batch.ids[:, :-2], batch.cond)
-    expected = F.cross_entropy(logits.flatten(0, 2), batch.ids[:, 1:-1].flatten())
-    losses = list(task.losses([0, 1, 2], 0, 0))
-    assert total(losses) == pytest.approx(expected.item(), rel=1e-5)
+        expected = sum(loss_by_hand(task, one.ids, one) for one in rows) / 3
+    lefts, add_time = [], task.module._add_time
+    monkeypatch.setattr(
+        task.module, "_add_time", lambda *args: lefts.append(args[1]) or add_time(*args)
+    )
+    task.generator.manual_seed(1)
+    assert total(list(task.losses([0, 1, 2], 0, 0))) == pytest.approx(expected, rel=1e-5)
+    counts = {count for left in lefts for count in left.unique().tolist()}
+    assert counts == {0, 1, 2, 3}, "remaining frames of five; 0 marks the last frame"
+
+
+@SEQUENCES
+def test_a_killed_training_goes_on_with_the_same_truncated_clips(
+    gpt_task, run, sequence, context_tokens
+):
+    changes = {"train.batch_method": "truncation", "train.sequence": sequence}
+
+    def kill(values, step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    straight, killed, again, other = (gpt_task(changes, folder=context_tokens) for _ in range(4))
+    run(straight)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, kill)
+    run(again)
+    other.generator.manual_seed(2)
+    run(other)
+    equal = [
+        all(map(torch.equal, straight.module.parameters(), task.module.parameters()))
+        for task in (again, other)
+    ]
+    assert equal == [True, False], "the frames that stay follow the seed"
+
+
+def test_the_published_token_table_is_taken_with_as_many_codes(
+    gpt_task, published_gpt2, tmp_path, write_tokens, capsys
+):
+    """Thesis, figure 26: 50,257 codes, as many as GPT-2 has tokens."""
+    folder = published_gpt2(tmp_path / "gpt2", vocabulary=50_257)
+    clip = torch.randint(0, 50_257, (5, 32))
+    tokens = write_tokens(tmp_path / "tokens", {"train": [clip], "val": [clip]})
+    changes = {"transformer.pretrained": str(folder), "train.sequence": "sliding_window"}
+    taken = gpt_task(changes | {"vqgan.vqvae.num_embeddings": 50_257}, folder=tokens)
+    published = load_file(folder / "model.safetensors")
+    assert torch.equal(taken.module.table, published["wte.weight"])
+    assert torch.equal(taken.module.gpt.wpe.weight, published["wpe.weight"])
+    assert "left out" not in capsys.readouterr().err
+    left_out = gpt_task(changes)
+    assert left_out.module.table.shape == (16, 16)
+    assert torch.equal(left_out.module.gpt.wpe.weight, published["wpe.weight"])
+    said = capsys.readouterr().err
+    assert "its table of 50257 tokens is left out, as the codebook has 16 codes" in said
 
 
 def test_variants_of_a_clip_are_rows_of_their_own(gpt_task, tokens, tmp_path, write_tokens):

@@ -3,11 +3,10 @@
     hidden = backbone(inputs, position_ids, mask, cache)      # B S E
 
 Both have the parts `wte`, `wpe`, `h` and `ln_f` (Radford et al., 2019), and a key/value cache that
-the call extends. Published GPT-2 weights come from a folder or from the hub
+the call extends. Published GPT-2 weights come from a folder, or from the hub's cache
 (`transformer.pretrained`).
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import UserError
+from pipeline.models.pretrained.weights import gpt2_folder
 from pipeline.runtime import repair_torchvision
 
 if TYPE_CHECKING:
@@ -209,11 +209,10 @@ def checkpoint_activations(backbone: HuggingFaceGpt | PlainGpt) -> None:
 
 
 @torch.no_grad()
-def load_pretrained(backbone: HuggingFaceGpt, source: str) -> bool:
-    """Copies published GPT-2 weights; returns whether the token table was among them.
+def load_pretrained(backbone: HuggingFaceGpt, source: str) -> str:
+    """Copies published GPT-2 weights; gives a sentence where the token table is not among them.
 
-    source: a folder with config.json and model.safetensors as `save_pretrained` writes them, or a
-    name on the hub, which is downloaded. A longer position table continues the published rows with
+    source: as in `weights.gpt2_folder`. A longer position table continues the published rows with
     random rows of the same standard deviation. The single position of a full-clip sequence gets the
     mean row: row 0 is an outlier in GPT-2. The token table is copied where it has as many rows as
     the codebook (GPT-2 has 50,257, as the thesis' codebook). UserError where nothing is found, or
@@ -236,28 +235,26 @@ def load_pretrained(backbone: HuggingFaceGpt, source: str) -> bool:
         kept = min(len(positions), len(model.wpe.weight))
         model.wpe.weight.normal_(std=float(positions.std()))
         model.wpe.weight[:kept] = positions[:kept]
-    if published.wte.weight.shape != model.wte.weight.shape:
-        return False
+    there, codes = len(published.wte.weight), len(model.wte.weight)
+    if there != codes:
+        return (
+            f"transformer.pretrained = {source}: its table of {there} tokens is left out, as the "
+            f"codebook has {codes} codes; vqgan.vqvae.num_embeddings = {there} takes it"
+        )
     model.wte.weight.copy_(published.wte.weight)
-    return True
+    return ""
 
 
 def _published(source: str) -> nn.Module:
+    folder = gpt2_folder(source)
     repair_torchvision()
     from transformers import GPT2Model
 
-    folder = Path(source)
-    looks_local = folder.is_absolute() or source.startswith(".") or folder.exists()
-    if looks_local and not (folder / "config.json").is_file():
-        raise UserError(
-            f"transformer.pretrained = {source}: no config.json there; expected a folder that "
-            "transformers' save_pretrained wrote, or a name on the hub such as gpt2"
-        )
     try:  # safetensors only: a pickle from outside is never opened
-        return GPT2Model.from_pretrained(source, use_safetensors=True, local_files_only=looks_local)
+        return GPT2Model.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"transformer.pretrained = {source} cannot be loaded ({reason}); name a folder with "
-            'config.json and model.safetensors, a name on the hub, or "" to start from nothing'
+            f"transformer.pretrained = {source} cannot be loaded ({reason}); expected the "
+            'config.json and model.safetensors of a GPT-2, or "" to start from nothing'
         ) from None

@@ -8,7 +8,7 @@ the mask token, a token that is not known yet.
 columns, remaining frames and context features, and an output layer tied to the token table. Two
 modes predict with one set of weights:
 
-- `parallel` (thesis, section 4.3): the positions of frame i give all tokens of frame i+1 in one
+- `parallel` (thesis, section 3.3.1): the positions of frame i give all tokens of frame i+1 in one
   pass.
 - `maskgit`: a partly known frame is completed, some tokens a step, the most confident first (Chang
   et al., MaskGIT, 2022, arXiv:2202.04200). Each target frame has a query block (`sequence`).

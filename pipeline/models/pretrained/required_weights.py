@@ -5,7 +5,6 @@ the parameter that does without.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import Params, Transformer
@@ -91,27 +90,23 @@ def _vgg19_faults(settings: Params) -> Iterator[str]:
 
 
 def _gpt2_faults(transformer: Transformer) -> Iterator[str]:
-    """A sentence where pretrained weights are not there or of other sizes. No hub is asked."""
-    source, folder = transformer.pretrained, Path(transformer.pretrained)
-    if not source:
+    """A sentence where pretrained weights are not there, or of other sizes."""
+    if not transformer.pretrained:
         return
-    local = folder.exists() or source.startswith((".", "/")) or source.count("/") > 1
-    if local and not (folder / "config.json").is_file():
-        yield (
-            f"transformer.pretrained = {source}: no config.json there; name a folder that "
-            'transformers\' save_pretrained wrote, a name on the hub, or ""'
-        )
+    try:
+        published = read_json(weights.gpt2_folder(transformer.pretrained) / "config.json")
+    except UserError as error:
+        yield str(error)
         return
     from pipeline.models.gpt.model import GPT2_SIZES  # imports torch: only where it is needed
 
     kind = transformer.transformer_type
     own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
-    expected, there = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
-    if local:
-        config = read_json(folder / "config.json")
-        there = tuple(config.get(key) for key in ("n_layer", "n_head", "n_embd"))
-    if there and there != expected:
+    expected = GPT2_SIZES.get(kind, own)
+    there = tuple(published.get(key) for key in ("n_layer", "n_head", "n_embd"))
+    if there != expected:
         yield (
-            f"transformer.pretrained = {source}: it has {there} layers, heads and width, and "
-            f"transformer.transformer_type = {kind} has {expected}; choose the published sizes"
+            f"transformer.pretrained = {transformer.pretrained}: it has {there} layers, heads and "
+            f"width, and transformer.transformer_type = {kind} has {expected}; choose the "
+            "published sizes"
         )

@@ -99,6 +99,33 @@ def verified(weights: Weights) -> Path:
     return path
 
 
+def gpt2_folder(source: str) -> Path:
+    """The folder of published GPT-2 weights: a folder, or a name on the hub that was downloaded.
+
+    It holds config.json and model.safetensors, as `save_pretrained` of transformers writes them.
+    Nothing is downloaded here. UserError where a file is missing.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    key, files = f"transformer.pretrained = {source}", ("config.json", "model.safetensors")
+    remedy = "name a folder that save_pretrained of transformers wrote, or set it to ''"
+    folder = Path(source)
+    if folder.is_dir():
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise UserError(f"{key}: no {' and no '.join(missing)} there; {remedy}")
+        return folder
+    try:
+        cached = [try_to_load_from_cache(source, name) for name in files]
+    except ValueError:
+        raise UserError(f"{key}: no such folder, and no name on the hub; {remedy}") from None
+    if not all(isinstance(path, str) for path in cached):
+        raise UserError(
+            f"{key}: no such folder, and not downloaded from the hub; run `hf download {source} "
+            f"{' '.join(files)}`, {remedy}"
+        )
+    return Path(cached[0]).parent
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Refuses every class but those that numpy arrays are made of."""
 

@@ -8,29 +8,19 @@ import torch
 from tiny_settings import GRID
 
 from pipeline.errors import UserError
-from pipeline.models.gpt.backbone import load_pretrained
+from pipeline.models.gpt.backbone import _published, load_pretrained
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.runtime import repair_torchvision
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A folder as `save_pretrained` writes it: 2 layers, 2 heads, width 16, some rows and codes."""
+def published(tmp_path_factory, published_gpt2):
+    """A model and its folder: some rows of positions, some tokens."""
 
-    def save(rows: int, vocabulary: int) -> tuple:
-        repair_torchvision()
-        from transformers import GPT2Config, GPT2Model
+    def make(rows: int, vocabulary: int) -> tuple:
+        folder = published_gpt2(tmp_path_factory.mktemp("gpt2"), vocabulary, rows)
+        return _published(str(folder)).eval(), folder
 
-        torch.manual_seed(3)
-        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
-        tokens = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
-        config = GPT2Config(n_positions=rows, **sizes, **tokens)
-        model = GPT2Model(config)
-        folder = tmp_path_factory.mktemp("gpt2")
-        model.save_pretrained(folder)
-        return model.eval(), folder
-
-    return save
+    return make
 
 
 def fresh(tiny, **changes) -> FrameGpt:
@@ -43,7 +33,7 @@ def fresh(tiny, **changes) -> FrameGpt:
 def test_a_sliding_window_gives_what_the_published_one_gives(tiny, published):
     theirs, folder = published(rows=1024, vocabulary=16)
     model = fresh(tiny, train__sequence="sliding_window")
-    assert load_pretrained(model.gpt, str(folder)), "16 codes, 16 rows: the table was taken"
+    assert not load_pretrained(model.gpt, str(folder)), "16 codes, 16 rows: all is taken"
     ids = torch.randint(0, 16, (1, 3, 32), generator=torch.Generator().manual_seed(0))
     cond = Conditioning(ids[:, 0], torch.tensor([6]))
     with torch.no_grad():
@@ -58,7 +48,7 @@ def test_a_table_that_is_too_short_grows_and_keeps_its_rows(tiny, published, row
     before = 40  # (40 + 1) * 32 positions
     model = fresh(tiny, train__sequence="sliding_window", train__n_frames_before=before)
     started = model.gpt.wte.weight.clone()
-    assert not load_pretrained(model.gpt, str(folder)), "50 rows are no table of 16 codes"
+    assert "table of 50 tokens is left out" in load_pretrained(model.gpt, str(folder))
     table = model.gpt.wpe.weight
     assert len(table) == 41 * 32 and torch.equal(table[:rows], theirs.wpe.weight)
     theirs_deviation = theirs.wpe.weight.std().item()
@@ -96,6 +86,8 @@ def test_a_folder_that_holds_no_model_is_named(tiny, published, tmp_path, kind):
         (folder / "model.safetensors").write_bytes(b"nothing")
     if kind == "pickle":
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    words = "no config.json there|cannot be loaded"
+    words = (
+        "no such folder|no config.json and no model.safetensors|no model.safeten|cannot be loaded"
+    )
     with pytest.raises(UserError, match=f"transformer.pretrained = .*({words})"):
         load_pretrained(fresh(tiny).gpt, str(folder))

@@ -110,3 +110,53 @@ def test_torch_is_imported_only_where_transnet_is_chosen():
         "list(required_weights.required(config.load())); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def gpt2_faults(settings: config.Params, source: object, kind: str = "custom") -> list[str]:
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16}
+    changes = {"pretrained": str(source), "transformer_type": kind} | sizes
+    transformer = settings.transformer.model_copy(update=changes)
+    changed = settings.model_copy(update={"transformer": transformer})
+    return [fault for fault in required_weights.faults(changed) if "transformer.pre" in fault]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "gpt2-medium",
+            "no such folder, and not downloaded from the hub; run `hf download gpt2-medium config",
+        ),
+        ("weights/gpt2", "no such folder, and not downloaded"),
+        ("../a/b/gpt2", "no such folder, and no name on the hub"),
+        ("two words", "no such folder, and no name on the hub"),
+        (".", "no config.json and no model.safetensors there"),
+    ],
+)
+def test_a_gpt2_that_is_not_there_is_said(settings, source, words, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (said,) = gpt2_faults(settings, source)
+    assert said.startswith(f"transformer.pretrained = {source}: {words}")
+    assert said.endswith("or set it to ''")
+
+
+def test_a_gpt2_is_found_in_a_folder_and_in_the_hubs_cache(
+    settings, published_gpt2, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    snapshot = published_gpt2(cache / "models--me--tiny/snapshots/abc", vocabulary=16)
+    (cache / "models--me--tiny/refs").mkdir()
+    (cache / "models--me--tiny/refs/main").write_text("abc")
+    for source in ("me/tiny", snapshot):
+        assert not gpt2_faults(settings, source)
+        (said,) = gpt2_faults(settings, source, "gpt2-medium")
+        assert "has (2, 2, 16) layers, heads and width" in said and "(24, 16, 1024)" in said
+    assert weights.gpt2_folder("me/tiny") == snapshot
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    assert "no model.safetensors there" in gpt2_faults(settings, snapshot)[0]

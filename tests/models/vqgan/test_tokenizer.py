@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.vqgan.autoencoder import AttentionBlock, Decoder, Encoder, ResidualBlock
+from pipeline.models.vqgan.autoencoder import (
+    AttentionBlock,
+    Decoder,
+    Encoder,
+    ResidualBlock,
+    upsampling,
+)
 from pipeline.models.vqgan.model import LinearSkip, Tokenizer
 
 SIZES = "vqgan.autoencoder."
@@ -225,6 +231,21 @@ def test_the_thesis_network_has_its_shapes_and_size(thesis):
     networks = sum(p.numel() for m in (encoder, decoder) for p in m.parameters())
     codebook = thesis.vqgan.vqvae.num_embeddings * thesis.vqgan.vqvae.embedding_dim
     assert round((networks + codebook) / 1e6) == 25
+
+
+@pytest.mark.parametrize(
+    ("mode", "checkered"), [("nearest", False), ("bilinear", False), ("transposed", True)]
+)
+def test_only_a_transposed_convolution_draws_a_checkerboard_untrained(mode, checkered):
+    """Thesis, figure 46: of a map without any pattern."""
+    torch.manual_seed(0)
+    plain = torch.randn(1, 16, 1, 1).expand(-1, -1, 8, 8)
+    with torch.no_grad():
+        drawn = upsampling(16, mode)(plain)[..., 2:-2, 2:-2]
+    pattern = drawn - drawn.mean((2, 3), keepdim=True)
+    assert (pattern.std() > 0.5 * drawn.std()) == checkered
+    again = torch.allclose(pattern[..., :-2, :-2], pattern[..., 2:, 2:], atol=1e-5)
+    assert again, "every two pixels"
 
 
 def test_tanh_keeps_pictures_in_range(tiny):
