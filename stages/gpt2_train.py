@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import fingerprint, load_tokenizer, require_own_tokens
 from pipeline.models.gpt.checkpoint import save_gpt
@@ -46,7 +46,9 @@ def main() -> None:
         if is_main:
             save_gpt(task.module, fingerprint(VQGAN), OUT)
             history.save(OUT)
-            run.finish(history.summary(task), OUT)
+            summary = history.summary(task)
+            io.write_json(OUT / "summary.json", summary)
+            run.finish(summary)
             resume.clear()
 
 

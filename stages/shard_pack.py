@@ -18,7 +18,8 @@ def main() -> None:
         shard_mb = settings.shard_pack.shard_mb
         with executor.open_pool(settings.engine) as pool:
             summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, pool)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, runtime, tracking
+from pipeline import config, errors, io, runtime, tracking
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import load_tokenizer, sign_tokens
 
@@ -18,7 +18,8 @@ def main() -> None:
         shards = Path("data/shards")
         summary = precompute(tokenizer, shards, OUT, rules.batch_size, device, precision)
         sign_tokens(OUT, VQGAN)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":
