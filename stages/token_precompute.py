@@ -17,7 +17,7 @@ def main() -> None:
         tokenizer = load_tokenizer(VQGAN, device)
         shards = Path("data/shards")
         summary = precompute(tokenizer, shards, OUT, rules.batch_size, device, precision)
-        sign_tokens(OUT, VQGAN)
+        sign_tokens(OUT, tokenizer)
         io.write_json(OUT / "summary.json", summary)
         run.finish(summary)
 
