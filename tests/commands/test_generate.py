@@ -468,7 +468,7 @@ def test_missing_models_are_named(project, lacking):
     folder = project()
     (folder / f"models/{lacking}/model.safetensors").unlink()
     with pytest.raises(
-        UserError, match=rf"^models/{lacking} hold no trained model; run `dvc repro`"
+        UserError, match=rf"^no trained model in models/{lacking}; run `dvc repro`"
     ):
         main()
     assert not (folder / "clip").exists()
