@@ -49,11 +49,12 @@ def read_json(path: Path) -> dict:
 
 
 def require_file(path: Path) -> None:
-    """UserError where there is no file."""
+    """UserError where there is no file; OSError, with its name, where it must not be read."""
     if not path.is_file():
         link = "a link to no file" if path.is_symlink() else "missing"
         fault = "a folder, expected a file" if path.is_dir() else link
         raise UserError(f"{path} is {fault}; `dvc repro` makes it")
+    path.open("rb").close()
 
 
 def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bool | None]:

@@ -467,9 +467,7 @@ def test_wrong_input_gets_a_sentence_and_nothing_is_written(project, options, wo
 def test_missing_models_are_named(project, lacking):
     folder = project()
     (folder / f"models/{lacking}/model.safetensors").unlink()
-    with pytest.raises(
-        UserError, match=rf"^no trained model in models/{lacking}; run `dvc repro`"
-    ):
+    with pytest.raises(UserError, match=rf"^no trained model in models/{lacking}; run `dvc repro`"):
         main()
     assert not (folder / "clip").exists()
 
