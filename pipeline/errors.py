@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 
 class UserError(Exception):
     """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends what it meets as Ctrl-C does."""
 
 
 def naming(error: OSError, path: Path) -> OSError:
@@ -19,7 +24,15 @@ def naming(error: OSError, path: Path) -> OSError:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError or a full disk becomes one line and exit code 1."""
+    """Runs a command's `main`; a UserError or a full disk becomes one line and exit code 1.
+
+    Ctrl-C and SIGTERM become one line and the exit codes that shells give them, 130 and 143.
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         main()
     except UserError as error:
@@ -28,5 +41,6 @@ def run_main(main: Callable[[], None]) -> None:
         name = f" at {error.filename}" if error.filename else ""
         remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
         sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to continue")
+    except KeyboardInterrupt as error:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))

@@ -30,16 +30,31 @@ def write_json(path: Path, content: dict) -> None:
     """Writes atomically; numbers keep six significant digits, so that a diff shows real changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    partial.write_text(
-        json.dumps(_rounded(content, path), indent=2, sort_keys=True) + "\n", "utf-8"
-    )
+    partial.write_text(json.dumps(rounded(content, path), indent=2, sort_keys=True) + "\n", "utf-8")
     partial.replace(path)
 
 
 def read_json(path: Path) -> dict:
+    require_file(path)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8
+        raise UserError(
+            f"{path} is no readable JSON ({error}); `dvc repro` makes it again"
+        ) from None
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds {kind}, expected keys; `dvc repro` makes it again")
+    return content
+
+
+def require_file(path: Path) -> None:
+    """UserError where there is no file; OSError, with its name, where it must not be read."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; `dvc repro` makes it")
-    return json.loads(path.read_text("utf-8"))
+        link = "a link to no file" if path.is_symlink() else "missing"
+        fault = "a folder, expected a file" if path.is_dir() else link
+        raise UserError(f"{path} is {fault}; `dvc repro` makes it")
+    path.open("rb").close()
 
 
 def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bool | None]:
@@ -56,11 +71,12 @@ def _partial(path: Path) -> Path:
     return path.with_suffix(f"{path.suffix}.{os.getpid()}.partial")
 
 
-def _rounded(value, path: Path):
+def rounded(value, path: Path):
+    """Content as `write_json` writes it; `path` is only named where a number is none."""
     if isinstance(value, dict):
-        return {str(key): _rounded(item, path) for key, item in value.items()}
+        return {str(key): rounded(item, path) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item, path) for item in value]
+        return [rounded(item, path) for item in value]
     if isinstance(value, float):
         assert math.isfinite(value), f"{value} in {path}"
         return float(f"{value:.6g}")
@@ -151,9 +167,14 @@ def write_table(rows: pd.DataFrame | dict | list[dict], schema: pa.Schema, path:
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Reads a table and checks its columns against the contract."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; `dvc repro` makes it")
-    table = pq.read_table(path)
+    require_file(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is no readable table ({reason}); `dvc repro` makes it again"
+        ) from None
     if table.schema.names != schema.names:
         raise UserError(
             f"{path} has the columns {table.schema.names}, expected {schema.names}; "

@@ -80,9 +80,8 @@ class Run:
         if self.points and time.monotonic() >= self.next_flush:
             self._flush()
 
-    def finish(self, summary: dict, out: Path) -> None:
-        """Writes `out/summary.json`; its first three counts end the stage's line on stderr."""
-        io.write_json(out / "summary.json", summary)
+    def finish(self, summary: dict) -> None:
+        """The first three counts of the stage's summary end its line on stderr."""
         counts = {key: value for key, value in summary.items() if type(value) is int}
         self.headline = ", ".join(f"{counts[k]:,} {k.replace('_', ' ')}" for k in list(counts)[:3])
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.data.clips import chunk_clips
 
 FRAMES, SCENES = Path("data/frames"), Path("data/scenes")
@@ -13,7 +13,8 @@ def main() -> None:
     settings = config.load()
     with tracking.stage("clip_chunk", settings) as run:
         summary = chunk_clips(FRAMES, SCENES, INDEX, OUT, settings.clip_chunk)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def main() -> None:
         model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
         clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         summary = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.data.holds import index_frames
 
 FRAMES, SCENES, OUT = Path("data/frames"), Path("data/scenes"), Path("data/frame_index")
@@ -12,7 +12,8 @@ def main() -> None:
     settings = config.load()
     with tracking.stage("frame_subsample", settings) as run:
         summary = index_frames(FRAMES, SCENES, OUT, settings.frame_subsample)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

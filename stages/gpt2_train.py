@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.commands import check
-from pipeline.models.checkpoints import fingerprint, load_tokenizer, require_own_tokens
+from pipeline.models.checkpoints import load_tokenizer, require_own_tokens
 from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
@@ -22,9 +22,9 @@ def main() -> None:
         tracking.stage("gpt2_train", settings, is_main) as run,
         distributed.connected(settings.base) as processes,
     ):
-        require_own_tokens(TOKENS, VQGAN)
-        tokenizer = load_tokenizer(VQGAN, processes.device).tokenizer
-        task = GptTask(settings, TOKENS, tokenizer, processes.device, processes)
+        loaded = load_tokenizer(VQGAN, processes.device)
+        require_own_tokens(TOKENS, loaded)
+        task = GptTask(settings, TOKENS, loaded.tokenizer, processes.device, processes)
         rules, engine = settings.train, settings.engine
         train_config = TrainConfig(
             batch_size=rules.batch_size,
@@ -44,9 +44,11 @@ def main() -> None:
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:
-            save_gpt(task.module, fingerprint(VQGAN), OUT)
+            save_gpt(task.module, loaded.sha256, OUT)
             history.save(OUT)
-            run.finish(history.summary(task), OUT)
+            summary = history.summary(task)
+            io.write_json(OUT / "summary.json", summary)
+            run.finish(summary)
             resume.clear()
 
 

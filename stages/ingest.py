@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.commands import check
 from pipeline.data import executor
 from pipeline.data.ingest import ingest
@@ -21,7 +21,8 @@ def main() -> None:
         else:
             with executor.open_pool(settings.engine) as pool:
                 summary = ingest(source, OUT, settings.ingest, pool)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.sample import render_episodes
 
 OUT = Path("data/sample")
@@ -13,7 +13,8 @@ def main() -> None:
     with tracking.stage("sample_episodes", settings) as run:
         sample = settings.sample_episodes
         summary = render_episodes(sample, sample.seed, OUT, settings.engine.workers)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.commands import check
 from pipeline.data.scenes import split_scenes
 
@@ -14,7 +14,8 @@ def main() -> None:
     check.require_weights(settings)
     with tracking.stage("scene_split", settings) as run:
         summary = split_scenes(FRAMES, OUT, settings.scene_split)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def main() -> None:
         size = (settings.ingest.height, settings.ingest.width)
         with executor.open_pool(settings.engine) as pool:
             summary = pack(Path("data/frames"), index, clips, OUT, size, pool)
-        run.finish(summary, OUT)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

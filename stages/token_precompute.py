@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, runtime, tracking
+from pipeline import config, errors, io, runtime, tracking
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import load_tokenizer, sign_tokens
 
@@ -16,8 +16,9 @@ def main() -> None:
         tokenizer = load_tokenizer(VQGAN, device)
         shards, precision = Path("data/shards"), settings.base.precision
         summary = precompute(tokenizer, shards, OUT, device, precision)
-        sign_tokens(OUT, VQGAN)
-        run.finish(summary, OUT)
+        sign_tokens(OUT, tokenizer)
+        io.write_json(OUT / "summary.json", summary)
+        run.finish(summary)
 
 
 if __name__ == "__main__":

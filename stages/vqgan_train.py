@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, tracking
+from pipeline import config, errors, io, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import save_tokenizer
 from pipeline.models.flow import EVEN
@@ -44,7 +44,9 @@ def main() -> None:
         if is_main:
             save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
             history.save(OUT)
-            run.finish(history.summary(task), OUT)
+            summary = history.summary(task)
+            io.write_json(OUT / "summary.json", summary)
+            run.finish(summary)
             resume.clear()
 
 

@@ -217,7 +217,7 @@ def read_picture(path: Path) -> np.ndarray:
 def load_models(device: torch.device, precision: str) -> InBetweener:
     missing = [str(path) for path in (VQGAN, GPT2) if not (path / "model.safetensors").is_file()]
     if missing:
-        raise UserError(f"{' and '.join(missing)} hold no trained model; run `dvc repro` first")
+        raise UserError(f"no trained model in {' and '.join(missing)}; run `dvc repro` first")
     return InBetweener.load(VQGAN, GPT2, device, precision)
 
 

@@ -91,6 +91,15 @@ class ClipSet(ShardReader):
         super().__init__(folder, "clips", split)
         self.lengths = self.table["n_frames"].to_pylist()
 
+    def require_size(self, height: int, width: int) -> None:
+        """UserError where these are no frames for models of that size."""
+        if self.shape[:2] != (height, width):
+            raise UserError(
+                f"clips of {self.shape[0]}x{self.shape[1]} pixels, the models are of "
+                f"{height}x{width}; run `dvc repro`, so that clips and models are made of the same "
+                "frames"
+            )
+
     def clip_id(self, row: int) -> str:
         return self.table["clip_id"][row].as_py()
 

@@ -108,13 +108,7 @@ class Evaluation:
 
     def check(self, clips: ClipSet) -> None:
         """Refuses clips of another size than the model's, or with nothing to generate."""
-        (height, width, _), ingest = clips.shape, self.model.ingest
-        if (height, width) != (ingest.height, ingest.width):
-            raise UserError(
-                f"clips of {height}x{width} pixels, the models are of "
-                f"{ingest.height}x{ingest.width}; run `dvc repro`, so that clips and models are "
-                "made of the same frames"
-            )
+        clips.require_size(self.model.ingest.height, self.model.ingest.width)
         for row, n_frames in enumerate(clips.lengths):
             if n_frames < 3:
                 raise UserError(

@@ -40,6 +40,7 @@ def precompute(
     counts: dict[str, float] = {"frames": 0}
     for split in SPLITS:
         clips = ClipSet(shards, split)
+        clips.require_size(loaded.ingest.height, loaded.ingest.width)
         augmented = has_context and split == "train"
         variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
         rows = []

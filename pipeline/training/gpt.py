@@ -7,9 +7,12 @@ gradient; the pass that reads it has one. Mode `maskgit` has a loss of its own b
 one pass, and both count as much.
 
 Clips differ in length, so batches have unlike numbers of targets. A loss is the mean over those of
-its batch, and the trainer weighs batches by them (`count_targets`).
+its batch, and the trainer weighs batches by them (`count_targets`). How many of them `maskgit`
+masks is random, so its sum over masked tokens is divided by the number to be expected: each masked
+token of a step then counts as much, in whatever batch it is.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +42,7 @@ from pipeline.training.token_dataset import (
 )
 
 WEIGHT_DECAY = 0.05  # of matrices; norms, biases and embeddings have none
+MASKED_SHARE = 2 / math.pi  # of all tokens, to be expected: the mean of `mask_tokens`' cosine
 CONTEXT_CLIPS = 512  # clips by which context features are normalised
 PARALLEL = sampling.GREEDY.model_copy(update={"mode": "parallel"})
 
@@ -226,7 +230,7 @@ class GptTask(Task):
         parts = {"cross_entropy": cross_entropy, "accuracy": parallel.correct / n_targets}
         total = cross_entropy
         if maskgit is not None:
-            parts["maskgit"] = maskgit.cross_entropy / maskgit.count
+            parts["maskgit"] = maskgit.cross_entropy / (MASKED_SHARE * n_targets)
             total = (total + parts["maskgit"]) / 2
         if perceptual is not None:
             parts["perceptual"] = perceptual * parallel.count / n_targets

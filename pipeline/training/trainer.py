@@ -6,15 +6,18 @@ Several processes (distributed.py) share each step's rows; only the main one wri
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from pipeline import progress
-from pipeline.errors import UserError
+from pipeline.errors import Terminated, UserError
 from pipeline.training.checkpoint import BuffersAndRng, Resume, set_rng
 from pipeline.training.task import History, Task
 
@@ -41,15 +44,18 @@ Log = Callable[[dict[str, float], int], None]
 def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) -> History:
     """Trains `task` to the end and returns its curves.
 
-    The saved state stays: call `resume.clear()` once the finished model is on disk.
+    The saved state stays: call `resume.clear()` once the finished model is on disk. Ctrl-C and
+    SIGTERM end the training after a step, whose state is saved.
     """
     trainer = Trainer(task, config, resume, log)
     trainer.restore()
     if not task.processes.is_main:
-        while trainer.step < trainer.total_steps:
-            trainer.train_step()
+        with _signals_noted(trainer.signals):
+            while trainer.step < trainer.total_steps:
+                trainer.train_step()
         return trainer.history
-    with progress.bar(what=what, unit="step", total=trainer.total_steps) as bar:
+    bar = progress.bar(what=what, unit="step", total=trainer.total_steps)
+    with bar, _signals_noted(trainer.signals):
         bar.update(trainer.step)
         while trainer.step < trainer.total_steps:
             trainer.train_step()
@@ -59,6 +65,29 @@ def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) 
                 speed = f"{trainer.targets_per_second:,.0f} {task.unit}/s"
                 bar.set_postfix_str(f"loss={loss}, {speed}", refresh=False)
     return trainer.history
+
+
+@contextmanager
+def _signals_noted(signals: list[int]) -> Iterator[None]:
+    """Appends Ctrl-C and SIGTERM to `signals` instead of stopping anywhere in a step.
+
+    A third one stops at once: torchrun repeats what its processes got from the terminal.
+    """
+
+    def note(number: int, frame: object) -> None:
+        signals.append(number)
+        if len(signals) > 2:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class LoggedValue(NamedTuple):
@@ -87,6 +116,7 @@ class Trainer:
         self.steps_per_epoch = n_rows // self.rows_per_step  # an incomplete last step is left out
         self.total_steps = self.steps_per_epoch * config.n_epochs
         self.step = 0
+        self.signals: list[int] = []  # that ask this process to stop
         self.history = History()
         self.accumulated: list[dict[str, torch.Tensor | float]] = []  # since the last log point
         self.order: tuple[int, list[int]] = (-1, [])  # epoch, its rows
@@ -110,7 +140,8 @@ class Trainer:
             norms.append(LoggedValue(f"gradient of {name}", norm, rows))
         # Before anyone steps; the one wait for the device in a step.
         finite = bool(_stack([v.value for v in losses + norms]).isfinite().all())
-        failed, save = self.processes.max(not finite, self.processes.is_main and self._save_due())
+        save_due = self.processes.is_main and self._save_due()
+        failed, save, stop = self.processes.max(not finite, save_due, max(self.signals, default=0))
         if failed:
             self._fail(before, losses, norms)
         for name in stepping:
@@ -127,8 +158,10 @@ class Trainer:
             self._log_step(epoch)
         if place + 1 == self.steps_per_epoch:
             self._validate(epoch)
-        if save:
+        if save or stop:
             self._save()
+        if stop:
+            raise Terminated if stop == signal.SIGTERM else KeyboardInterrupt
 
     def batches(self, epoch: int, place: int) -> tuple[list[list[int]], list[float]]:
         """This process' batches of a step, and how much each weighs.

@@ -1,6 +1,9 @@
 """Finished models on disk: what is saved is loaded, and what does not fit is named."""
 
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +13,17 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.frames import to_float
+from pipeline.inference.inbetweener import InBetweener
+from pipeline.io import read_json
 from pipeline.models.checkpoints import (
-    fingerprint,
     load_tokenizer,
     load_weights,
+    read_config,
     require_own_tokens,
     save_tokenizer,
     save_weights,
     sign_tokens,
+    write_config,
 )
 from pipeline.models.flow import Easing
 from pipeline.models.gpt.checkpoint import load_gpt, save_gpt
@@ -61,7 +67,7 @@ class Tied(nn.Module):
 def test_the_tokenizer_without_context_comes_back(tiny, make_tokenizer, tmp_path):
     settings, tokenizer = tiny({"vqgan.context": "none"}), make_tokenizer(context="none")
     save_tokenizer(tokenizer, settings, tmp_path)
-    loaded, ingest, _, _ = load_tokenizer(tmp_path, CPU)
+    loaded, ingest, *_ = load_tokenizer(tmp_path, CPU)
     assert ingest == settings.ingest.frame_size and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     images = torch.rand(2, 3, 16, 32)
@@ -76,7 +82,7 @@ def test_the_tokenizer_with_context_comes_back_with_its_flow(
     settings = tiny({"vqgan.keyframes.encoder": encoder, "flow.method": "mixed"})
     model = untrained(settings)
     save_tokenizer(model.tokenizer, settings, tmp_path, Easing(0.5, 0.25))
-    loaded, ingest, method, easing = load_tokenizer(tmp_path, CPU)
+    loaded, ingest, method, easing, _ = load_tokenizer(tmp_path, CPU)
     assert ingest == settings.ingest.frame_size and not loaded.training
     assert (method, easing) == ("mixed", Easing(0.5, 0.25))
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -115,97 +121,158 @@ def test_same_weights_same_bytes(make_gpt, tmp_path):
 
 def test_tied_weights_are_saved_once_and_come_back_tied(tmp_path):
     module, other = Tied(), Tied()
-    save_weights(module, tmp_path / "m.safetensors")
-    assert sorted(load_file(tmp_path / "m.safetensors")) == ["counts", "inner.weight"]
-    load_weights(other, tmp_path / "m.safetensors")
+    save_weights(module, tmp_path / "model.safetensors")
+    assert sorted(load_file(tmp_path / "model.safetensors")) == ["counts", "inner.weight"]
+    write_config({}, tmp_path)
+    weights = read_config(tmp_path)["weights"]
+    load_weights(other, tmp_path / "model.safetensors", weights)
     assert other.head.weight is other.inner.weight
     assert torch.equal(other.head.weight, module.inner.weight)
     assert torch.equal(other.counts, module.counts)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"bias": None}, "missing bias"),
-        ({"extra": torch.zeros(1)}, "unexpected extra"),
-        ({"weight": torch.zeros(2, 4)}, r"weight is \[2, 4\], expected \[2, 3\]"),
-        ({"weight": None, "gain": torch.zeros(1)}, "missing weight; unexpected gain"),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
-    path = tmp_path / "m.safetensors"
-    module = nn.Linear(3, 2)
-    before = module.weight.clone()
-    tensors = {k: v for k, v in (dict(module.state_dict()) | change).items() if v is not None}
-    save_file({name: value + 1 for name, value in tensors.items()}, path)
-    with pytest.raises(UserError, match=rf"m\.safetensors does not fit.*{words}"):
-        load_weights(module, path)
-    assert torch.equal(module.weight, before), "nothing is loaded by halves"
+@pytest.fixture(scope="module")
+def two_runs(tiny, untrained, tmp_path_factory) -> Path:
+    """Folders `one` and `other` with the models vqgan and gpt2 of runs that differ in the seed."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, seed in (("one", 1), ("other", 2)):
+        settings = tiny({"base.seed": seed})
+        model = untrained(settings)
+        save_tokenizer(model.tokenizer, settings, root / name / "vqgan", Easing(0.5))
+        weights = read_config(root / name / "vqgan")["weights"]
+        save_gpt(model.gpt, weights, root / name / "gpt2")
+    return root
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
-    path = tmp_path / "m.safetensors"
-    with pytest.raises(UserError, match=r"m\.safetensors is missing; `dvc repro`"):
-        load_weights(nn.Linear(3, 2), path)
-    save_weights(nn.Linear(3, 2), path)
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match=r"m\.safetensors is no readable safetensors file"):
-        load_weights(nn.Linear(3, 2), path)
+def value(dotted: str, new: object) -> Callable[[Path], None]:
+    """Writes another value into a config.json, or takes the key away."""
+
+    def edit(path: Path) -> None:
+        content = place = json.loads(path.read_text())
+        *sections, key = dotted.split(".")
+        for section in sections:
+            place = place[section]
+        place[key] = new
+        if new is None:
+            del place[key]
+        path.write_text(json.dumps(content))
+
+    return edit
 
 
-def test_a_config_of_other_sizes_is_refused(make_gpt, tmp_path):
-    save_gpt(make_gpt(), "abc", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["gpt"]["n_layer"] = 3
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"missing gpt\.model\.h\.2"):
-        load_gpt(tmp_path, CPU)
+def text(change: Callable[[str], str]) -> Callable[[Path], None]:
+    return lambda path: path.write_text(change(path.read_text()))
 
 
-def test_a_position_table_that_is_too_short_is_named(make_gpt, tmp_path):
-    """As if the window of a trained model were made longer by hand."""
-    changes = {"train.sequence": "sliding_window", "train.n_frames_before": 8}
-    save_gpt(make_gpt(changes), "abc", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["gpt"]["n_frames_before"] = 40
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"wpe\.weight is \[1024, 16\], expected \[1312, 16\]"):
-        load_gpt(tmp_path, CPU)
+def tensors(change: Callable[[dict], dict], signed: bool = True) -> Callable[[Path], None]:
+    """Other weights; signed: with their hash, as if they had been trained so."""
+
+    def edit(path: Path) -> None:
+        save_file({name: x for name, x in change(load_file(path)).items() if x is not None}, path)
+        if signed:
+            content = read_json(path.with_name("config.json"))
+            values = {key: content[key] for key in ("gpt", "tokenizer")}
+            write_config(values, path.parent)
+
+    return edit
 
 
-@pytest.mark.parametrize(
-    "gpt", [None, {"layout": "clip"}, {"merge": 2}, {"n_layer": None}], ids=str
-)
-def test_a_transformer_of_another_version_is_one_sentence(make_gpt, tmp_path, gpt):
-    """No sizes at all, keys that are unknown, and a key that is missing."""
-    config = {"tokenizer": "abc"}
-    if gpt is not None:
-        config["gpt"] = {
-            k: v for k, v in (make_gpt().config.to_dict() | gpt).items() if v is not None
-        }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"^.*config\.json was written by .*run `dvc repro`$"):
-        load_gpt(tmp_path, CPU)
+def content(data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(data)
 
 
-def test_a_tokenizer_of_another_version_is_one_sentence(tiny, make_tokenizer, tmp_path):
-    save_tokenizer(make_tokenizer(), tiny(), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["vqgan"]["autoencoder"]["old_key"] = 1
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"another version \(autoencoder.old_key: .*`dvc repro`$"):
-        load_tokenizer(tmp_path, CPU)
+def replaced_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
 
 
-def test_tokens_of_another_tokenizer_are_refused(tiny, make_tokenizer, tmp_path):
-    one, other, tokens = (tmp_path / name for name in ("one", "other", "tokens"))
-    save_tokenizer(make_tokenizer(0), tiny(), one)
-    save_tokenizer(make_tokenizer(1), tiny(), other)
-    assert fingerprint(one) != fingerprint(other)
-    with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
-        require_own_tokens(tokens, one)
-    tokens.mkdir()
-    sign_tokens(tokens, one)
-    require_own_tokens(tokens, one)
-    with pytest.raises(UserError, match=r"tokens of another tokenizer .*token_precompute"):
-        require_own_tokens(tokens, other)
+def replaced_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def of_other(what: str) -> Callable[[Path], None]:
+    """The file, or the folder, of the other run or model."""
+    return lambda path: shutil.copytree(
+        path.parent.parent.parent / what, path.parent, dirs_exist_ok=True
+    )
+
+
+VQGAN, GPT2 = "vqgan/config.json", "gpt2/config.json"
+WEIGHTS = "gpt2/model.safetensors"
+BIAS = "output_bias"
+FAULTS = [
+    (VQGAN, value("ingest.height", 32), r"ingest\.height is 32, expected 16 as trained"),
+    (VQGAN, value("ingest.height", 10**9), r"ingest\.height is 1000000000, expected 16"),
+    (VQGAN, value("ingest.fit", "pad"), r'ingest\.fit is "pad", expected "squeeze"'),
+    (VQGAN, value("ingest.width", "32"), r'ingest\.width is "32", expected 32'),
+    (VQGAN, value("ingest", {}), r"ingest\.fit is absent, expected"),
+    (VQGAN, value("flow.easing.pace", None), r"flow\.easing\.pace is absent, expected 0\.5"),
+    (VQGAN, value("flow.method", "rife"), r'flow\.method is "rife", expected "dis"'),
+    (VQGAN, value("vqgan.vqvae.num_embeddings", 2**40), r"num_embeddings is 1099511627776, exp"),
+    (VQGAN, value("vqgan.autoencoder.old_key", 1), r"old_key is 1, expected absent"),
+    (VQGAN, text(lambda t: t.replace('height": 16', 'height": 32')), "was changed after the tr"),
+    (VQGAN, value("trained", None), "written by an older version, without hashes"),
+    (VQGAN, value("sha256", None), "written by an older version, without hashes"),
+    (VQGAN, text(lambda t: t[:-30]), "is no readable JSON"),
+    (VQGAN, text(lambda t: "null"), "holds NoneType, expected keys"),
+    (VQGAN, text(lambda t: "[" * 10**5), "is no readable JSON"),
+    (VQGAN, content(b""), "is no readable JSON"),
+    (VQGAN, content(b'{"vqgan": "\xff"}'), "is no readable JSON"),
+    (VQGAN, Path.unlink, "is missing"),
+    (VQGAN, replaced_by_link, "is a link to no file"),
+    (VQGAN, replaced_by_folder, "is a folder, expected a file"),
+    (VQGAN, of_other("one/gpt2"), r"is not of a tokenizer of this version \(no key 'vqgan'\)"),
+    (GPT2, of_other("one/vqgan"), r"is not of a transformer of this version \(no key 'gpt'\)"),
+    (GPT2, of_other("other/gpt2"), "was trained on the tokens of another tokenizer"),
+    (GPT2, value("gpt.n_head", 1), r"gpt\.n_head is 1, expected 2"),
+    (GPT2, value("gpt.n_frames_before", 2.0), r"gpt\.n_frames_before is 2\.0, expected 2 as"),
+    (GPT2, value("gpt.grid", [1, 32]), r"gpt\.grid is \[1, 32\], expected \[4, 8\]"),
+    (GPT2, value("tokenizer", "abc"), r'tokenizer is "abc", expected'),
+    (GPT2, value("gpt", []), r"gpt is \[\], expected absent"),
+    (WEIGHTS, tensors(lambda t: t | {BIAS: None}), "missing output_bias"),
+    (WEIGHTS, tensors(lambda t: t | {"extra": torch.zeros(1)}), "unexpected extra"),
+    (
+        WEIGHTS,
+        tensors(lambda t: t | {BIAS: torch.zeros(2, 8)}),
+        r"bias is \[2, 8\], expected \[16",
+    ),
+    (
+        WEIGHTS,
+        tensors(lambda t: t | {BIAS: t[BIAS].half()}),
+        "torch.float16, expected torch.float32",
+    ),
+    (WEIGHTS, tensors(lambda t: t | {BIAS: t[BIAS] * torch.nan}), "output_bias holds NaN or inf"),
+    (WEIGHTS, tensors(lambda t: t | {BIAS: t[BIAS] + 1}, signed=False), "its hash is another one"),
+    (
+        WEIGHTS,
+        lambda path: path.write_bytes(path.read_bytes()[:-5]),
+        "no readable safetensors file",
+    ),
+    (WEIGHTS, content(b"\xff" * 7 + b"\x7f{}"), "is no readable safetensors file"),
+    (WEIGHTS, content(b""), "is no readable safetensors file"),
+    (WEIGHTS, Path.unlink, "is missing"),
+    (WEIGHTS, replaced_by_link, "is a link to no file"),
+    (WEIGHTS, replaced_by_folder, "is a folder, expected a file"),
+]
+
+
+@pytest.mark.parametrize(("file", "edit", "words"), FAULTS)
+def test_what_does_not_fit_is_one_sentence(two_runs, tmp_path, file, edit, words):
+    """The file's name, what is wrong, what was expected, and the remedy."""
+    shutil.copytree(two_runs, tmp_path / "runs")
+    run = tmp_path / "runs/one"
+    edit(run / file)
+    folder = rf"{run.name}/{Path(file).parent}"
+    with pytest.raises(UserError, match=rf"(?s)^\S*{folder}.*{words}.*`dvc repro`[^\n]*$") as error:
+        InBetweener.load(run / "vqgan", run / "gpt2", CPU, "float32")
+    assert "\n" not in str(error.value)
+
+
+def test_tokens_of_another_tokenizer_are_refused(two_runs, tmp_path):
+    one, other = (load_tokenizer(two_runs / name / "vqgan", CPU) for name in ("one", "other"))
+    for tokens in (tmp_path / "unsigned", tmp_path):
+        with pytest.raises(UserError, match=r"the tokens of another one; .*token_precompute"):
+            require_own_tokens(tokens, other)
+        sign_tokens(tmp_path, one)
+    require_own_tokens(tmp_path, one)

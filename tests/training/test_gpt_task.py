@@ -274,22 +274,33 @@ def test_frames_that_only_the_context_tells_are_learnt(gpt_task, run, tmp_path, 
 
 
 def test_the_loss_of_maskgit_by_hand(gpt_task, monkeypatch):
-    """Half of it is that of one pass; the other half counts the masked tokens."""
+    """Half is that of one pass, half that of the masked tokens, each of which counts as much.
+
+    Also in batches that are accumulated, one with many masked tokens and one with few.
+    """
     task = gpt_task({"train.mode": "maskgit"})
     task.module.eval()
     batch = batch_of(task, [0, 2])  # six frames and five
     targets = batch.ids[:, 1:-1]
     exists = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
-    partial = targets.masked_fill(torch.rand(targets.shape) < 0.4, 16)
-    monkeypatch.setattr(gpt, "mask_tokens", lambda *_: partial)
+    rate = torch.tensor([0.9, 0.1])[:, None, None]
+    partial = targets.masked_fill(torch.rand(targets.shape) < rate, 16)
     counted = exists[..., None] & (partial == 16)
     with torch.no_grad():
         logits, completed = task.module.complete(batch.ids[:, :-2], batch.cond, partial)
     parallel = F.cross_entropy(logits[exists].flatten(0, 1), targets[exists].flatten())
-    maskgit = F.cross_entropy(completed[counted], targets[counted])
-    (loss,) = task.losses([0, 2], 0, 0)
-    assert loss.total.item() == pytest.approx(((parallel + maskgit) / 2).item(), rel=1e-5)
-    assert loss.parts["maskgit"].item() == pytest.approx(maskgit.item(), rel=1e-5)
+    maskgit = F.cross_entropy(completed[counted], targets[counted], reduction="sum")
+    maskgit = maskgit / (2 / math.pi * 7 * 32)  # of the 7 inner frames' tokens
+    for batches in ([[0, 2]], [[0], [2]]):
+        masked = iter([partial] if len(batches) == 1 else [partial[:1], partial[1:, :3]])
+        monkeypatch.setattr(gpt, "mask_tokens", lambda *_, masked=masked: next(masked))
+        losses = [next(task.losses(rows, 0, 0)) for rows in batches]
+        counts = [task.count_targets(rows) for rows in batches]
+        shares = [count / sum(counts) for count in counts]
+        of_step = sum(x.total.item() * w for x, w in zip(losses, shares, strict=True))
+        part = sum(x.parts["maskgit"].item() * w for x, w in zip(losses, shares, strict=True))
+        assert of_step == pytest.approx(((parallel + maskgit) / 2).item(), rel=1e-5)
+        assert part == pytest.approx(maskgit.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["parallel", "maskgit"])

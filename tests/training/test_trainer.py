@@ -1,12 +1,14 @@
 """The loop: the same bytes twice and after a kill, rows, gathered gradients, curves, NaN."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import Terminated, UserError
 from pipeline.models.checkpoints import save_weights
 from pipeline.training import trainer
 from pipeline.training.checkpoint import Resume
@@ -83,6 +85,28 @@ def test_killed_and_continued_equals_uninterrupted(make, run, tmp_path):
         found = trained(make(seed=7), run, path, log=lambda values, step: logged.append(step))  # noqa: B023
         assert min(logged) == at, "continues after the last state, not from the start"
         assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_ends_it_after_a_step_that_is_saved(gpt_task, run, tmp_path, number, error):
+    path, before = tmp_path / "m.safetensors", signal.getsignal(number)
+    wanted = trained(gpt_task(DROPOUT), run, path)
+
+    def ask(values: dict, step: int) -> None:
+        if step == 2 and "train.total" in values:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(error):
+        run(gpt_task(DROPOUT), ask, checkpoint_interval=1e9)
+    assert signal.getsignal(number) == before
+    logged = []
+    found = trained(
+        gpt_task(DROPOUT, seed=7), run, path, log=lambda values, step: logged.append(step)
+    )
+    assert min(logged) == 4, "the third step was finished, and none was lost"
+    assert found == wanted
 
 
 def test_killed_between_two_log_points_keeps_the_curve(make, run, tmp_path):

@@ -4,24 +4,28 @@ from pathlib import Path
 
 import torch
 
-from pipeline.io import read_json, write_json
-from pipeline.models.checkpoints import load_weights, other_version, save_weights
+from pipeline.models.checkpoints import (
+    load_weights,
+    other_version,
+    read_config,
+    save_weights,
+    write_config,
+)
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 
 
 def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
     save_weights(gpt, folder / "model.safetensors")
-    write_json(folder / "config.json", {"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256})
+    write_config({"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256}, folder)
 
 
 def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
     """The trained transformer in evaluation mode, and its tokenizer's fingerprint."""
-    path = folder / "config.json"
-    content = read_json(path)
+    content = read_config(folder)
     try:
         config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
     except (KeyError, TypeError) as error:
-        raise other_version(path, error) from None
+        raise other_version(folder, "transformer", error) from None
     gpt = FrameGpt(config)
-    load_weights(gpt, folder / "model.safetensors")
+    load_weights(gpt, folder / "model.safetensors", content["weights"])
     return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256

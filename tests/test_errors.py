@@ -1,0 +1,43 @@
+"""What ends a command becomes one line on stderr and an exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import os, signal, time
+from pipeline.errors import UserError, run_main
+def main():
+    {body}
+    time.sleep(60)
+run_main(main)
+"""
+AGAIN = "run the same command again"
+MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line"),
+    [
+        ("raise UserError('a.mp4 is a folder')", 1, "error: a.mp4 is a folder"),
+        (
+            "open('/absent')",
+            1,
+            f"error: No such file or directory at /absent. {MEND}",
+        ),
+        (
+            "raise OSError(28, 'No space left')",
+            1,
+            f"error: No space left. {FREE}",
+        ),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, f"interrupted; {AGAIN} to continue"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, f"interrupted; {AGAIN} to continue"),
+    ],
+)
+def test_one_line_and_an_exit_code(body, code, line):
+    program = [sys.executable, "-c", PROGRAM.format(body=body)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (code, line + "\n", "")
