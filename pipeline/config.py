@@ -120,12 +120,6 @@ class SceneSplit(Section):
     min_scene_seconds: Weight
 
     def broken_rules(self) -> Iterator[str]:
-        usual = {"hash": 0.395, "histogram": 0.05, "transnetv2": 0.5}.get(self.detector)
-        if usual and self.threshold >= 1:
-            yield (
-                f"scene_split.threshold = {self.threshold:g}: expected less than 1 with "
-                f"scene_split.detector = {self.detector}; {usual} is usual"
-            )
         if not sum(self.weights):
             yield f"scene_split.weights = {self.weights}: expected one above 0"
 

@@ -9,13 +9,10 @@ import pytest
 from pipeline.data.detectors import make_detector, run_ends
 
 LENGTHS = [0, 1, 12]
-USUAL = {"content": 15.0, "adaptive": 15.0, "threshold": 12.0, "hash": 0.395, "histogram": 0.05,
-         "transnetv2": 0.5}  # fmt: skip
 
 
 def of_rules(settings, detector, **changes):
-    changes = {"detector": detector, "threshold": USUAL[detector]} | changes
-    return make_detector(settings.scene_split.model_copy(update=changes))
+    return make_detector(settings.scene_split.model_copy(update={"detector": detector} | changes))
 
 
 def cuts_of(detector, frames):
