@@ -69,14 +69,12 @@ class Base(Section):
     threads: Count
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun( .+)?)$")]
     compile: bool
+    gradient_checkpointing: bool
 
 
 class MovingMnist(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
     train_sequences: Count
     test_sequences: Count
-    digits: Annotated[int, Field(ge=1, le=1000)]
-    n_frames: Annotated[int, Field(ge=3, le=1000)]
 
 
 class Source(Section):
@@ -115,37 +113,11 @@ class Ingest(FrameSize):
         return FrameSize(height=self.height, width=self.width, fit=self.fit)
 
 
-class Adaptive(Section):
-    threshold: Positive
-    min_content_val: Weight
-
-
-class Fade(Section):
-    threshold: Annotated[int, Field(ge=1, le=255)]
-
-
-class Hash(Section):
-    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class Histogram(Section):
-    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class TransNetV2(Section):
-    threshold: Share
-
-
 class SceneSplit(Section):
     detector: Literal["content", "adaptive", "threshold", "hash", "histogram", "transnetv2"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
     weights: Annotated[list[Weight], Field(min_length=4, max_length=4)]
     min_scene_seconds: Weight
-    adaptive: Adaptive
-    fade: Fade
-    hash: Hash
-    histogram: Histogram
-    transnetv2: TransNetV2
 
     def broken_rules(self) -> Iterator[str]:
         if not sum(self.weights):
@@ -180,10 +152,6 @@ class ClipChunk(Section):
         if (share := self.train_share + self.val_share) > 1 - 1e-9:
             rest = "the rest is the test split"
             yield f"clip_chunk.train_share + val_share = {share:g}: expected less than 1, {rest}"
-
-
-class ShardPack(Section):
-    shard_mb: Annotated[float, Field(gt=0.0, le=4096.0)]
 
 
 class FlowSection(Section):
@@ -228,7 +196,6 @@ class AdversarialLoss(Section):
     loss: Literal["hinge", "cross_entropy"]
     factor: Weight
     iter_start: Annotated[int, Field(ge=0)]
-    weighting: Literal["adaptive", "fixed"]
     weight: Weight
 
 
@@ -238,7 +205,6 @@ class VqganLoss(Section):
     perceptual_weight: Weight
     perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "style_vgg19", "none"]
     perceptual_subset: Annotated[int, Field(ge=0)]
-    vgg19_file: str
     mse_weight: Weight
     edge_weight: Weight
 
@@ -254,8 +220,6 @@ class VqganTrainer(Section):
     gen_betas: Betas
     disc_betas: Betas
     clip_norm: Positive
-    ema_decay: Probability
-    gradient_checkpointing: bool
 
 
 class Vqgan(Section):
@@ -276,10 +240,6 @@ class Vqgan(Section):
                 f"vqgan.loss.perceptual_subset = {subset}: expected at most "
                 f"vqgan.trainer.batch_size = {batch}; 0 takes the whole batch"
             )
-
-
-class TokenPrecompute(Section):
-    batch_size: Count
 
 
 class Transformer(Section):
@@ -319,7 +279,6 @@ class Train(Section):
     perceptual_loss_weight: Weight
     perceptual_loss: Literal["vgg16", "vgg19", "style", "style_vgg19"]
     perceptual_subset: Annotated[int, Field(ge=0)]
-    gradient_checkpointing: bool
 
     def broken_rules(self) -> Iterator[str]:
         if self.sequence == "sliding_window" and self.mode != "parallel":
@@ -341,8 +300,6 @@ class Decoding(Section):
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
-    top_k: Annotated[int, Field(ge=0)]
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
     min_confidence: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -389,7 +346,6 @@ class Tracking(Section):
 
 class Engine(Section):
     kind: Literal["local", "ray"]
-    address: str
     workers: Count
     checkpoint_interval: Weight
 
@@ -404,10 +360,8 @@ class Params(Section):
     scene_split: SceneSplit
     frame_subsample: FrameSubsample
     clip_chunk: ClipChunk
-    shard_pack: ShardPack
     flow: FlowSection
     vqgan: Vqgan
-    token_precompute: TokenPrecompute
     transformer: Transformer
     train: Train
     evaluate: Evaluate

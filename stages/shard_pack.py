@@ -15,9 +15,8 @@ def main() -> None:
         index = io.read_table(Path("data/frame_index/frame_index.parquet"), io.FRAME_INDEX)
         clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         size = (settings.ingest.height, settings.ingest.width)
-        shard_mb = settings.shard_pack.shard_mb
         with executor.open_pool(settings.engine) as pool:
-            summary = pack(Path("data/frames"), index, clips, OUT, size, shard_mb, pool)
+            summary = pack(Path("data/frames"), index, clips, OUT, size, pool)
         run.finish(summary, OUT)
 
 

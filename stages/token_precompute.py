@@ -13,10 +13,9 @@ def main() -> None:
     settings = config.load()
     with tracking.stage("token_precompute", settings) as run:
         device = runtime.prepare(settings.base)
-        rules, precision = settings.token_precompute, settings.base.precision
         tokenizer = load_tokenizer(VQGAN, device)
-        shards = Path("data/shards")
-        summary = precompute(tokenizer, shards, OUT, rules.batch_size, device, precision)
+        shards, precision = Path("data/shards"), settings.base.precision
+        summary = precompute(tokenizer, shards, OUT, device, precision)
         sign_tokens(OUT, VQGAN)
         run.finish(summary, OUT)
 

@@ -42,7 +42,7 @@ def main() -> None:
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
         history = train(task, train_config, "tokenizer", resume, run.log)
         if is_main:
-            save_tokenizer(task.finished, settings, OUT, getattr(task, "easing", EVEN))
+            save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
             history.save(OUT)
             run.finish(history.summary(task), OUT)
             resume.clear()

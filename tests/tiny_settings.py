@@ -44,7 +44,6 @@ TINY = {
                 "loss": "hinge",
                 "factor": 0.0,
                 "iter_start": 0,
-                "weighting": "adaptive",
                 "weight": 0.1,
             },
             "codebook_weight": 1.0,
@@ -61,10 +60,8 @@ TINY = {
             "augmentation": "none",
             "schedule": "cosine",
             "gen_lr": 2e-3,
-            "ema_decay": 0.0,
         },
     },
-    "token_precompute": {"batch_size": 4},
     "transformer": {
         "transformer_type": "custom",
         "n_layer": 2,
@@ -94,8 +91,6 @@ TINY = {
             "mode": "auto",
             "steps": 3,
             "temperature": 0.0,
-            "top_k": 0,
-            "top_p": 1.0,
         },
         "baselines": [
             "black",
@@ -112,11 +107,11 @@ TINY = {
         "n_samples": 2,
     },
     "tracking": {"enabled": False},
-    "engine": {"kind": "local", "address": "", "workers": 1, "checkpoint_interval": 0.0},
+    "engine": {"kind": "local", "workers": 1, "checkpoint_interval": 0.0},
 }
 
 
 def decoding_with(mode: str = "auto", **changes: float) -> Decoding:
     """Greedy decoding with changes."""
-    greedy = Decoding(mode=mode, steps=8, temperature=0.0, top_k=0, top_p=1.0, min_confidence=0.0)
+    greedy = Decoding(mode=mode, steps=8, temperature=0.0, min_confidence=0.0)
     return greedy.model_copy(update=changes)

@@ -113,8 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=("parallel", "maskgit"), help="how the tokens of a frame are predicted")
     add("--steps", type=int, help="steps a frame of mode maskgit")
     add("--temperature", type=float, help="0: greedy; about 1: sampled, so that clips differ")
-    add("--top-k", type=int, help="sample from the k most likely tokens; 0: from all")
-    add("--top-p", type=float, help="sample from the fewest tokens that make up this share")
     least = "greedy: the decoder does without less likely tokens; 0: it gets all"
     add("--min-confidence", type=float, help=least)
     ease = f"timing: 1 is even, up to {MAX_EXPONENT:g} holds both ends longer; default: learnt"
@@ -136,8 +134,6 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("fps", arguments.fps, 0 < arguments.fps <= 240, "more than 0 and at most 240"),
         ("steps", decoding.steps, decoding.steps >= 1, "1 or more"),
         ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
-        ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all tokens"),
-        ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
         ("min-confidence", decoding.min_confidence, 0 <= decoding.min_confidence <= 1, "0 to 1"),
         ("seed", arguments.seed, abs(arguments.seed) < 2**62, "less than 2^62"),
         ("samples", arguments.samples, arguments.samples >= 1, "1 or more"),
@@ -146,8 +142,6 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("best-of", best_of, best_of is None or best_of >= 2, "2 or more"),
         ("best-of", best_of, best_of is None or sampled, hot),
         ("best-of", best_of, best_of is None or arguments.samples == 1, "no --samples"),
-        ("top-k", arguments.top_k, not arguments.top_k or sampled, hot),
-        ("top-p", arguments.top_p, arguments.top_p in (None, 1) or sampled, hot),
         (
             "steps",
             arguments.steps,

@@ -19,14 +19,17 @@ from pipeline.data.frame_file import FrameFile
 NEARLY_ZERO = 1e-5  # adaptive: a neighbourhood in which nothing changes
 HIGHEST = 255.0  # adaptive: the greatest ratio, and that of any change among none
 NEIGHBOURS = 2  # adaptive: frames on each side, PySceneDetect's default
+# What a score has to reach, PySceneDetect's defaults and the network's authors'; that of `content`
+# is a parameter, and the least content score of `adaptive` too.
+RATIO = 3.0  # adaptive: how many times the mean of the neighbours
+DARK = 12  # threshold: mean of R, G and B below which a picture is faded out
+HASH_BITS = 0.395  # hash: share of the bits that differ
+DECORRELATION = 0.05  # histogram: 1 - correlation
+PROBABILITY = 0.5  # transnetv2
 HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture: size 16, lowpass 2
 
 
 class Detector(Protocol):
-    """`rules` is the section `scene_split` of params.yaml."""
-
-    def __init__(self, rules: config.SceneSplit) -> None: ...
-
     def scores(self, footage: FrameFile) -> np.ndarray:
         """What is compared with the detector's threshold, float64 `T`; 0 for the first frame."""
 
@@ -38,7 +41,9 @@ class Detector(Protocol):
 
 
 def make_detector(rules: config.SceneSplit) -> Detector:
-    return DETECTORS[rules.detector](rules)
+    """`rules` is the section `scene_split` of params.yaml."""
+    detector = DETECTORS[rules.detector]
+    return detector(rules) if rules.detector in ("content", "adaptive") else detector()
 
 
 class ContentDetector:
@@ -75,8 +80,7 @@ class AdaptiveDetector:
     """
 
     def __init__(self, rules: config.SceneSplit) -> None:
-        self.content, self.threshold = ContentDetector(rules), rules.adaptive.threshold
-        self.min_content = rules.adaptive.min_content_val
+        self.content, self.min_content = ContentDetector(rules), rules.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         return self.ratios(self.content.scores(footage))
@@ -102,7 +106,7 @@ class AdaptiveDetector:
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
         enough = self.content.scores(footage) >= self.min_content
-        return spaced_cuts((scores >= self.threshold) & enough, min_length)
+        return spaced_cuts((scores >= RATIO) & enough, min_length)
 
 
 class ThresholdDetector:
@@ -111,14 +115,11 @@ class ThresholdDetector:
     Scores are the mean of R, G and B, also of the first frame.
     """
 
-    def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.fade.threshold
-
     def scores(self, footage: FrameFile) -> np.ndarray:
         return footage.term("mean_rgb").astype(np.float64)
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        dark = scores < self.threshold
+        dark = scores < DARK
         turns = np.flatnonzero(dark[1:] != dark[:-1]) + 1  # first frames of darkness and of light
         faded_out = 0  # where the darkness began that is not over yet
         cuts, last = [], 0
@@ -134,9 +135,6 @@ class ThresholdDetector:
 class HashDetector:
     """A cut where the perceptual hashes of neighbours differ in this share of their bits."""
 
-    def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.hash.threshold
-
     def scores(self, footage: FrameFile) -> np.ndarray:
         hashes = np.stack([self._hash(small) for small in footage.plane("small")])  # T 16 16
         differing = np.count_nonzero(hashes[1:] != hashes[:-1], axis=(1, 2))
@@ -150,14 +148,11 @@ class HashDetector:
         return low > np.median(low)
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(scores >= self.threshold, min_length)
+        return spaced_cuts(scores >= HASH_BITS, min_length)
 
 
 class HistogramDetector:
     """A cut where the correlation of neighbours' luma histograms (256 bins) is so far below 1."""
-
-    def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.histogram.threshold
 
     def scores(self, footage: FrameFile) -> np.ndarray:
         counts = footage.plane("histogram").astype(np.float32)  # T 256
@@ -167,7 +162,7 @@ class HistogramDetector:
         return np.concatenate([[0.0], 1.0 - np.array(correlations)])
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(scores >= self.threshold, min_length)
+        return spaced_cuts(scores >= DECORRELATION, min_length)
 
 
 class TransNetDetector:
@@ -178,16 +173,13 @@ class TransNetDetector:
     frame behind them.
     """
 
-    def __init__(self, rules: config.SceneSplit) -> None:
-        self.threshold = rules.transnetv2.threshold
-
     def scores(self, footage: FrameFile) -> np.ndarray:
         from pipeline.models.pretrained.transnet import cut_probabilities  # torch takes seconds
 
         return np.concatenate([[0.0], cut_probabilities(footage)[:-1]])
 
     def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(run_ends(scores > self.threshold), min_length)
+        return spaced_cuts(run_ends(scores > PROBABILITY), min_length)
 
 
 DETECTORS: dict[str, type[Detector]] = {

@@ -157,19 +157,20 @@ def _start_worker(units, stop) -> None:
 
 
 class RayPool(Pool):
-    """Ray's processes: of the cluster at `address`, or of an instance of our own with `workers`.
+    """Ray's processes: of the cluster at RAY_ADDRESS, or of an instance of our own with `workers`.
 
     They change into the folder that the run was started in, which all nodes have to see at the same
     path. Ray itself does a job again whose process died. The bar moves when a job is done.
     """
 
-    def __init__(self, address: str, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         if importlib.util.find_spec("ray") is None:
             raise UserError(NO_RAY)
         for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import ray
 
+        address = os.environ.get("RAY_ADDRESS", "")
         if address:
             self.remedy = "see `ray status`, and start nodes with fewer processes (--num-cpus)"
         try:
@@ -181,9 +182,8 @@ class RayPool(Pool):
             ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **options)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"engine.address = {address}: {str(error).partition('. ')[0]}; start a cluster "
-                "with `ray start --head`, or set engine.address to '' for an instance on this "
-                "machine"
+                f"RAY_ADDRESS = {address}: {str(error).partition('. ')[0]}; start a cluster with "
+                "`ray start --head`, or unset the variable for an instance on this machine"
             ) from None
 
     def _run(self, function, jobs, results: dict, progress, counted: bool) -> None:
@@ -237,7 +237,7 @@ def open_pool(engine: config.Engine) -> Iterator[Pool]:
     if engine.kind == "local":
         yield LocalPool(engine.workers)
         return
-    pool = RayPool(engine.address, engine.workers)
+    pool = RayPool(engine.workers)
     try:
         yield pool
     finally:

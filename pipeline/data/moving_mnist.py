@@ -7,11 +7,11 @@ a scene has and which split it belongs to, so no cut is looked for and no test d
 
 Each digit starts at a random place of a unit square, in a random direction, goes 0.1 a frame and
 bounces at the walls; where digits overlap, the brighter pixel is seen. Training sequences hold
-training digits only, test sequences test digits. Sequence k depends on seed, split and k alone:
-more sequences, frames or digits change nothing of those there were.
+training digits only, test sequences test digits. Sequence k depends on split and k alone: more
+sequences change nothing of those there were.
 
 Of `mnist_test_seq.npy` the first `train_sequences` are the train split, the next `test_sequences`
-the test split, each with its first `n_frames` frames; `digits` and the seed mean nothing for it.
+the test split.
 """
 
 import gzip
@@ -40,6 +40,8 @@ STORED = "mnist_test_seq.npy"
 MAGIC = 0x803  # of idx files: unsigned bytes, three dimensions
 HEADER = struct.Struct(">4I")  # magic, pictures, rows, columns
 DIGIT, CANVAS = 28, 64  # pixels a side
+DIGITS, N_FRAMES = 2, 20  # of a sequence, as the authors have it
+SEED = 1  # of digits and paths
 STEP = 0.1  # of the square in which a digit's corner moves, a frame
 SEQUENCES_A_FILE = 500
 BATCH_FRAMES = 64  # frames measured and written at once
@@ -63,8 +65,7 @@ def ingest_sequences(source: Path, out: Path, settings: config.Params) -> dict[s
 
     Raises a UserError, before anything in `out` is touched, for files that are missing or damaged.
     """
-    rules = settings.source.moving_mnist
-    parts = open_parts(source, rules, rules.seed)
+    parts = open_parts(source, settings.source.moving_mnist)
     out.mkdir(parents=True, exist_ok=True)
     for path in [*out.glob(f"*{SUFFIX}*"), out / "videos.parquet"]:  # of an earlier run
         path.unlink(missing_ok=True)
@@ -83,7 +84,7 @@ def _write_file(part: Part, numbers: range, out: Path, settings: config.Params, 
     size, terms = settings.ingest, FrameTerms()
     shape = size.height, size.width
     video_id = f"moving-mnist-{part.split}-{numbers.start // SEQUENCES_A_FILE:04d}"
-    about = {"scene_frames": str(settings.source.moving_mnist.n_frames), "split": part.split}
+    about = {"scene_frames": str(N_FRAMES), "split": part.split}
     with write_frames(out / f"{video_id}{SUFFIX}", *shape, about, size.compression) as file:
         for number in numbers:
             sequence = part.sequence(number)  # T H W
@@ -109,7 +110,7 @@ def _write_file(part: Part, numbers: range, out: Path, settings: config.Params, 
     }
 
 
-def open_parts(folder: Path, rules: config.MovingMnist, seed: int) -> list[Part]:
+def open_parts(folder: Path, rules: config.MovingMnist) -> list[Part]:
     """The train and the test split. Raises a UserError for files that are missing or damaged."""
     files = locate(folder)
     if files["train"].name == STORED:
@@ -120,7 +121,7 @@ def open_parts(folder: Path, rules: config.MovingMnist, seed: int) -> list[Part]
         digits, sha256 = read_idx(files[split])
 
         def sequence(number: int, digits: np.ndarray = digits, index: int = index) -> np.ndarray:
-            return draw(digits, rules, (seed, index, number))
+            return draw(digits, DIGITS, N_FRAMES, (SEED, index, number))
 
         parts.append(Part(split, files[split], sha256, counts[split], CANVAS, CANVAS, sequence))
     return parts
@@ -170,14 +171,17 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     return digits.reshape(count, rows, columns), hashlib.sha256(content).hexdigest()
 
 
-def draw(digits: np.ndarray, rules: config.MovingMnist, key: tuple[int, ...]) -> np.ndarray:
-    """uint8 `n 28 28` to one sequence, uint8 `T 64 64`; `key` is all that chance depends on."""
+def draw(digits: np.ndarray, count: int, n_frames: int, key: tuple[int, ...]) -> np.ndarray:
+    """One sequence, uint8 `T 64 64`, of `count` of the digits, uint8 `n 28 28`.
+
+    `key` is all that chance depends on; more frames or digits leave what there was.
+    """
     random = np.random.default_rng(key)
-    canvas = np.zeros((rules.n_frames, CANVAS, CANVAS), np.uint8)
-    for _ in range(rules.digits):
+    canvas = np.zeros((n_frames, CANVAS, CANVAS), np.uint8)
+    for _ in range(count):
         which, y, x, turn = random.random(4)
         digit = digits[int(which * len(digits))]
-        path = trajectory(y, x, 2 * math.pi * turn, rules.n_frames)  # T 2
+        path = trajectory(y, x, 2 * math.pi * turn, n_frames)  # T 2
         corners = (path * (CANVAS - DIGIT)).astype(int)
         for picture, (top, left) in zip(canvas, corners, strict=True):
             place = picture[top : top + DIGIT, left : left + DIGIT]
@@ -216,16 +220,13 @@ def _stored_parts(path: Path, rules: config.MovingMnist) -> list[Part]:
             f"source.moving_mnist.train_sequences + test_sequences = {wanted}: expected at most "
             f"the {count} sequences of {path}; set them lower"
         )
-    if rules.n_frames > n_frames:
-        raise UserError(
-            f"source.moving_mnist.n_frames = {rules.n_frames}: expected at most the {n_frames} "
-            f"frames of the sequences of {path}; set it lower"
-        )
+    if n_frames < N_FRAMES:
+        raise _damaged(path, f"sequences of {n_frames} frames", f"at least {N_FRAMES}")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
     def sequence(number: int, first: int) -> np.ndarray:
-        return np.array(stored[: rules.n_frames, first + number])
+        return np.array(stored[:N_FRAMES, first + number])
 
     counts = {"train": rules.train_sequences, "test": rules.test_sequences}
     firsts = {"train": 0, "test": rules.train_sequences}

@@ -56,13 +56,14 @@ def pack(
     clips: pd.DataFrame,
     out: Path,
     size: tuple[int, int],
-    shard_mb: float,
     pool: executor.Pool,
+    shard_mb: float = 192.0,
 ) -> dict:
     """Writes all shards of all splits below `out`; gives counts of images, clips and bytes.
 
-    The same bytes whatever the pool: what stands in a shard is settled before. Shards that lay in
-    `out` go; after an error or a killed worker no unfinished one stays.
+    A new shard begins at `shard_mb` megabytes. The same bytes whatever the pool: what stands in a
+    shard is settled before. Shards that lay in `out` go; after an error or a killed worker no
+    unfinished one stays.
     """
     out.mkdir(parents=True, exist_ok=True)
     _remove(out, "index.json", "*.arrow", "*.partial")

@@ -25,9 +25,9 @@ def precompute(
     loaded: LoadedTokenizer,
     shards: Path,
     out: Path,
-    batch_size: int,
     device: torch.device,
     precision: str,
+    batch_size: int = 64,
 ) -> dict:
     """Writes `out/<split>.parquet`, a row a clip and variant; gives counts and the codes' use.
 

@@ -2,8 +2,8 @@
 
 As in the thesis (section 3.2): from step `iter_start` on the discriminator D learns to tell true
 images from decoded ones, and the tokenizer learns to be taken for true. The weight of that loss is
-fixed, or scaled by the ratio of gradients at the decoder's last layer (Esser et al., 2021,
-arXiv:2012.09841; thesis, eq. 7).
+scaled by the ratio of gradients at the decoder's last layer (Esser et al., 2021, arXiv:2012.09841;
+thesis, eq. 7).
 """
 
 import torch

@@ -94,7 +94,7 @@ class GptTask(Task):
         if settings.transformer.pretrained:
             load_pretrained(self.module.gpt, settings.transformer.pretrained)
         self.module.to(device)
-        if self.settings.gradient_checkpointing:
+        if settings.base.gradient_checkpointing:
             checkpoint_activations(self.module.gpt)
         for block in self.module.gpt.h:
             compiled(block.mlp, settings.base, sizes_vary=True)

@@ -17,13 +17,12 @@ two gradients of one layer and no second pass through VGG, the discriminator is 
 through once, and the memory of each is free before the next needs it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import config, frames, runtime
 from pipeline.data.augmentation import augment
@@ -81,20 +80,15 @@ class VqganTask(Task):
         self.perceptual = perceptual_loss(self.settings.loss, device)
 
     def _build(self, tokenizer: Tokenizer | KeyframeTokenizer) -> None:
-        """The networks, their averages, and the optimizers."""
+        """The networks and their optimizers."""
         trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
         self.tokenizer = tokenizer
         self.tokenizer.quantizer.gather = self.processes.all_gather
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
-        self.gan = self.averaged = None
+        self.gan = None
         if adversarial.factor > 0:
             self.gan = GanLoss(adversarial, self.settings.discriminator)
             networks["gan"] = self.gan
-        if trainer.ema_decay:
-            average = ema_with_warmup(trainer.ema_decay)
-            self.averaged = AveragedModel(self.tokenizer, multi_avg_fn=average, use_buffers=True)
-            self.averaged.requires_grad_(False)
-            networks["averaged"] = self.averaged
         self.module = nn.ModuleDict(networks).to(self.device)
 
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
@@ -115,11 +109,6 @@ class VqganTask(Task):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         """A batch of train, augmented, or of val where `epoch` is None."""
         raise NotImplementedError
-
-    @property
-    def finished(self) -> Tokenizer:
-        """The network that is measured and kept: the averaged one where there is one."""
-        return self.tokenizer if self.averaged is None else self.averaged.module
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         with autocast(self.device, self.precision):
@@ -180,9 +169,7 @@ class VqganTask(Task):
         (gradient,) = torch.autograd.grad(loss, leaf)
         at_reconstruction = self._at_last_layer(batch.decoded, reconstruction.gradient)
         at_adversarial = self._at_last_layer(batch.decoded, gradient)
-        weight = at_adversarial.new_full((), self.gan.weight)
-        if self.settings.loss.discriminator.weighting == "adaptive":
-            weight = weight * adaptive_weight(at_reconstruction, at_adversarial)
+        weight = self.gan.weight * adaptive_weight(at_reconstruction, at_adversarial)
         ratio = weight * at_adversarial.norm() / at_reconstruction.norm().clamp_min(1e-12)
         parts = {
             "adversarial": loss.detach(),
@@ -205,10 +192,6 @@ class VqganTask(Task):
         total = self.settings.loss.codebook_weight * sum(parts.values())
         counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
-
-    def on_step_end(self, optimizer: str) -> None:
-        if optimizer == "generator" and self.averaged is not None:
-            self.averaged.update_parameters(self.tokenizer)
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """Loss without its adversarial part, PSNR (dB, an image's at most 60), use of codes."""
@@ -242,7 +225,7 @@ class ImageTask(VqganTask):
         super().__init__(settings, device, processes)
         self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
         self._build(Tokenizer(self.settings, settings.ingest.height, settings.ingest.width))
-        self.tokenizer.checkpoint_gradients(self.settings.trainer.gradient_checkpointing)
+        self.tokenizer.checkpoint_gradients(settings.base.gradient_checkpointing)
         self.module.to(memory_format=torch.channels_last)
         for network in (self.tokenizer.encoder, self.tokenizer.decoder):
             runtime.compiled(network, settings.base)
@@ -261,8 +244,6 @@ class ImageTask(VqganTask):
             features = torch.cat([self.tokenizer.features(part) for part in images.split(64)])
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
             self.tokenizer.quantizer.init_from_data(vectors, self.generator)
-        if self.averaged is not None:
-            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.images[split])
@@ -279,7 +260,7 @@ class ImageTask(VqganTask):
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
         images = self.images["val" if epoch is None else "train"].batch(rows)
         if epoch is None:
-            tokenizer = self.finished
+            tokenizer = self.tokenizer
         elif kind != "none":
             images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
         images = self._floats(images)
@@ -328,8 +309,6 @@ class KeyframeTask(VqganTask):
             images, context = self.frames["train"].batch(rows[start : start + 64], self.device, 0)
             differences.append(images - context.eased)
         self.tokenizer.init_from_data(torch.cat(differences), self.generator)
-        if self.averaged is not None:
-            self.averaged.module.load_state_dict(self.tokenizer.state_dict())
 
     def size(self, split: str) -> int:
         return len(self.frames[split])
@@ -340,7 +319,7 @@ class KeyframeTask(VqganTask):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
         if epoch is None:
-            tokenizer = self.finished
+            tokenizer = self.tokenizer
             images, context = self.frames["val"].batch(rows, self.device)
         else:
             epoch = None if kind == "none" else epoch
@@ -375,7 +354,7 @@ class KeyframeTask(VqganTask):
 
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
-        tokenizer = self.finished
+        tokenizer = self.tokenizer
         _, context = self.frames["val"].batch(rows, self.device)
         vectors = batch.quantized.vectors
         alone = compose(tokenizer(vectors, torch.zeros_like(vectors[:, :1]), context), context)
@@ -395,12 +374,3 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the codes' shares: 1 to V."""
     shares = counts.double() / counts.sum().clamp_min(1)
     return (-torch.special.xlogy(shares, shares).sum()).exp().float()
-
-
-def ema_with_warmup(decay: float) -> Callable:
-    """For AveragedModel: the decay grows to `decay`, so that the random start is forgotten."""
-
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n: torch.Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
-
-    return update

@@ -187,13 +187,11 @@ def test_size_model_is_that_of_the_model_not_of_the_parameters(project):
         ("", {}),
         ("--mode parallel", {"mode": "parallel"}),
         ("--steps 2", {"steps": 2}),
-        ("--temperature 0.7 --top-k 0", {"temperature": 0.7, "top_k": 0}),
-        ("--top-p 1", {"top_p": 1.0}),
+        ("--temperature 0.7", {"temperature": 0.7}),
     ],
 )
 def test_options_go_over_the_parameters(project, drawn, options, changes):
-    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
-    usual["min_confidence"] = 0.0
+    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "min_confidence": 0.0}
     project(train__mode="maskgit", evaluate__decoding=usual)
     main("--n-frames", "4", *options.split())
     (call,) = drawn
@@ -419,9 +417,6 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--steps", "0"], "--steps 0: expected 1 or more"),
         (["--temperature", "-1"], "--temperature -1: expected 0 or more"),
         (["--temperature", "inf"], "--temperature inf: expected 0 or more"),
-        (["--top-k", "-1"], "--top-k -1: expected 0 or more"),
-        (["--top-p", "0"], "--top-p 0: expected more than 0 and at most 1"),
-        (["--top-p", "nan"], "--top-p nan: expected more than 0"),
         (["--ease", "0.5"], "--ease 0.5: expected from 1, even timing, to 16"),
         (["--ease", "nan"], "--ease nan: expected from 1"),
         (["--seed", str(2**70)], "--seed .*: expected less than 2"),
@@ -433,7 +428,6 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
             ["--best-of", "2", "--samples", "2", "--temperature", "1"],
             "--best-of 2: expected no --samples",
         ),
-        (["--top-k", "3"], "--top-k 3: expected a temperature above 0.*; add --temperature 1"),
         (["--fps", "0"], "--fps 0: expected more than 0"),
         (["--fps", "nan"], "--fps nan: expected more than 0"),
         (["--size", "huge"], "--size huge: expected model, input, or HxW"),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.detectors import ThresholdDetector, make_detector, run_ends
+from pipeline.data.detectors import make_detector, run_ends
 
 LENGTHS = [0, 1, 12]
 
@@ -95,7 +95,7 @@ def test_fades_equal_scenedetect_on_random_levels(settings, shortest):
         levels = np.repeat(levels, rng.integers(1, 9, 150))
         reference = Reference(12.7, shortest)
         expected = cuts_of(reference, [np.full((1, 1, 3), level) for level in levels])
-        detector = ThresholdDetector(settings.scene_split)
+        detector = of_rules(settings, "threshold")
         assert detector.cuts(None, levels, shortest) == expected
 
 
@@ -116,23 +116,18 @@ def rules_for(settings, detector):
     """The settings of a detector, and PySceneDetect's own with the same values."""
     import scenedetect as reference
 
-    rules = settings.scene_split.model_copy(
-        update={"detector": detector, "weights": [1.0, 0.5, 1.0, 0.2], "threshold": 20.0}
-    )
-    weights = reference.ContentDetector.Components(*rules.weights)
+    sums = [1.0, 0.5, 1.0, 0.2]
+    weights = reference.ContentDetector.Components(*sums)
     makers = {
-        "content": lambda n: reference.ContentDetector(20.0, n, weights),
+        "content": lambda n: reference.ContentDetector(15.0, n, weights),
         "adaptive": lambda n: reference.AdaptiveDetector(
-            rules.adaptive.threshold,
-            n,
-            min_content_val=rules.adaptive.min_content_val,
-            weights=weights,
+            3.0, n, min_content_val=15.0, weights=weights
         ),
-        "threshold": lambda n: reference.ThresholdDetector(rules.fade.threshold, n),
-        "hash": lambda n: reference.HashDetector(rules.hash.threshold, 16, 2, n),
-        "histogram": lambda n: reference.HistogramDetector(rules.histogram.threshold, 256, n),
+        "threshold": lambda n: reference.ThresholdDetector(12, n),
+        "hash": lambda n: reference.HashDetector(0.395, 16, 2, n),
+        "histogram": lambda n: reference.HistogramDetector(0.05, 256, n),
     }
-    return make_detector(rules), makers[detector]
+    return of_rules(settings, detector, weights=sums), makers[detector]
 
 
 @pytest.mark.parametrize("detector", ["content", "adaptive", "threshold", "hash", "histogram"])

@@ -31,8 +31,9 @@ SHOWN = {"what": "tests", "unit": "job"}
 @pytest.fixture(scope="module")
 def ray_pool():
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the jobs below
-        engine = config.Engine(kind="ray", address="", workers=2, checkpoint_interval=60.0)
+        engine = config.Engine(kind="ray", workers=2, checkpoint_interval=60.0)
         with open_pool(engine) as pool:
             yield pool
 
@@ -142,7 +143,7 @@ def write_all(raw: Path, out: Path, size, pool) -> dict[str, bytes]:
     clip = {"split": "train", "frames": [1, 2, 3], "n_frames": 3}
     clips = [clip | {"clip_id": f"{n}-00", "scene_id": n, "video_id": n} for n in ids]
     tables = pd.DataFrame(rows), pd.DataFrame(clips)
-    packed = pack(out / "frames", *tables, out / "shards", (size.height, size.width), 1e-3, pool)
+    packed = pack(out / "frames", *tables, out / "shards", (size.height, size.width), pool, 1e-3)
     assert (summary["videos"], packed["clips_train"], packed["shards"] > 4) == (3, 3, True)
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
@@ -175,7 +176,7 @@ def test_ray_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(executor.importlib.util, "find_spec", lambda name: None)
     words = r"engine\.kind = ray: Ray is not installed; run `pip install -r requirements-ray\.txt`"
     with pytest.raises(UserError, match=words):
-        RayPool("", 2)
+        RayPool(2)
 
 
 @needs_ray
@@ -183,9 +184,10 @@ def test_an_address_where_nobody_listens_is_named():
     with socket.socket() as taken:  # a port that nobody listens at
         taken.bind(("127.0.0.1", 0))
         address = f"ray://127.0.0.1:{taken.getsockname()[1]}"
-        code = f"from pipeline.data.executor import RayPool; RayPool('{address}', 1)"
+        code = "from pipeline.data.executor import RayPool; RayPool(1)"
         root = Path(__file__).parents[2]
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=root
-        )
-    assert f"engine.address = {address}: " in done.stderr and "ray start --head" in done.stderr
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
+            env=os.environ | {"RAY_ADDRESS": address},
+        )  # fmt: skip
+    assert f"RAY_ADDRESS = {address}: " in done.stderr and "ray start --head" in done.stderr

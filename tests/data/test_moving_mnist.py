@@ -28,8 +28,7 @@ ANGLES = np.random.default_rng(0).uniform(0, 2 * math.pi, 40)
 
 
 def rules(**changes):
-    content = {"seed": 1, "train_sequences": 4, "test_sequences": 3, "digits": 2, "n_frames": 20}
-    return config.MovingMnist(**content | changes)
+    return config.MovingMnist(**{"train_sequences": 4, "test_sequences": 3} | changes)
 
 
 def idx(digits: np.ndarray, magic: int = 0x803) -> bytes:
@@ -49,9 +48,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def sequences(folder, seed=1, **changes) -> dict[str, np.ndarray]:
+def sequences(folder, **changes) -> dict[str, np.ndarray]:
     """All sequences of each split, uint8 `n T H W`."""
-    parts = open_parts(folder, rules(**changes), seed)
+    parts = open_parts(folder, rules(**changes))
     return {part.split: np.stack([part.sequence(k) for k in range(part.count)]) for part in parts}
 
 
@@ -74,16 +73,14 @@ def test_a_step_over_the_wall_ends_on_it_and_turns_back():
 
 
 def test_directions_and_places_are_even():
-    starts = [
-        np.argwhere(draw(squares(255), rules(digits=1, n_frames=3), (k,))[0])[0] for k in range(400)
-    ]
+    starts = [np.argwhere(draw(squares(255), 1, 3, (k,))[0])[0] for k in range(400)]
     mean = np.mean(starts, axis=0) / (CANVAS - DIGIT)
     assert (abs(mean - 0.5) < 0.06).all(), mean
     assert np.min(starts) == 0 and np.max(starts) == CANVAS - DIGIT
 
 
 def test_one_digit_is_whole_in_every_frame():
-    pictures = draw(squares(200), rules(digits=1), (1, 2))
+    pictures = draw(squares(200), 1, 20, (1, 2))
     assert pictures.shape == (20, CANVAS, CANVAS) and pictures.dtype == np.uint8
     assert ((pictures == 200).sum((1, 2)) == DIGIT * DIGIT).all()
     assert set(np.unique(pictures)) == {0, 200}
@@ -91,30 +88,22 @@ def test_one_digit_is_whole_in_every_frame():
 
 def test_where_digits_overlap_the_brighter_pixel_is_seen():
     """Seven squares hide each other; the brightest of those drawn is never hidden."""
-    pictures = draw(squares(50, 100, 150), rules(digits=7), (5,))
+    pictures = draw(squares(50, 100, 150), 7, 20, (5,))
     brightest = pictures.max()
     assert ((pictures == brightest).sum((1, 2)) >= DIGIT * DIGIT).all()
 
 
-@pytest.mark.parametrize("change", [{"train_sequences": 9}, {"n_frames": 31}])
-def test_more_sequences_or_frames_change_none_of_those_there_were(folder, change):
-    few, many = sequences(folder), sequences(folder, **change)
+def test_more_sequences_frames_or_digits_only_add(folder):
+    few, many = sequences(folder), sequences(folder, train_sequences=9)
     for split, before in few.items():
-        n, n_frames = before.shape[:2]
-        np.testing.assert_array_equal(many[split][:n, :n_frames], before)
+        np.testing.assert_array_equal(many[split][: len(before)], before)
+    few = draw(squares(9, 90), 2, 20, (1,))
+    np.testing.assert_array_equal(draw(squares(9, 90), 2, 31, (1,))[:20], few)
+    assert (draw(squares(9, 90), 3, 20, (1,)) >= few).all()
 
 
-def test_more_digits_only_add(folder):
-    one, three = sequences(folder, digits=1), sequences(folder, digits=3)
-    for split in one:
-        assert (three[split] >= one[split]).all()
-
-
-def test_the_same_seed_gives_the_same_and_another_others(folder):
-    first, again, other = sequences(folder), sequences(folder), sequences(folder, seed=2)
-    for split in first:
-        np.testing.assert_array_equal(first[split], again[split])
-        assert (first[split] != other[split]).any((1, 2, 3)).all()
+def test_no_two_sequences_are_alike(folder):
+    first = sequences(folder)
     train = first["train"] > 0
     assert (train[0] != train[1]).any() and (train[0] != (first["test"] > 0)[0]).any()
 
@@ -133,7 +122,7 @@ def test_names_and_packing_change_nothing(folder, tmp_path_factory, ending, pack
     for stem, content in contents.items():
         content = gzip.compress(content) if packed == ".gz" else content
         (other / f"{stem}-images{ending}{packed[:3]}").write_bytes(content)
-    both = open_parts(folder, rules(), 1), open_parts(other, rules(), 1)
+    both = open_parts(folder, rules()), open_parts(other, rules())
     for ours, theirs in zip(*both, strict=True):
         assert ours.sha256 == theirs.sha256
         np.testing.assert_array_equal(ours.sequence(2), theirs.sequence(2))
@@ -159,19 +148,19 @@ DAMAGED = {
 def test_a_damaged_file_is_named(folder, content, said):
     (folder / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(UserError, match=f"train-images-idx3-ubyte: {said}.*download") as error:
-        open_parts(folder, rules(), 1)
+        open_parts(folder, rules())
     assert "\n" not in str(error.value)
 
 
 def test_missing_files_and_folders_are_named(folder):
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"no t10k-images-idx3-ubyte in it .*; put MNIST's"):
-        open_parts(folder, rules(), 1)
+        open_parts(folder, rules())
     (folder / "train-images-idx3-ubyte").unlink()
     with pytest.raises(UserError, match="no train-images-idx3-ubyte and no t10k-images"):
-        open_parts(folder, rules(), 1)
+        open_parts(folder, rules())
     with pytest.raises(UserError, match=r"no such folder; put MNIST's .* or mnist_test_seq.npy"):
-        open_parts(folder / "absent", rules(), 1)
+        open_parts(folder / "absent", rules())
 
 
 @pytest.fixture
@@ -183,29 +172,24 @@ def stored(tmp_path):
 
 
 def test_stored_sequences_are_train_first_then_test(stored):
-    found = sequences(stored, train_sequences=6, test_sequences=3, n_frames=12)
-    assert found["train"].shape == (6, 12, 64, 64)
+    found = sequences(stored, train_sequences=6, test_sequences=3)
+    assert found["train"].shape == (6, 20, 64, 64)
     assert found["train"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert found["test"][:, 0, 0, 0].tolist() == [6, 7, 8]
-    parts = open_parts(stored, rules(), 1)
+    parts = open_parts(stored, rules())
     assert {(part.height, part.width) for part in parts} == {(64, 64)}
     assert len({part.sha256 for part in parts}) == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"train_sequences": 8}, r"train_sequences \+ test_sequences = 11: .* at most the 10"),
-        ({"n_frames": 21}, "n_frames = 21: expected at most the 20 frames"),
-    ],
-)
-def test_too_few_stored_sequences_are_an_error(stored, changes, said):
-    with pytest.raises(UserError, match=said):
-        open_parts(stored, rules(**changes), 1)
+def test_too_few_stored_sequences_are_an_error(stored):
+    words = r"train_sequences \+ test_sequences = 11: .* at most the 10"
+    with pytest.raises(UserError, match=words):
+        open_parts(stored, rules(train_sequences=8))
 
 
 ARRAYS = {
     "floats": (np.zeros((20, 10, 8, 8)), "float64"),
+    "short": (np.zeros((12, 10, 64, 64), np.uint8), "12 frames, expected at least 20"),
     "flat": (np.zeros((20, 10), np.uint8), r"uint8 \(20, 10\)"),
     "empty": (np.zeros((20, 0, 64, 64), np.uint8), "no length of 0"),
     "pickled": (np.array([{}], dtype=object), "not readable"),
@@ -216,19 +200,19 @@ ARRAYS = {
 def test_another_array_is_named(tmp_path, array, said):
     np.save(tmp_path / "mnist_test_seq.npy", array)
     with pytest.raises(UserError, match=f"mnist_test_seq.npy: .*{said}.*download"):
-        open_parts(tmp_path, rules(), 1)
+        open_parts(tmp_path, rules())
 
 
 def test_a_cut_array_is_named(stored):
     path = stored / "mnist_test_seq.npy"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable .*download"):
-        open_parts(stored, rules(), 1)
+        open_parts(stored, rules())
 
 
 def test_idx_files_and_stored_sequences_together_are_ambiguous(folder, stored):
     with pytest.raises(UserError, match=r"both mnist_test_seq.npy and idx files in it"):
-        open_parts(folder, rules(), 1)
+        open_parts(folder, rules())
 
 
 LENGTH = 6  # frames of a sequence here
@@ -249,15 +233,10 @@ def source(tmp_path):
 def made(settings, monkeypatch):
     """Settings for 5 and 3 sequences, of which two stand in a file; dotted keys changed."""
     monkeypatch.setattr(moving_mnist, "SEQUENCES_A_FILE", 2)
+    monkeypatch.setattr(moving_mnist, "N_FRAMES", LENGTH)
 
     def make(**changes) -> config.Params:
-        rules = {
-            "seed": 1,
-            "train_sequences": 5,
-            "test_sequences": 3,
-            "digits": 2,
-            "n_frames": LENGTH,
-        }
+        rules = {"train_sequences": 5, "test_sequences": 3}
         size = {"height": 64, "width": 64} | {k: v for k, v in changes.items() if k in SIZES}
         rules |= {key: value for key, value in changes.items() if key not in SIZES}
         source = settings.source.model_copy(update={"moving_mnist": config.MovingMnist(**rules)})
@@ -277,7 +256,7 @@ def files(folder) -> dict[str, bytes]:
 def test_frames_are_read_back_as_the_sequences(source, made, tmp_path):
     mine, out = made(), tmp_path / "out"
     ingest_sequences(source, out, mine)
-    for part in open_parts(source, mine.source.moving_mnist, mine.source.moving_mnist.seed):
+    for part in open_parts(source, mine.source.moving_mnist):
         for number in range(part.count):
             footage = open_frames(out, f"moving-mnist-{part.split}-{number // 2:04d}")
             first = number % 2 * LENGTH

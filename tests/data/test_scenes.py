@@ -72,10 +72,7 @@ def test_cuts_equal_scenedetect_on_a_film(film, tmp_path, settings):
         ("adaptive", at): AdaptiveDetector(3.0, shortest, min_content_val=at) for at in THRESHOLDS
     }
     for (detector, at), expected in film_cuts(film, detectors).items():
-        least = settings.scene_split.adaptive.model_copy(update={"min_content_val": at})
-        rules = settings.scene_split.model_copy(
-            update={"detector": detector, "threshold": at, "adaptive": least}
-        )
+        rules = settings.scene_split.model_copy(update={"detector": detector, "threshold": at})
         cuts = [scene.start for scene in find_scenes(footage, fps, rules)[0]][1:]
         assert len(cuts) == len(expected) > 0, (detector, at)
         assert np.abs(np.subtract(cuts, expected)).max() <= 1, (detector, at)

@@ -61,7 +61,8 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def packed(tmp_path, name: str = "shards", shard_mb: float = 1.0, workers: int = 1) -> dict:
-    return pack(tmp_path, *tables(), tmp_path / name, (HEIGHT, WIDTH), shard_mb, LocalPool(workers))
+    pool, size = LocalPool(workers), (HEIGHT, WIDTH)
+    return pack(tmp_path, *tables(), tmp_path / name, size, pool, shard_mb)
 
 
 @pytest.mark.parametrize("shard_mb", [1.0, 4 * BYTES / 1e6, 1e-6])

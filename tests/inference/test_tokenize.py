@@ -35,7 +35,7 @@ def shards(tmp_path_factory, write_shards):
 def table(model, shards, out, batch_size=4) -> tuple[dict, dict]:
     """(clip, flipped, reversed) -> row of train and val, and the summary."""
     loaded = LoadedTokenizer(model, settings().ingest.frame_size, "dis", EASING)
-    summary = precompute(loaded, shards, out, batch_size, CPU, "float32")
+    summary = precompute(loaded, shards, out, CPU, "float32", batch_size)
     rows = {}
     for split in ("train", "val"):
         for row in pq.read_table(out / f"{split}.parquet").to_pylist():

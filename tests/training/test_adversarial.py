@@ -51,13 +51,7 @@ def test_adaptive_weight_is_bounded():
     assert adaptive_weight(none, big).item() == 0.0
 
 
-SETTINGS = {
-    "loss": "hinge",
-    "factor": 2.0,
-    "iter_start": 10,
-    "weighting": "fixed",
-    "weight": 0.3,
-}
+SETTINGS = {"loss": "hinge", "factor": 2.0, "iter_start": 10, "weight": 0.3}
 
 
 @pytest.fixture

@@ -36,7 +36,6 @@ ALIKE = {  # name: kind, its own keys, plan of each of two processes
 ADVERSARIAL = {
     "vqgan.loss.discriminator.factor": 1.0,
     "vqgan.loss.discriminator.iter_start": 3,
-    "vqgan.trainer.ema_decay": 0.9,
 }
 IMAGES = {"vqgan.context": "none"}
 TOKENIZERS = {

@@ -482,7 +482,7 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(gpt_task, sequence, k
     changes |= {"transformer.transformer_type": kind}
     changes |= {"transformer.dropout": 0.2}
     plain, kept = gradients(gpt_task(changes), [0, 1])
-    changes |= {"train.gradient_checkpointing": True}
+    changes |= {"base.gradient_checkpointing": True}
     checkpointed, less = gradients(gpt_task(changes), [0, 1])
     assert plain.keys() == checkpointed.keys()
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)

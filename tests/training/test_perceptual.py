@@ -1,6 +1,7 @@
 """Perceptual losses and the edge loss: by hand, by LPIPS; what costs, and what not."""
 
 import importlib.util
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.errors import UserError
 from pipeline.frames import to_float
+from pipeline.models.pretrained import vgg
 from pipeline.models.pretrained.lpips import Lpips
 from pipeline.models.pretrained.vgg import VGG19, VggFeatures
 from pipeline.training.perceptual import (
@@ -49,11 +51,12 @@ def vgg19_file(tmp_path_factory):
 
 
 @pytest.fixture
-def make(tiny, vgg19_file):
+def make(tiny, vgg19_file, monkeypatch):
+    monkeypatch.setattr(vgg, "FILE", vgg19_file)
+
     def loss(kind: str) -> Perceptual | None:
-        changes = {"perceptual_loss": kind, "vgg19_file": str(vgg19_file)}
-        changes = {f"vqgan.loss.{key}": value for key, value in changes.items()}
-        settings = tiny(changes | {"ingest.height": 32, "ingest.width": 64})
+        changes = {"vqgan.loss.perceptual_loss": kind, "ingest.height": 32, "ingest.width": 64}
+        settings = tiny(changes)
         return perceptual_loss(settings.vqgan.loss, CPU)
 
     return loss
@@ -106,10 +109,10 @@ def test_without_a_perceptual_loss_there_is_none(make):
     assert make("none") is None
 
 
-def test_missing_weights_are_said(make, monkeypatch, vgg19_file, tiny):
-    loss = tiny({"vqgan.loss.perceptual_loss": "vgg19", "vqgan.loss.vgg19_file": "no.pth"})
+def test_missing_weights_are_said(make, monkeypatch):
+    monkeypatch.setattr(vgg, "FILE", Path("no.pth"))
     with pytest.raises(UserError, match=r"VGG19: no\.pth is missing"):
-        perceptual_loss(loss.vqgan.loss, CPU)
+        make("vgg19")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for kind in ("vgg16", "style", "alexnet"):
         with pytest.raises(UserError, match=r"requirements-weights\.txt"):

@@ -79,13 +79,13 @@ def _perceptual_losses(settings: Params) -> Iterator[tuple[str, str, str]]:
 
 
 def _vgg19_faults(settings: Params) -> Iterator[str]:
-    """A sentence where VGG19 is asked for and the user's file is missing, or broken."""
+    """A sentence where VGG19 is asked for and its file is missing, or broken."""
     keys = [key for key, network, _ in _perceptual_losses(settings) if network == "vgg19"]
     if keys:
         from pipeline.models.pretrained import vgg  # imports torch: only where it is needed
 
         try:
-            vgg.verify(Path(settings.vqgan.loss.vgg19_file))
+            vgg.verify(vgg.FILE)
         except UserError as error:
             yield f"{' and '.join(dict.fromkeys(keys))}: {error}; or set it to vgg16"
 

@@ -11,7 +11,7 @@ trained with the maximum: with it the activations of deep layers are larger, and
 thesis' loss would come from the last layer (numbers in training/perceptual.py).
 
 VGG16's convolutions are those that LPIPS brings. VGG19's come from torchvision's file, which no
-package has: the user downloads it and names it in `vqgan.loss.vgg19_file`.
+package has: the user downloads it to FILE.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ SEEN = 2  # the convolution of each group whose activations are given out
 LEAST = 16  # shortest side of a picture of which every group sees something
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for [0, 1]
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+FILE = Path("data/weights/vgg19-dcbb9e9d.pth")
 
 Layer = tuple[torch.Tensor, torch.Tensor]  # a convolution's weight and bias
 
@@ -94,8 +95,7 @@ def verify(path: Path) -> None:
     user's own.
     """
     if not path.is_file():
-        what = "no file is named" if path == Path() else f"{path} is missing"
-        raise UserError(f"VGG19: {what}; download {URL} and name it in vqgan.loss.vgg19_file")
+        raise UserError(f"VGG19: {path} is missing; download it from {URL}")
     digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
     if digits is None:
         return

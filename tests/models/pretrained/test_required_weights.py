@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.models.pretrained import required_weights, weights
+from pipeline.models.pretrained import required_weights, vgg, weights
 from pipeline.models.pretrained.weights import Weights
 
 ROOT = Path(__file__).parents[3]
@@ -82,28 +82,25 @@ def test_a_network_is_wanted_where_its_features_are_compared(settings, kind, wan
 
 
 @pytest.mark.parametrize("kind", ["vgg19", "style_vgg19"])
-def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, kind):
+def test_a_vgg19_that_is_missing_or_another_is_said(settings, tmp_path, monkeypatch, kind):
     path = tmp_path / "vgg19-dcbb9e9d.pth"
-    changes = {"perceptual_loss": kind, "vgg19_file": str(path)}
-    changed = with_loss(settings, **changes)
+    monkeypatch.setattr(vgg, "FILE", path)
+    changed = with_loss(settings, perceptual_loss=kind)
     (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
     assert said.startswith(
-        f"vqgan.loss.perceptual_loss = {kind}: VGG19: {path} is missing; download https://"
+        f"vqgan.loss.perceptual_loss = {kind}: VGG19: {path} is missing; download it from https://"
     )
     assert said.endswith("or set it to vgg16")
     path.write_bytes(b"something else")
     (said,) = (fault for fault in required_weights.faults(changed) if "vqgan" in fault)
     assert "sha256" in said and "expected dcbb9e9d" in said
-    mine = path.rename(tmp_path / "mine.pth")
-    changed = with_loss(settings, **changes | {"vgg19_file": str(mine)})
+    monkeypatch.setattr(vgg, "FILE", path.rename(tmp_path / "mine.pth"))
     assert not any("vqgan" in fault for fault in required_weights.faults(changed))
 
 
 def test_no_vgg19_is_missed_where_nothing_asks_for_it(settings):
-    unused = {"vgg19_file": "nowhere.pth", "perceptual_loss": "none"}
-    assert not any(
-        "vgg19" in fault for fault in required_weights.faults(with_loss(settings, **unused))
-    )
+    unused = with_loss(settings, perceptual_loss="none")
+    assert not any("vgg19" in fault for fault in required_weights.faults(unused))
 
 
 def test_torch_is_imported_only_where_transnet_is_chosen():
