@@ -109,7 +109,6 @@ class Benchmark:
                     torch.nn.utils.clip_grad_norm_(spec.parameters, spec.clip_norm)
                     spec.optimizer.step()
                     spec.optimizer.zero_grad(set_to_none=True)
-                    task.on_step_end(loss.optimizer)
 
         for precision in self.precisions:  # which warms up, too
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:

@@ -54,7 +54,7 @@ class Task:
 
     In several processes each has a task of its own, built alike from the same seed. `generator` is
     then in the same state in all, for what all do alike; dropout draws from PyTorch's own numbers,
-    which differ. `losses` may change buffers, `on_step_end` weights too.
+    which differ. `losses` may change buffers.
     """
 
     module: nn.Module  # everything whose state is saved
@@ -84,9 +84,6 @@ class Task:
         All optimizers step together when every loss of the step is known to be finite.
         """
         raise NotImplementedError
-
-    def on_step_end(self, optimizer: str) -> None:
-        """After a step of this optimizer, for weights that follow others."""
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """Numbers of the val split, without gradient, the module in evaluation mode."""

@@ -120,7 +120,6 @@ class Trainer:
                     group["lr"] = spec.schedule(self.step / self.total_steps)
             spec.optimizer.step()
             spec.optimizer.zero_grad(set_to_none=True)
-            self.task.on_step_end(name)
         self.step += 1
         self.accumulated.append(parts)
         self.seconds += time.monotonic() - started

@@ -118,6 +118,7 @@ class Line(Task):
         self.gradients: list[float] = []
         self.weights: list[float] = []
         sgd.register_step_pre_hook(lambda *_: self.gradients.append(weight.grad.item()))
+        sgd.register_step_post_hook(lambda *_: self.weights.append(weight.item()))
 
     def size(self, split: str) -> int:
         return self.rows if split == "train" else 3
@@ -134,10 +135,6 @@ class Line(Task):
         if step == self.broken_at and self.breaks == "gradient":
             value = value + (self.module.weight * 0).sqrt().sum()  # its slope at 0 is infinite
         yield Loss("line", value, {"rows": part.floor(), "chance": part.frac()})
-
-    def on_step_end(self, optimizer):
-        assert optimizer == "line"
-        self.weights.append(self.module.weight.item())
 
     def validate(self, batches):
         self.validated = batches
