@@ -33,7 +33,7 @@ from pipeline.evaluation.baselines import cross_fade, hold_first
 from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd, split_half
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
 from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
-from pipeline.evaluation.metrics.line_chamfer import line_chamfer
+from pipeline.evaluation.metrics.line_chamfer import Outlines, chamfer
 from pipeline.models.pretrained.i3d import LEAST_FRAMES
 
 BLURS = {"light_blur": 0.7, "strong_blur": 2.0}  # deviation of the Gaussian, pixels at 64x128
@@ -71,7 +71,7 @@ def picture_scores(images: torch.Tensor, lpips: dict[str, LpipsMetric]) -> dict[
     for name, deviation in ({"truth": 0.0} | BLURS).items():
         worse = blurred(images, deviation) if deviation else images
         found = {"psnr": psnr(worse, images), "ssim": ssim(worse, images)}
-        found["line_chamfer"] = line_chamfer(worse, images)
+        found["line_chamfer"] = chamfer(Outlines.of(worse), Outlines.of(images))
         for network, metric in lpips.items():
             values = metric.distance(metric.features(worse), metric.features(images))
             found[f"lpips_{network}"] = values

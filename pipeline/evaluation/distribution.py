@@ -7,6 +7,7 @@ truth falls below that floor whatever it shows. Where there are too few samples 
 rank what is known to rank (benchmarks.metric_ranking measures it), it stands under `unranked`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,14 +82,7 @@ class VideoSets:
             features = np.stack(self.rows[method])
             numbers[method] = {}
             for name, distance in VIDEO_DISTANCES.items():
-                half = split_half(features, truth, distance, N_SPLITS, seed)
-                numbers[method] |= {
-                    name: half.value,
-                    f"{name}_deviation": half.deviation,
-                    f"{name}_floor": half.floor,
-                    f"{name}_floor_deviation": half.floor_deviation,
-                    f"{name}_n": n,
-                }
+                numbers[method] |= _halves(name, name, features, truth, distance, seed)
         return numbers
 
 
@@ -146,11 +140,18 @@ def fid(
             f"{name}: features of the test images are no finite numbers; the tokenizer or "
             "the network's weights are damaged"
         )
-    half = split_half(generated, truth, frechet, N_SPLITS, seed)
+    halves = _halves(name, f"{name}_half", generated, truth, frechet, seed)
+    return {name: frechet(generated, truth)} | halves
+
+
+def _halves(
+    name: str, key: str, generated: np.ndarray, truth: np.ndarray, distance: Callable, seed: int
+) -> dict[str, float | int]:
+    """A distance half against half as `key`, with its deviation, its floor, and n."""
+    half = split_half(generated, truth, distance, N_SPLITS, seed)
     return {
-        name: frechet(generated, truth),
-        f"{name}_half": half.value,
-        f"{name}_half_deviation": half.deviation,
+        key: half.value,
+        f"{key}_deviation": half.deviation,
         f"{name}_floor": half.floor,
         f"{name}_floor_deviation": half.floor_deviation,
         f"{name}_n": len(truth),

@@ -154,7 +154,7 @@ class Evaluation:
 
     def _measure_clips(
         self, protocol: ThesisProtocol | None
-    ) -> tuple[pd.DataFrame, VideoSets | None, list[figures.Example]]:
+    ) -> tuple[pd.DataFrame, VideoSets | None, list[dict[str, torch.Tensor]]]:
         rows, examples, videos = [], [], self._video_sets()
         chosen = choose_examples(self.about, N_EXAMPLES)
         with progress.bar(what="evaluating", unit="clip", total=len(self.clips)) as bar:
@@ -168,7 +168,7 @@ class Evaluation:
                 if protocol:
                     protocol.add(generated)
                 if clip_id in chosen:
-                    examples.append(figures.Example.of(generated))
+                    examples.append(figures.panels(generated))
                 bar.update()
         return pd.DataFrame(rows), videos, examples
 
@@ -220,7 +220,7 @@ class Evaluation:
         self,
         details: dict,
         tables: dict[str, pd.DataFrame],
-        examples: list[figures.Example],
+        examples: list[dict[str, torch.Tensor]],
         histories: dict[str, Path],
     ) -> None:
         io.write_json(self.out / "details.json", details)

@@ -13,10 +13,6 @@ import numpy as np
 FEWEST = 4  # rows of a set that is split in half: a covariance needs two rows a half
 
 
-class FewSamples(ValueError):
-    """There are too few rows for the distance that was asked for."""
-
-
 @dataclass(frozen=True)
 class SplitHalfDistance:
     """One half of the generated samples against the other half of the true; mean over splits."""
@@ -67,8 +63,8 @@ def split_half(
 
     A fair set against its own truth falls below the distance of two true sets; halves of different
     samples do not. Equal seeds split equally, so that methods can be compared. Of an odd number
-    of rows each split leaves one out. Raises FewSamples below 4 rows, ValueError for rows that
-    are not finite or do not match.
+    of rows each split leaves one out. Raises ValueError below 4 rows, and for rows that are
+    not finite or do not match.
     """
     assert n_splits >= 1, n_splits
     generated, truth = _checked(generated, truth, FEWEST)
@@ -102,7 +98,7 @@ def _checked(a: np.ndarray, b: np.ndarray, fewest: int) -> tuple[np.ndarray, np.
         raise ValueError(f"features of shapes {a.shape} and {b.shape}, expected `n D` of equal D")
     for which, rows in (("first", a), ("second", b)):
         if len(rows) < fewest:
-            raise FewSamples(f"{len(rows)} samples in the {which} set, at least {fewest} needed")
+            raise ValueError(f"{len(rows)} samples in the {which} set, at least {fewest} needed")
         bad = np.flatnonzero(~np.isfinite(rows).all(1))
         if len(bad):
             raise ValueError(f"row {bad[0]} of the {which} set holds features that are not finite")

@@ -16,8 +16,6 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.evaluation.metrics.image import check_pair
-
 SIGMA, WIDER = 1.0, 1.6  # pixels; and how much wider the second Gaussian is
 REACH = 4  # deviations at which both are cut off
 THRESHOLD = 0.02  # of white's luma
@@ -74,12 +72,6 @@ def chamfer(a: Outlines, b: Outlines) -> torch.Tensor:
             count += n
         means.append(total / max(1, count))
     return torch.tensor(means)
-
-
-def line_chamfer(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Line chamfer distance of each image, both uint8 `B H W 3`: `B` in [0, CAP]."""
-    check_pair(images, truth)
-    return chamfer(Outlines.of(images), Outlines.of(truth))
 
 
 def _blur(luma: np.ndarray, sigma: float) -> np.ndarray:

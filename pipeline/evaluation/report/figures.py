@@ -5,7 +5,6 @@ Frames in are uint8 `T H W 3`; out come PNG and mp4 files, and charts as SVG tex
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -34,28 +33,20 @@ INK, PAPER = (30, 30, 30), (255, 255, 255)
 COLORS = ("#0b62b8", "#c2410c", "#15803d", "#7e3fb0", "#b0791a", "#0e7490", "#64748b")
 
 
-@dataclass(frozen=True)
-class Example:
-    """A clip that is shown: uint8 `n H W 3` by method."""
-
-    clip_id: str
-    panels: dict[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, generated: GeneratedClip) -> "Example":
-        clips = generated.methods | {TRUE: generated.clip.frames}
-        panels = {name: clips[name] for name in PANELS if name in clips}
-        return cls(generated.clip.clip_id, panels)
+def panels(generated: GeneratedClip) -> dict[str, torch.Tensor]:
+    """What is shown of a clip, uint8 `n H W 3` by method."""
+    clips = generated.methods | {TRUE: generated.clip.frames}
+    return {name: clips[name] for name in PANELS if name in clips}
 
 
-def save_example(example: Example, folder: Path, number: int) -> Image.Image:
+def save_example(panels: dict[str, torch.Tensor], folder: Path, number: int) -> Image.Image:
     """The generated clip, all methods side by side, and a strip, which is returned as well."""
-    write_video(folder / f"{number:02d}_compare.mp4", side_by_side(example.panels), FPS)
-    generated = (enlarge(frame, VIDEO_HEIGHT) for frame in example.panels[MODEL].numpy())
+    write_video(folder / f"{number:02d}_compare.mp4", side_by_side(panels), FPS)
+    generated = (enlarge(frame, VIDEO_HEIGHT) for frame in panels[MODEL].numpy())
     write_video(folder / f"{number:02d}_generated.mp4", generated, FPS)
-    rows = {name: example.panels[name] for name in list(example.panels)[:3]}
-    rows["error"] = error_map(example.panels[MODEL], example.panels[TRUE])
-    image = strip(example.clip_id, rows)
+    rows = {name: panels[name] for name in list(panels)[:3]}
+    rows["error"] = error_map(panels[MODEL], panels[TRUE])
+    image = strip(rows)
     save_image(image, folder / f"{number:02d}_strip.png")
     return image
 
@@ -77,7 +68,7 @@ def error_map(generated: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.stack(maps))
 
 
-def strip(clip_id: str, rows: dict[str, torch.Tensor]) -> Image.Image:
+def strip(rows: dict[str, torch.Tensor]) -> Image.Image:
     """A row a method, columns evenly over the clip from first to last frame."""
     n_frames, height, width = next(iter(rows.values())).shape[:3]
     columns = np.unique(np.linspace(0, n_frames - 1, STRIP_FRAMES).round().astype(int))

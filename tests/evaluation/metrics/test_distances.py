@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics.distances import FewSamples, frechet, polynomial_mmd, split_half
+from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd, split_half
 from pipeline.runtime import repair_torchvision
 
 MEASURES = [frechet, polynomial_mmd]
@@ -115,7 +115,7 @@ def test_grows_with_the_difference(measure):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_bad_features_are_named(measure):
     a, b = normal(8, 3), normal(9, 3)
-    with pytest.raises(FewSamples, match="1 samples in the second set, at least 2 needed"):
+    with pytest.raises(ValueError, match="1 samples in the second set, at least 2 needed"):
         measure(a, b[:1])
     with pytest.raises(ValueError, match=r"shapes \(8, 3\) and \(9, 2\)"):
         measure(a, b[:, :2])
@@ -165,7 +165,7 @@ def test_splits_follow_the_seed():
 def test_halves_of_too_few_or_unequal_rows():
     rows = normal(5, 2)
     assert split_half(rows[:4], rows[:4], frechet, 3).floor >= 0
-    with pytest.raises(FewSamples, match="3 samples in the first set, at least 4 needed"):
+    with pytest.raises(ValueError, match="3 samples in the first set, at least 4 needed"):
         split_half(rows[:3], rows[:3], frechet, 3)
     with pytest.raises(ValueError, match="4 generated rows and 5 true ones"):
         split_half(rows[:4], rows, frechet, 3)

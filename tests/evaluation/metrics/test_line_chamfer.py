@@ -8,11 +8,15 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.evaluation.metrics.line_chamfer import CAP, Outlines, chamfer, line_chamfer, outlines
+from pipeline.evaluation.metrics.line_chamfer import CAP, Outlines, chamfer, outlines
 
 HEIGHT, WIDTH = 64, 128
 DIAGONAL = hypot(HEIGHT, WIDTH)
 PLAIN = torch.full((1, HEIGHT, WIDTH, 3), 200, dtype=torch.uint8)
+
+
+def line_chamfer(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return chamfer(Outlines.of(images), Outlines.of(truth))
 
 
 def line(column: int) -> torch.Tensor:
@@ -111,11 +115,8 @@ def test_a_speck_on_the_line_is_not_half_the_line():
     assert 0.8 * CAP < float(line_chamfer(speck, line(40))) < CAP
 
 
-def test_equal_pictures_are_at_distance_zero(mixed):
+def test_equal_pictures_are_at_distance_zero_and_both_ways_are_the_same(mixed):
     assert line_chamfer(mixed[0], mixed[0]).tolist() == [0.0] * 6
-
-
-def test_both_ways_are_the_same(mixed):
     assert torch.equal(line_chamfer(*mixed), line_chamfer(*reversed(mixed)))
 
 
@@ -125,13 +126,6 @@ def test_each_picture_counts_alone_and_in_any_order(mixed):
     alone = torch.cat([line_chamfer(a[None], b[None]) for a, b in zip(images, truth, strict=True)])
     assert torch.equal(together, alone)
     assert torch.equal(together.flip(0), line_chamfer(images.flip(0), truth.flip(0)))
-
-
-def test_outlines_of_the_truth_serve_many_candidates(mixed):
-    images, truth = mixed
-    known = Outlines.of(truth)
-    for candidate in (images, truth, blurred(images, 1)):
-        assert torch.equal(chamfer(Outlines.of(candidate), known), line_chamfer(candidate, truth))
 
 
 def test_the_field_is_the_exact_distance(mixed):
@@ -163,15 +157,7 @@ def test_small_noise_moves_outlines_less_than_a_pixel():
     assert float(line_chamfer(noisy(truth, 2), truth)) < float(line_chamfer(shifted, truth)) / 5
 
 
-@pytest.mark.parametrize("wrong", [PLAIN.float(), PLAIN[:0], PLAIN[:, :, :-1], PLAIN.int()])
-def test_other_types_and_shapes_are_refused(wrong):
-    with pytest.raises(ValueError, match="uint8"):
-        line_chamfer(wrong, PLAIN)
-    with pytest.raises(ValueError, match="uint8"):
-        line_chamfer(PLAIN, wrong)
-
-
-@pytest.mark.parametrize("wrong", [PLAIN.float(), PLAIN[0], PLAIN[..., :1]])
+@pytest.mark.parametrize("wrong", [PLAIN.float(), PLAIN.int(), PLAIN[0], PLAIN[..., :1]])
 def test_outlines_need_pictures(wrong):
     with pytest.raises(ValueError, match="uint8 `B H W 3`"):
         outlines(wrong)

@@ -10,25 +10,8 @@ PIXELS = HEIGHT * WIDTH
 NAMES = ("motion", "flicker", "flicker_still", "step_last", "repeated")
 
 
-def motion(clip: torch.Tensor) -> float | None:
-    return diagnose(clip, clip, 1.5)["motion"]
-
-
-def flicker(clip: torch.Tensor) -> float | None:
-    return diagnose(clip, clip, 1.5)["flicker"]
-
-
 def flicker_still(clip: torch.Tensor, truth: torch.Tensor) -> float | None:
     return diagnose(clip, truth, 1.5)["flicker_still"]
-
-
-def control_point(clip: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    levels = diagnose(clip, truth, 1.5)
-    return levels["step_last"], levels["step_last_true"]
-
-
-def repeated(clip: torch.Tensor, threshold: float) -> float | None:
-    return diagnose(clip, clip, threshold)["repeated"]
 
 
 def held(level: int = 100, n: int = N) -> torch.Tensor:
@@ -57,57 +40,45 @@ def blinking(clip: torch.Tensor, row: int, column: int, by: int) -> torch.Tensor
     return clip
 
 
-def test_a_held_drawing_does_nothing():
+def one_channel_blinks() -> torch.Tensor:
     clip = held()
-    assert motion(clip) == flicker(clip) == flicker_still(clip, clip) == 0.0
-    assert repeated(clip, 0.0) == 1.0
-    assert control_point(clip, clip) == (0.0, 0.0)
+    clip[3, ..., 1] = 130
+    return clip
 
 
-def test_motion_by_hand():
-    assert motion(levels(0, 10, 13, 7, 7, 255)) == pytest.approx((3 + 6 + 0) / 3)
+BLINKING = blinking(held(), 5, 7, by=40)
+BY_HAND = [
+    *((name, held(), 0.0) for name in ("motion", "flicker", "flicker_still", "step_last")),
+    ("repeated", held(), 1.0),
+    ("motion", levels(0, 10, 13, 7, 7, 255), (3 + 6 + 0) / 3),
+    ("motion", levels(0, 50, 50, 50, 255), 0.0),  # no step to a given frame
+    ("motion", BLINKING, 40 / PIXELS),
+    ("flicker", BLINKING, 40 / PIXELS),  # in each triple
+    ("flicker", levels(0, 10, 40, 30, 30, 0), 10 / 2),  # what comes and goes: up 30, down 10
+    ("flicker", one_channel_blinks(), 30 / 3 / 4),
+    ("flicker", levels(0, 20, 40, 60, 80, 100, 120), 0.0),  # fades and holds do not flicker
+    ("flicker", levels(255, 200, 150, 90, 20, 0), 0.0),
+    ("flicker", levels(0, 20, 20, 90, 90, 20, 20, 0), 0.0),  # on twos
+    ("flicker", levels(255, 0, 0, 0, 255), 0.0),  # nor do given frames
+    ("flicker", levels(0, 255, 255, 255, 0), 0.0),
+    ("flicker", levels(0, 255, 0, 255, 0, 255), 255.0),  # the full range does not wrap
+    ("motion", levels(0, 255, 0, 255, 0, 255), 255.0),
+    ("flicker_still", blinking(held(), 3, 3, by=2), 2 / PIXELS),  # coding noise is still
+    ("repeated", levels(0, 5, 5, 9, 9, 9, 9), 3 / 4),
+    ("repeated", levels(9, 9, 7, 9, 9), 0.0),  # the given frames repeat, no inner does
+]
 
 
-def test_motion_counts_no_step_to_a_given_frame():
-    assert motion(levels(0, 50, 50, 50, 255)) == 0.0
+@pytest.mark.parametrize(("name", "clip", "wanted"), BY_HAND)
+def test_by_hand(name, clip, wanted):
+    assert diagnose(clip, clip, 1.5)[name] == pytest.approx(wanted)
 
 
 def test_a_walk_on_twos_by_hand(walker):
     """Two of five steps move; 8 pixels become white and 8 grey again at each."""
     on_twos = walker[[0, 1, 1, 2, 2, 3, 3, 4]]
-    assert motion(on_twos) == pytest.approx(2 / 5 * 16 * (255 - 100) / PIXELS)
-
-
-def test_a_blinking_pixel_flickers():
-    clip = blinking(held(), 5, 7, by=40)
-    assert flicker(clip) == pytest.approx(40 / PIXELS)  # in each triple
-    assert motion(clip) == pytest.approx(40 / PIXELS)
-
-
-def test_one_blink_counts_what_comes_and_goes():
-    assert flicker(levels(0, 10, 40, 30, 30, 0)) == pytest.approx(10 / 2)  # up 30, down 10
-
-
-def test_a_blink_of_one_channel_counts_a_third():
-    clip = held()
-    clip[3, ..., 1] = 130
-    assert flicker(clip) == pytest.approx(30 / 3 / 4)
-
-
-def test_fades_and_holds_do_not_flicker():
-    assert flicker(levels(0, 20, 40, 60, 80, 100, 120)) == 0.0
-    assert flicker(levels(255, 200, 150, 90, 20, 0)) == 0.0
-    assert flicker(levels(0, 20, 20, 90, 90, 20, 20, 0)) == 0.0  # on twos
-
-
-def test_given_frames_do_not_make_a_flicker():
-    assert flicker(levels(255, 0, 0, 0, 255)) == 0.0
-    assert flicker(levels(0, 255, 255, 255, 0)) == 0.0
-
-
-def test_the_full_range_does_not_wrap():
-    clip = levels(0, 255, 0, 255, 0, 255)
-    assert flicker(clip) == motion(clip) == 255.0
+    moved = diagnose(on_twos, on_twos, 1.5)["motion"]
+    assert moved == pytest.approx(2 / 5 * 16 * (255 - 100) / PIXELS)
 
 
 def test_flicker_where_the_truth_stands_still(walker):
@@ -124,11 +95,6 @@ def test_flicker_beside_what_moves_is_not_held_against_the_clip(walker):
     assert flicker_still(only_near, walker) == 0.0
 
 
-def test_coding_noise_of_the_truth_is_still():
-    truth = blinking(held(), 3, 3, by=2)
-    assert flicker_still(truth, truth) == pytest.approx(2 / PIXELS)
-
-
 def test_where_nothing_stands_still_there_is_no_answer():
     fade = levels(0, 20, 40, 60, 80)
     assert flicker_still(held(n=5), fade) is None
@@ -136,22 +102,18 @@ def test_where_nothing_stands_still_there_is_no_answer():
 
 
 def test_a_jump_at_the_end_shows_at_the_control_point():
-    truth, clip = levels(0, 10, 20, 30, 40), levels(0, 0, 0, 0, 40)
-    assert control_point(clip, truth) == (40.0, 10.0)
-    assert control_point(levels(0, 40, 40, 40, 40), truth) == (0.0, 10.0)
-
-
-def test_repeated_drawings_are_counted():
-    assert repeated(levels(0, 5, 5, 9, 9, 9, 9), 0.0) == pytest.approx(3 / 4)
-    assert repeated(levels(9, 9, 7, 9, 9), 0.0) == 0.0  # the given frames repeat, no inner does
+    truth = levels(0, 10, 20, 30, 40)
+    for clip, last in ((levels(0, 0, 0, 0, 40), 40.0), (levels(0, 40, 40, 40, 40), 0.0)):
+        measured = diagnose(clip, truth, 1.5)
+        assert (measured["step_last"], measured["step_last_true"]) == (last, 10.0)
 
 
 def test_a_blink_in_one_block_is_no_repeat():
     """The largest block decides: a small change stays below the threshold of the mean of all."""
     clip = held()
     clip[3, :8, :8] += 4
-    assert repeated(clip, 3.9) == pytest.approx(3 / 5)
-    assert repeated(clip, 4.0) == 1.0
+    assert diagnose(clip, clip, 3.9)["repeated"] == pytest.approx(3 / 5)
+    assert diagnose(clip, clip, 4.0)["repeated"] == 1.0
 
 
 def test_equal_samples_have_no_diversity(walker):
@@ -186,12 +148,6 @@ def test_each_stands_beside_the_same_of_the_truth(walker):
     measured, true = diagnose(clip, walker, 1.5), diagnose(walker, walker, 1.5)
     assert set(measured) == {f"{name}{suffix}" for name in NAMES for suffix in ("", "_true")}
     assert all(measured[f"{name}_true"] == true[name] for name in NAMES)
-    assert measured["motion"] == motion(clip) and measured["flicker"] == flicker(clip)
-
-
-def test_the_truth_is_its_own_equal(walker):
-    measured = diagnose(walker, walker, 1.5)
-    assert all(measured[name] == measured[f"{name}_true"] for name in NAMES)
 
 
 def test_clips_are_left_as_they_were(walker):

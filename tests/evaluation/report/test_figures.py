@@ -22,7 +22,7 @@ def test_enlarging_keeps_the_aspect_and_an_even_width(size, wanted):
 
 def test_a_strip_shows_first_and_last_and_a_row_a_method():
     clip = torch.stack([flat(1, grey)[0] for grey in range(0, 250, 25)])  # ten frames
-    image = np.asarray(figures.strip("a", {"model": clip, "true": 255 - clip}))
+    image = np.asarray(figures.strip({"model": clip, "true": 255 - clip}))
     step, left = 192 + figures.GAP, figures.LABEL_WIDTH
     height = figures.LABEL_HEIGHT + 2 * (96 + figures.GAP) + figures.GAP
     assert image.shape == (height, left + figures.STRIP_FRAMES * step, 3)
@@ -35,7 +35,7 @@ def test_a_strip_shows_first_and_last_and_a_row_a_method():
 
 
 def test_strips_of_other_lengths_share_an_image(tmp_path):
-    strips = [figures.strip(str(n), {"true": flat(n, 9)}) for n in (9, 3)]
+    strips = [figures.strip({"true": flat(n, 9)}) for n in (9, 3)]
     assert strips[1].width == figures.LABEL_WIDTH + 3 * (192 + figures.GAP), "each frame once"
     figures.save_image(figures.stack(strips), tmp_path / "new/strip.png")
     page = np.asarray(Image.open(tmp_path / "new/strip.png").convert("RGB"))

@@ -24,7 +24,7 @@ def folder(moving, tmp_path_factory):
     truth = moving(12, 0, 64, 128)
     panels = {"model": moving(12, 1, 64, 128), figures.TRUE: truth, "rife": truth // 2}
     for number in (1, 2):
-        figures.save_example(figures.Example("a", panels), folder / "videos", number)
+        figures.save_example(panels, folder / "videos", number)
     image = figures.reconstructions(torch.stack([truth[0]]), torch.stack([truth[1]]))
     figures.save_image(image, folder / "reconstruction.png")
     return folder
