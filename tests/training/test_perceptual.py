@@ -53,6 +53,7 @@ def vgg19_file(tmp_path_factory):
 @pytest.fixture
 def make(tiny, vgg19_file, monkeypatch):
     monkeypatch.setattr(vgg, "FILE", vgg19_file)
+    monkeypatch.setattr(vgg, "DIGITS", "")  # any file will do
 
     def loss(kind: str) -> Perceptual | None:
         changes = {"vqgan.loss.perceptual_loss": kind, "ingest.height": 32, "ingest.width": 64}
