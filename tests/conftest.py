@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_settings import TINY
+from tiny_settings import TINY, small_params
 
 from pipeline import config, io
 from pipeline.commands import presets
@@ -22,19 +22,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[dict | None], config.Params]:
     """params.yaml made tiny, with dotted keys changed: `tiny({"train.n_epochs": 3})`."""
-    content = config.read_yaml(Path(__file__).parents[1] / "params.yaml")
-
-    def make(changes: dict | None = None) -> config.Params:
-        mine = presets.merged(content, TINY)
-        for dotted, value in (changes or {}).items():
-            *sections, key = dotted.split(".")
-            place = mine
-            for section in sections:
-                place = place[section]
-            place[key] = value
-        return config.parse(mine)
-
-    return make
+    return lambda changes=None: small_params(TINY, changes)
 
 
 @pytest.fixture(scope="session")

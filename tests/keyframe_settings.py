@@ -1,11 +1,9 @@
 """A small tokenizer with keyframes as context, pictures for it, and both networks untrained."""
 
-from pathlib import Path
-
 import torch
+from tiny_settings import small_params
 
 from pipeline import config, frames
-from pipeline.commands import presets
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
 from pipeline.models.gpt.model import FrameGpt, GptConfig
@@ -14,14 +12,13 @@ from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 32, 64  # 2x4 tokens of 16x16 pixels
 SMALL = {
-    "base": {"device": "cpu", "precision": "float32", "threads": 1},
+    "base": {"threads": 1},
     "ingest": {"height": HEIGHT, "width": WIDTH},
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
     "flow": {"method": "dis"},
     "vqgan": {
-        "context": "keyframes",
         "keyframes": {"channels": 8},
-        "vqvae": {"quantizer": "ema", "num_embeddings": 16, "embedding_dim": 6},
+        "vqvae": {"num_embeddings": 16, "embedding_dim": 6},
         "discriminator": {"num_layers": 1, "filters": 4},
         "loss": {"perceptual_loss": "none", "perceptual_subset": 0},
         "trainer": {"batch_size": 4, "n_epochs": 2},
@@ -33,15 +30,7 @@ SMALL = {
 
 def settings(changes: dict | None = None) -> config.Params:
     """params.yaml made small, with dotted keys changed."""
-    content = config.read_yaml(Path(__file__).parents[1] / "params.yaml")
-    content = presets.merged(content, SMALL)
-    for dotted, value in (changes or {}).items():
-        *sections, key = dotted.split(".")
-        place = content
-        for section in sections:
-            place = place[section]
-        place[key] = value
-    return config.parse(content)
+    return small_params(SMALL, changes)
 
 
 def tokenizer(changes: dict | None = None, seed: int = 0) -> KeyframeTokenizer:

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.config import VqganLoss
-from pipeline.models.pretrained import vgg
 from pipeline.models.pretrained.lpips import Lpips
 from pipeline.models.pretrained.vgg import DEVIATION, VggFeatures
 
@@ -64,7 +63,7 @@ def perceptual_loss(settings: VqganLoss, device: torch.device) -> Perceptual | N
         lpips = Lpips.pretrained(kind)
         lpips = lpips.to(device, memory_format=torch.channels_last)
         return Perceptual(lpips.features, lpips.distance)
-    network = VggFeatures.vgg19(vgg.FILE) if kind.endswith("vgg19") else VggFeatures.vgg16()
+    network = VggFeatures.vgg19() if kind.endswith("vgg19") else VggFeatures.vgg16()
     distance = style_distance if kind.startswith("style") else feature_distance
     return Perceptual(network.to(device), distance)
 

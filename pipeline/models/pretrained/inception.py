@@ -8,7 +8,6 @@ A run of the pipeline never downloads it. Without a network put the file into .s
 """
 
 import contextlib
-import hashlib
 import http.client
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError, run_main
 from pipeline.io import project_root
+from pipeline.models.pretrained.weights import check_sha256
 
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -72,13 +72,8 @@ def cleanfid_needed() -> Iterator[None]:
 
 
 def _verify(path: Path) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != SHA256:
-        raise UserError(
-            f"InceptionV3 (FID): {path} has sha256 {digest}, expected {SHA256}; delete it and "
-            f"take the file that clean-fid downloads, or {INSTEAD}"
-        )
+    remedy = f"delete it and take the file that clean-fid downloads, or {INSTEAD}"
+    check_sha256("InceptionV3 (FID)", path, SHA256, remedy)
 
 
 def main() -> None:

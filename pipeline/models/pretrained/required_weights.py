@@ -84,7 +84,7 @@ def _vgg19_faults(settings: Params) -> Iterator[str]:
         from pipeline.models.pretrained import vgg  # imports torch: only where it is needed
 
         try:
-            vgg.verify(vgg.FILE)
+            vgg.verify()
         except UserError as error:
             yield f"{' and '.join(dict.fromkeys(keys))}: {error}; or set it to vgg16"
 

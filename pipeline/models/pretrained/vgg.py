@@ -14,8 +14,6 @@ VGG16's convolutions are those that LPIPS brings. VGG19's come from torchvision'
 package has: the user downloads it to FILE.
 """
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.pretrained.lpips import Lpips
+from pipeline.models.pretrained.weights import check_sha256
 
 VGG16, VGG19 = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)  # convolutions of each group
 CHANNELS = (64, 128, 256, 512, 512)
@@ -32,7 +31,7 @@ SEEN = 2  # the convolution of each group whose activations are given out
 LEAST = 16  # shortest side of a picture of which every group sees something
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for [0, 1]
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-FILE = Path("data/weights/vgg19-dcbb9e9d.pth")
+FILE, DIGITS = Path("data/weights/vgg19-dcbb9e9d.pth"), "dcbb9e9d"  # of its sha256, the first
 
 Layer = tuple[torch.Tensor, torch.Tensor]  # a convolution's weight and bias
 
@@ -59,9 +58,10 @@ class VggFeatures(nn.Module):
         return cls(VGG16)._filled((conv.weight, conv.bias) for conv in convs)
 
     @classmethod
-    def vgg19(cls, path: Path) -> "VggFeatures":
-        """From torchvision's file, or one like it; UserError where it is missing or another."""
-        return cls(VGG19)._filled(read_torchvision(path))
+    def vgg19(cls) -> "VggFeatures":
+        """From torchvision's file; UserError where it is missing or another."""
+        verify()
+        return cls(VGG19)._filled(read_torchvision(FILE))
 
     def _filled(self, layers: Iterable[Layer]) -> "VggFeatures":
         convs = (conv for group in self.groups for conv in group)
@@ -88,29 +88,15 @@ class VggFeatures(nn.Module):
         return maps
 
 
-def verify(path: Path) -> None:
-    """UserError where the file is missing, or is not the one whose sha256 its name begins.
-
-    The name ends as torchvision's do, `-` and digits. A file without them is taken as it is: the
-    user's own.
-    """
-    if not path.is_file():
-        raise UserError(f"VGG19: {path} is missing; download it from {URL}")
-    digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
-    if digits is None:
-        return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(digits[1]):
-        raise UserError(
-            f"VGG19: {path} has sha256 {digest}, expected {digits[1]}... as its name says; "
-            f"download {URL} again"
-        )
+def verify() -> None:
+    """UserError where torchvision's file is missing, or another."""
+    if not FILE.is_file():
+        raise UserError(f"VGG19: {FILE} is missing; download it from {URL}")
+    check_sha256("VGG19", FILE, DIGITS, f"download {URL} again")
 
 
 def read_torchvision(path: Path) -> list[Layer]:
     """The convolutions of VGG19 in order, from a state dict of torchvision's `vgg19`."""
-    verify(path)
     tensors = _state_dict(path)
     shapes = dict(_published(VGG19))
     known = {name for name in tensors if str(name).startswith("features.")}

@@ -89,14 +89,16 @@ def read_tensors(weights: Weights) -> "dict[str, torch.Tensor]":
 def verified(weights: Weights) -> Path:
     """The file's path, after its sha256 was compared."""
     path = find(weights)
+    check_sha256(weights.what, path, weights.sha256, f"reinstall {weights.package}")
+    return path
+
+
+def check_sha256(what: str, path: Path, expected: str, remedy: str) -> None:
+    """UserError unless the file's sha256 begins with `expected`."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != weights.sha256:
-        raise UserError(
-            f"{weights.what}: {path} has sha256 {digest}, expected {weights.sha256}; "
-            f"reinstall {weights.package}"
-        )
-    return path
+    if not digest.startswith(expected):
+        raise UserError(f"{what}: {path} has sha256 {digest}, expected {expected}; {remedy}")
 
 
 def gpt2_folder(source: str) -> Path:

