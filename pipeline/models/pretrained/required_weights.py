@@ -91,22 +91,22 @@ def _vgg19_faults(settings: Params) -> Iterator[str]:
 
 def _gpt2_faults(transformer: Transformer) -> Iterator[str]:
     """A sentence where pretrained weights are not there, or of other sizes."""
-    if not transformer.pretrained:
-        return
-    try:
-        published = read_json(weights.gpt2_folder(transformer.pretrained) / "config.json")
-    except UserError as error:
-        yield str(error)
+    if not (source := transformer.pretrained):
         return
     from pipeline.models.gpt.model import GPT2_SIZES  # imports torch: only where it is needed
 
     kind = transformer.transformer_type
     own = (transformer.n_layer, transformer.n_head, transformer.n_embd)
-    expected = GPT2_SIZES.get(kind, own)
-    there = tuple(published.get(key) for key in ("n_layer", "n_head", "n_embd"))
+    expected, there = GPT2_SIZES.get(kind, own), GPT2_SIZES.get(source)
+    if there in (None, expected):
+        try:
+            published = read_json(weights.gpt2_folder(source) / "config.json")
+        except UserError as error:
+            yield str(error)
+            return
+        there = tuple(published.get(key) for key in ("n_layer", "n_head", "n_embd"))
     if there != expected:
         yield (
-            f"transformer.pretrained = {transformer.pretrained}: it has {there} layers, heads and "
-            f"width, and transformer.transformer_type = {kind} has {expected}; choose the "
-            "published sizes"
+            f"transformer.pretrained = {source}: it has {there} layers, heads and width, and "
+            f"transformer.transformer_type = {kind} has {expected}; choose the published sizes"
         )

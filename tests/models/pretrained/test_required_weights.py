@@ -138,9 +138,14 @@ def test_a_gpt2_that_is_not_there_is_said(settings, source, words, tmp_path, mon
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    (said,) = gpt2_faults(settings, source)
+    (said,) = gpt2_faults(settings, source, "gpt2-medium")
     assert said.startswith(f"transformer.pretrained = {source}: {words}")
     assert said.endswith("or set it to ''")
+
+
+def test_a_gpt2_of_another_size_is_said_before_it_is_downloaded(settings):
+    (said,) = gpt2_faults(settings, "gpt2", "gpt2-medium")
+    assert "has (12, 12, 768) layers, heads and width" in said and "(24, 16, 1024)" in said
 
 
 def test_a_gpt2_is_found_in_a_folder_and_in_the_hubs_cache(
