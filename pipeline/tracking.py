@@ -6,6 +6,10 @@ missing. So a store that is dead, slow or absent costs a training one warning li
 
 Pipeline runs share a row of MLflow where name, baseline revision, parameters, code and data are the
 same: a killed training continues its curve, and an edit without a commit has a row of its own.
+
+A row is RUNNING while a training or `report` writes into it, and no longer: a watcher, a process of
+its own, closes it where that stage is killed outright. A project may be moved or copied with its
+mlflow.db: the pictures of its rows are looked for beside it.
 """
 
 import hashlib
@@ -13,11 +17,13 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +42,12 @@ MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+WATCHER = """
+import sys
+if not sys.stdin.read():  # ends with the stage, which said no word before
+    from pipeline import tracking
+    tracking.close_killed(*sys.argv[1:])
+"""
 CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
@@ -122,13 +134,14 @@ class MlflowRow:
     def __init__(self, settings: Params) -> None:
         for key, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(key, value)
-        import psutil
         from filelock import FileLock
         from mlflow.tracking import MlflowClient
 
         root = io.project_root()
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        other_store = os.environ.get("MLFLOW_TRACKING_URI")
+        uri = other_store or f"sqlite:///{root / 'mlflow.db'}"
         artifacts = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
+        mine = f"{socket.gethostname()}:{os.getpid()}:{time.time():.0f}"
         key, run_name, revision = _identity(settings)
         lock = root / ".store" / "mlflow.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -138,16 +151,29 @@ class MlflowRow:
             name = settings.tracking.experiment
             known = client.get_experiment_by_name(name)
             home = known.experiment_id if known else client.create_experiment(name, artifacts)
+            if known and not other_store:
+                _move_artifacts(root / "mlflow.db", known.artifact_location, artifacts)
             for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
-                host, _, pid = run.data.tags.get(PROCESS_TAG, "").rpartition(":")
-                if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
-                    client.set_terminated(run.info.run_id, "KILLED")  # outright
+                tag = run.data.tags.get(PROCESS_TAG, "")
+                host, pid, opened = [*tag.split(":"), "0", "0"][:3]
+                if host == socket.gethostname() and not _is_alive(int(pid), int(opened)):
+                    client.set_terminated(run.info.run_id, "KILLED")  # and its watcher too
             runs = client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
             tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
             run = runs[0] if runs else client.create_run(home, tags=tags, run_name=run_name)
             self.id = run.info.run_id
             client.update_run(self.id, status="RUNNING")
-            client.set_tag(self.id, PROCESS_TAG, f"{socket.gethostname()}:{os.getpid()}")
+            client.set_tag(self.id, PROCESS_TAG, mine)
+        command = [sys.executable, "-c", WATCHER, uri, self.id, mine]
+        here, nothing = Path(__file__).parents[1], subprocess.DEVNULL
+        self.watcher = subprocess.Popen(
+            command,
+            cwd=here,
+            stdin=subprocess.PIPE,
+            stdout=nothing,
+            stderr=nothing,
+            start_new_session=True,  # neither Ctrl-C nor a signal to the stage's group ends it
+        )
         if ERROR_TAG in run.data.tags:
             self.client.delete_tag(self.id, ERROR_TAG)
         self.stored = set(run.data.metrics)
@@ -188,6 +214,7 @@ class MlflowRow:
         if error is not None:
             self.client.set_tag(self.id, ERROR_TAG, _text(str(error) or type(error).__name__))
         self.client.set_terminated(self.id, status)
+        self.watcher.communicate(b"closed")
 
     def _log(self, kind: str, items: list[tuple]) -> None:
         from mlflow.entities import Metric, Param
@@ -196,6 +223,58 @@ class MlflowRow:
         entities = [entity(*item) for item in items]
         for i in range(0, len(entities), size):
             self.client.log_batch(self.id, **{kind: entities[i : i + size]})
+
+
+def close_killed(uri: str, run_id: str, process: str) -> None:
+    """For the watcher: the row of a process that is gone, unless another one continues it."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    if run.info.status == "RUNNING" and run.data.tags.get(PROCESS_TAG) == process:
+        client.set_terminated(run_id, "KILLED")
+
+
+def _is_alive(pid: int, opened: int) -> bool:
+    """Whether the process that opened a row runs; a number may have come back since that time."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() < opened + 5
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _move_artifacts(store: Path, old: str, new: str) -> None:
+    """MLflow stores absolute addresses: corrects those of a moved or copied project."""
+    if old == new or not old.endswith("/mlartifacts"):
+        return
+    with closing(sqlite3.connect(store, timeout=60)) as database, database:
+        change = "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?"
+        database.execute(change, (new, old))
+        change = "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)"
+        database.execute(change, (f"{old}/", f"{new}/"))
+    print(f"{store} was moved here: its files are now in {new}, not in {old}", file=sys.stderr)
+
+
+def store_fault(store: Path) -> str | None:
+    """What an MLflow of another version wrote, as a sentence with the remedy. Changes nothing."""
+    from alembic.script import ScriptDirectory
+
+    try:
+        with closing(sqlite3.connect(f"{store.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            (version,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except (sqlite3.Error, TypeError) as error:
+        return f"{store} is no store of MLflow ({error}); move it away, and a new one is made"
+    mlflow = Path(find_spec("mlflow").submodule_search_locations[0])
+    scripts = ScriptDirectory(str(mlflow / "store/db_migrations"))
+    if version in scripts.get_heads():
+        return None
+    if any(version == script.revision for script in scripts.walk_revisions()):
+        remedy = f"copy it, and run `mlflow db upgrade sqlite:///{store}`"
+        return f"{store} was written by an older MLflow (schema {version}); {remedy}"
+    remedy = "move it away, or run `mlflow ui` of that version"
+    return f"{store} was written by a newer MLflow (schema {version}), no run is added; {remedy}"
 
 
 def _identity(settings: Params) -> tuple[str, str, str]:

@@ -1,15 +1,22 @@
 """Tracking: what stages leave in MLflow, on disk and on stderr, and what failures cost."""
 
+import os
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from pipeline import config, io, tracking
+from pipeline.commands import check
 from pipeline.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,8 +62,6 @@ def store(tmp_path_factory):
             for stage in ("a", "b", "c")
         ]
         lines = [writer.communicate()[1].splitlines() for writer in writers]
-    from mlflow.tracking import MlflowClient
-
     client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
     return SimpleNamespace(root=root, lines=lines, client=client)
 
@@ -99,9 +104,8 @@ def test_a_killed_training_continues_its_curve_in_one_run(store, settings, other
     for step in range(10, 1210):  # more than MLflow takes in one call
         killed.log({"train.total": 1.0 / step}, step)
     killed._flush()  # and then the process is gone
-    store.client.set_tag(
-        killed.row.id, "nakawari.process", f"{tracking.socket.gethostname()}:999999"
-    )
+    process = f"{tracking.socket.gethostname()}:{os.getpid()}:5"  # as after another start
+    store.client.set_tag(killed.row.id, "nakawari.process", process)
     assert runs(store, "killed")[0].info.status == "RUNNING"
     other_row("another")
     tracking.Run("gpt2_train", settings)._attempt(lambda row: row.close("FINISHED", None))
@@ -113,6 +117,61 @@ def test_a_killed_training_continues_its_curve_in_one_run(store, settings, other
     (row,) = runs(store, "killed")
     assert row.info.status == "FINISHED"
     assert steps(store, row, "vqgan_train/train.total") == list(range(10, 1220))
+
+
+def test_a_stage_that_is_killed_outright_leaves_no_row_running(store, settings, other_row):
+    other_row("outright")
+    killed = WRITER + "    run._flush()\n    import os; os.kill(os.getpid(), 9)\n"
+    command = [sys.executable, "-c", killed, REPOSITORY / "params.yaml", "gpt2_train"]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == -9
+    for _ in range(600):  # nothing else is started
+        if runs(store, "outright")[0].info.status != "RUNNING":
+            break
+        time.sleep(0.1)
+    assert runs(store, "outright")[0].info.status == "KILLED"
+
+
+def test_a_copied_project_keeps_its_files_beside_its_store(
+    store, settings, monkeypatch, tmp_path, capsys
+):
+    copy = shutil.copytree(store.root, tmp_path / "a copy")
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    monkeypatch.setenv("DVC_EXP_NAME", "copied")
+    (tmp_path / "page.html").write_text("new")
+    lines = []
+    for _ in range(2):
+        with tracking.stage("report", settings) as run:
+            run.publish({}, [tmp_path / "page.html"], {})
+        lines.append([line for line in capsys.readouterr().err.splitlines() if "moved" in line])
+    assert [len(each) for each in lines] == [1, 0], "one line, once"
+    (page,) = copy.rglob("page.html")
+    assert page.is_relative_to(copy / "mlartifacts") and not list(store.root.rglob("page.html"))
+    client = MlflowClient(tracking_uri=f"sqlite:///{copy / 'mlflow.db'}")
+    (old,) = runs(SimpleNamespace(client=client), "brave-crow")
+    assert old.info.artifact_uri.startswith((copy / "mlartifacts").as_uri())
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (None, None),
+        ("451aebb31d03", "older MLflow .*`mlflow db upgrade sqlite:///mlflow.db`"),
+        ("0123456789ab", "newer MLflow .*; move it away"),
+        ("", r"is no store of MLflow \(file is not a database\); move it away"),
+    ],
+)
+def test_a_store_of_another_version_is_said(store, settings, version, words):
+    path = Path("mlflow.db")
+    shutil.copy(store.root / path, path)
+    if version:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    elif version is not None:
+        path.write_text("no database, but a text that is long enough to be taken for one" * 9)
+    before = path.read_bytes()
+    sentences = [finding.sentence for finding in check.tracking_store(settings)]
+    assert len(sentences) == (words is not None) and all(re.search(words, s) for s in sentences)
+    assert path.read_bytes() == before
 
 
 def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(

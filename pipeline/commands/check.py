@@ -56,7 +56,7 @@ def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -
         items.append(Finding("error", str(error)))
     else:
         items += [*source(settings), *hidden_footage(settings), *device(settings)]
-        items += weight_files(settings)
+        items += [*weight_files(settings), *tracking_store(settings)]
         if settings.engine.kind == "ray":
             items += packages(RAY_REQUIREMENTS)
     return sorted(items, key=lambda item: item.level)
@@ -222,6 +222,16 @@ def device(settings: Params) -> Iterator[Finding]:
 def weight_files(settings: Params) -> list[Finding]:
     """Pretrained networks that training or evaluation will read and that are not there."""
     return [Finding("error", sentence) for sentence in required_weights.faults(settings)]
+
+
+def tracking_store(settings: Params, store: Path = Path("mlflow.db")) -> Iterator[Finding]:
+    """A store that MLflow will not open: runs go on without a row."""
+    here = store.exists() and importlib.util.find_spec("mlflow")
+    if settings.tracking.enabled and here and "MLFLOW_TRACKING_URI" not in os.environ:
+        from pipeline import tracking
+
+        if fault := tracking.store_fault(store):
+            yield Finding("warning", fault)
 
 
 def _gpus() -> int:
