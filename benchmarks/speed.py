@@ -20,11 +20,12 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -41,6 +42,7 @@ from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import FlowEstimator
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
+from pipeline.models.vqgan.model import Tokenizer
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Task
 from pipeline.training.vqgan import ImageTask, KeyframeTask
@@ -48,12 +50,18 @@ from pipeline.training.vqgan import ImageTask, KeyframeTask
 PRECISIONS = ("float32", "bf16")
 FRAMES = 20  # of every clip
 LARGE = (720, 1280)  # output, height and width
-PRODUCTS = ((1024, 1024, 1024), (2048, 1024, 1024))  # M K N
+PRODUCTS = {  # M K N, by device
+    "cpu": ((1024, 1024, 1024), (2048, 1024, 1024)),
+    "cuda": ((8192, 8192, 8192), (16384, 8192, 8192)),
+}
 CPU_OP = "_scaled_dot_product_flash_attention_for_cpu"
 CPU_ATTENTION = {  # shapes to operations; PyTorch's counter leaves it out
     getattr(torch.ops.aten, CPU_OP): lambda *x, **_: sdpa_flop_count(*x[:3]),
     getattr(torch.ops.aten, f"{CPU_OP}_backward"): lambda *x, **_: sdpa_backward_flop_count(*x[:4]),
 }
+
+
+AnyTokenizer = KeyframeTokenizer | Tokenizer
 
 
 class Row(NamedTuple):
@@ -89,7 +97,7 @@ class Benchmark:
     def peak(self) -> dict[str, float]:
         """GFLOP/s of the fastest product."""
         best = dict.fromkeys(self.precisions, 0.0)
-        for m, k, n in PRODUCTS:
+        for m, k, n in PRODUCTS[self.device.type]:
             a, b = torch.randn(m, k, device=self.device), torch.randn(k, n, device=self.device)
             pairs = {"float32": (a, b), "bf16": (a.bfloat16(), b.bfloat16())}
             seconds = self.seconds(lambda p, pairs=pairs: torch.mm(*pairs[p]), 10)
@@ -110,12 +118,13 @@ class Benchmark:
                     spec.optimizer.step()
                     spec.optimizer.zero_grad(set_to_none=True)
 
+        memory = {}
         for precision in self.precisions:  # which warms up, too
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-                step(precision)
+                memory[precision] = peak_memory(lambda p=precision: step(p), self.device)
         counts = [(f"{name}/{what}", f"{what}/s", amount) for what, amount in amounts.items()]
         counts.append((f"{name}/operations", "GFLOP/s", counter.get_total_flops() / 1e9))
-        return self.rates(step, *counts)
+        return [*self.rates(step, *counts), Row(f"{name}/memory", "MB", memory)]
 
     def generation(self, name: str, models: InBetweener, clips: int, **options) -> list[Row]:
         """Clips between random keyframes; options as those of `InBetweener.generate`."""
@@ -148,22 +157,42 @@ def random_clip(height: int, width: int, seed: int) -> torch.Tensor:
     return torch.stack([image.roll(t, 1) for t in range(FRAMES)])
 
 
-def write_data(folder: Path, size: tuple[int, int], clips: int, tokenizer: KeyframeTokenizer):
-    """Two clips and their frames as shards; `clips` of random token ids and features."""
-    for split in ("train", "val"):
-        videos = ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(*size))
-        images = ShardWriter(folder / f"images-{split}-00000.arrow", image_schema(*size))
-        for k in range(2):
-            clip = random_clip(*size, k).numpy()
-            videos.add({"clip_id": f"{k}", "n_frames": FRAMES, "images": clip.tobytes()})
-            for i, frame in enumerate(clip):
-                images.add({"video_id": f"{k}", "frame": i, "image": frame.tobytes()})
+def write_clips(
+    folder: Path, split: str, size: tuple[int, int], clips: Iterable[np.ndarray], step: int = 1
+) -> None:
+    """Shards of a split: clips uint8 `T H W 3`, and each `step`-th of their frames as images."""
+    with (
+        ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(*size)) as videos,
+        ShardWriter(folder / f"images-{split}-00000.arrow", image_schema(*size)) as images,
+    ):
+        for k, clip in enumerate(clips):
+            videos.add({"clip_id": f"{k}", "n_frames": len(clip), "images": clip.tobytes()})
+            for i in range(0, len(clip), step):
+                images.add({"video_id": f"{k}", "frame": i, "image": clip[i].tobytes()})
         videos.close()
         images.close()
+
+
+def new_tokenizer(settings: config.Params, device: torch.device) -> AnyTokenizer:
+    size = settings.ingest.height, settings.ingest.width
+    if settings.vqgan.context == "keyframes":
+        tokenizer = KeyframeTokenizer(settings.vqgan, *size, settings.flow.method)
+    else:
+        tokenizer = Tokenizer(settings.vqgan, *size)
+    return tokenizer.to(device).eval().requires_grad_(False)
+
+
+def write_data(folder: Path, settings: config.Params, tokenizer: AnyTokenizer) -> None:
+    """Random clips and their frames as shards, enough for a batch; token ids and features."""
+    size = settings.ingest.height, settings.ingest.width
+    channels = getattr(tokenizer, "context_channels", 0)
+    for split in ("train", "val"):
+        n_clips = 2 + settings.vqgan.trainer.batch_size // (FRAMES - 2)
+        write_clips(folder, split, size, (random_clip(*size, k).numpy() for k in range(n_clips)))
         rows, n_tokens = [], FRAMES * tokenizer.tokens_per_frame
-        for k in range(clips):  # of the transformer
+        for k in range(settings.train.batch_size):  # of the transformer
             ids = torch.randint(len(tokenizer.codebook), (n_tokens,)).numpy()
-            features = torch.randn(n_tokens, tokenizer.context_channels).half().numpy()
+            features = torch.randn(n_tokens, channels).half().numpy()
             row = {"clip_id": f"{k}", "flipped": False, "reversed": False, "n_frames": FRAMES}
             rows.append(row | {"tokens": ids, "features": features.tobytes()})
         io.write_table(rows, io.TOKENS, folder / f"{split}.parquet")
@@ -177,12 +206,11 @@ def measure(content: dict, precisions: list[str], rounds: int, many: int) -> lis
     benchmark, rows = Benchmark(device, precisions, rounds), []
     peak = benchmark.peak()
     size = settings.ingest.height, settings.ingest.width
-    tokenizer = KeyframeTokenizer(settings.vqgan, *size, settings.flow.method)
-    tokenizer = tokenizer.to(device).eval().requires_grad_(False)
+    tokenizer = new_tokenizer(settings, device)
     with tempfile.TemporaryDirectory() as folder:
         batch, clips = settings.vqgan.trainer.batch_size, settings.train.batch_size
         folder = Path(folder)
-        write_data(folder, size, clips, tokenizer)
+        write_data(folder, settings, tokenizer)
         task = KeyframeTask(settings, folder, device)
         rows += benchmark.training("tokenizer/keyframes", task, batch, frames=batch)
         task = ImageTask(whole, folder, device)

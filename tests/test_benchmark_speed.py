@@ -40,7 +40,7 @@ RATES = {  # name -> unit
 def test_every_row_is_there_in_both_precisions(monkeypatch, capsys):
     monkeypatch.setattr(speed, "FRAMES", 6)
     monkeypatch.setattr(speed, "LARGE", (48, 96))
-    monkeypatch.setattr(speed, "PRODUCTS", ((16, 16, 16), (32, 16, 16)))
+    monkeypatch.setattr(speed, "PRODUCTS", {"cpu": ((16, 16, 16), (32, 16, 16))})
     content = presets.merged(presets.merged(config.read_yaml(), SMALL), TINY)
     rows = speed.measure(content, list(speed.PRECISIONS), rounds=1, many=2)
     lines = speed.show(rows, list(speed.PRECISIONS), "Speed")

@@ -44,11 +44,11 @@ def vqgan_task(tiny, shards) -> Callable:
     """Of the settings' `vqgan.context`: keyframes is the default."""
     from pipeline.training.vqgan import ImageTask, KeyframeTask, VqganTask
 
-    def make(changes: dict | None = None, seed: int = 1) -> VqganTask:
+    def make(changes: dict | None = None, seed: int = 1, device: torch.device = CPU) -> VqganTask:
         torch.manual_seed(seed)
         settings = tiny(changes)
         kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
-        return kind(settings, shards, CPU)
+        return kind(settings, shards, device)
 
     return make
 
@@ -58,12 +58,18 @@ def gpt_task(tiny, tokens) -> Callable:
     from pipeline.models.vqgan.model import Tokenizer
     from pipeline.training.gpt import GptTask
 
-    def make(changes: dict | None = None, seed: int = 1, folder: Path = tokens) -> GptTask:
+    def make(
+        changes: dict | None = None,
+        seed: int = 1,
+        folder: Path = tokens,
+        device: torch.device = CPU,
+    ) -> GptTask:
         settings = tiny({"vqgan.context": "none"} | (changes or {}))
         torch.manual_seed(0)  # the tokenizer is given, whatever happens to the transformer
         tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
         torch.manual_seed(seed)
-        return GptTask(settings, folder, tokenizer.eval().requires_grad_(False), CPU)
+        tokenizer = tokenizer.to(device).eval().requires_grad_(False)
+        return GptTask(settings, folder, tokenizer, device)
 
     return make
 

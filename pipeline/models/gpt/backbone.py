@@ -205,7 +205,9 @@ def checkpoint_activations(backbone: HuggingFaceGpt | PlainGpt) -> None:
     if isinstance(backbone, PlainGpt):
         backbone.checkpointing = True
     else:
-        backbone.model.activation_checkpointing_enable({"use_reentrant": False})
+        model = backbone.model
+        new_name = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.2x on
+        (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @torch.no_grad()
