@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, read_text
 
 
 def project_root() -> Path:
@@ -39,7 +39,10 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path} is missing; `dvc repro` makes it")
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no valid JSON ({error}); `dvc repro` makes it again") from None
 
 
 def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bool | None]:
