@@ -7,33 +7,60 @@ depends on this file.
 """
 
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, read_text
 
 PARAMS_FILE = Path("params.yaml")
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
+MOST_FRAMES = 1000  # of a clip
+MOST_WEIGHTS = 10**10  # of the transformer; GPT-2's largest has 1.6e9
+MOST_MISTAKES = 20  # lines of an error
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Batch = Annotated[int, Field(ge=1, le=65536)]
+Size = Annotated[int, Field(ge=1, le=8192)]  # channels, and the like, of a network
+Parallel = Annotated[int, Field(ge=1, le=1024)]  # threads, processes
+Number = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+UpToOne = Annotated[float, Field(ge=0.0, le=1.0)]
+AboveZero = Annotated[float, Field(gt=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0, le=10**6)]
+Positive = Annotated[float, Field(gt=0.0, le=10**6)]
 Betas = Annotated[list[Probability], Field(min_length=2, max_length=2)]
+Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+Name = Annotated[Text, Field(min_length=1)]
 
 
 def _count_or_all(value: object) -> int | str:
-    if value == "all" or (type(value) is int and value >= 1):
+    if value == "all" or (type(value) is int and 1 <= value <= MOST_FRAMES):
         return value
-    raise PydanticCustomError("count_or_all", "integer from 1 on, or all")
+    raise PydanticCustomError("count_or_all", f"integer from 1 to {MOST_FRAMES}, or all")
+
+
+def _integer(value: object) -> object:
+    if type(value) is int:  # to Literal, true is 1
+        return value
+    raise PydanticCustomError("int_type", "integer")
 
 
 CountOrAll = Annotated[int | str, PlainValidator(_count_or_all)]
@@ -63,11 +90,11 @@ class Section(BaseModel):
 
 
 class Base(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     device: Annotated[str, PlainValidator(_device)]
     precision: Literal["float32", "bf16"]
-    threads: Count
-    launcher: Annotated[str, Field(pattern=r"^(python|torchrun( .+)?)$")]
+    threads: Parallel
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun( [^\x00]+)?)$")]
     compile: bool
     gradient_checkpointing: bool
 
@@ -79,12 +106,12 @@ class MovingMnist(Section):
 
 class Source(Section):
     kind: Literal["videos", "moving_mnist"]
-    path: Annotated[str, Field(min_length=1)]
+    path: Name
     moving_mnist: MovingMnist
 
 
 class SampleEpisodes(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Seed
     episodes: Annotated[int, Field(ge=1, le=100)]
     seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
 
@@ -137,9 +164,9 @@ class ClipFilters(Section):
 
 
 class ClipChunk(Section):
-    min_frames: Annotated[int, Field(ge=3)]
-    max_frames: Annotated[int, Field(ge=3, le=1000)]
-    drop_first_frames: Annotated[int, Field(ge=0)]
+    min_frames: Annotated[int, Field(ge=3, le=MOST_FRAMES)]
+    max_frames: Annotated[int, Field(ge=3, le=MOST_FRAMES)]
+    drop_first_frames: Number
     split_by: Literal["scene", "video"]
     train_share: Share
     val_share: Share
@@ -160,42 +187,49 @@ class FlowSection(Section):
 
 
 class Keyframes(Section):
-    patch_size: Literal[4, 8, 16, 32]
-    channels: Annotated[int, Field(ge=8, multiple_of=8)]
+    patch_size: Annotated[Literal[4, 8, 16, 32], BeforeValidator(_integer)]
+    channels: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     encoder: Literal["linear", "network"]
-    frames_without_codes: Annotated[float, Field(ge=0.0, le=1.0)]
-    spans_per_clip: Annotated[int, Field(ge=0)]
+    frames_without_codes: UpToOne
+    spans_per_clip: Annotated[int, Field(ge=0, le=MOST_FRAMES)]
 
 
 class Vqvae(Section):
     quantizer: Literal["ema", "vq"]
     beta: Weight
     num_embeddings: Annotated[int, Field(ge=2, le=65536)]  # tokens are stored as uint16
-    embedding_dim: Count
+    embedding_dim: Size
 
 
 class Autoencoder(Section):
     architecture: Literal["fast", "thesis"]
-    z_channels: Count
-    channels: Count
-    channels_multiplier: Annotated[list[Count], Field(min_length=1, max_length=8)]
-    num_res_blocks: Count
-    attention_resolution: list[Count]
+    z_channels: Size
+    channels: Size
+    channels_multiplier: Annotated[list[Size], Field(min_length=1, max_length=8)]
+    num_res_blocks: Annotated[int, Field(ge=1, le=100)]
+    attention_resolution: Annotated[list[Count], Field(max_length=8)]
     dropout: Probability
     upsampling: Literal["nearest", "bilinear", "transposed"]
-    patch_size: Literal[1, 2, 4, 8]
+    patch_size: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_integer)]
+
+    def broken_rules(self) -> Iterator[str]:
+        if (widest := self.channels * max(self.channels_multiplier)) > 8192:
+            yield (
+                f"vqgan.autoencoder.channels * channels_multiplier = {widest}: expected at most "
+                "8192 channels"
+            )
 
 
 class Discriminator(Section):
     num_layers: Annotated[int, Field(ge=1, le=6)]
-    filters: Count
+    filters: Size
     norm: Literal["none", "instance", "batch"]
 
 
 class AdversarialLoss(Section):
     loss: Literal["hinge", "cross_entropy"]
     factor: Weight
-    iter_start: Annotated[int, Field(ge=0)]
+    iter_start: Number
     weight: Weight
 
 
@@ -204,19 +238,19 @@ class VqganLoss(Section):
     codebook_weight: Weight
     perceptual_weight: Weight
     perceptual_loss: Literal["vgg16", "alexnet", "vgg19", "style", "style_vgg19", "none"]
-    perceptual_subset: Annotated[int, Field(ge=0)]
+    perceptual_subset: Number
     mse_weight: Weight
     edge_weight: Weight
 
 
 class VqganTrainer(Section):
-    batch_size: Count
+    batch_size: Batch
     accumulation_size: Count
     n_epochs: Count
     augmentation: Literal["none", "crop_flip", "shift_flip"]
     schedule: Literal["cosine", "constant"]
-    gen_lr: Positive
-    disc_lr: Positive
+    gen_lr: AboveZero
+    disc_lr: AboveZero
     gen_betas: Betas
     disc_betas: Betas
     clip_norm: Positive
@@ -244,7 +278,7 @@ class Vqgan(Section):
 
 class Transformer(Section):
     transformer_type: Literal["custom", "plain", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-    pretrained: str
+    pretrained: Text
     n_layer: Count
     n_head: Count
     n_embd: Count
@@ -256,6 +290,9 @@ class Transformer(Section):
         if own_sizes and self.n_embd % self.n_head:
             heads = f"transformer.n_head = {self.n_head}"
             yield f"transformer.n_embd = {self.n_embd}: expected a multiple of {heads}"
+        if own_sizes and (weights := 12 * self.n_layer * self.n_embd**2) > MOST_WEIGHTS:
+            sizes = f"transformer.n_layer = {self.n_layer}, n_embd = {self.n_embd}"
+            yield f"{sizes}: {weights:.1g} weights, expected at most {MOST_WEIGHTS:.0g}"
         if self.pretrained and self.transformer_type == "plain":
             yield (
                 f"transformer.pretrained = {self.pretrained}: transformer_type = plain has no "
@@ -268,17 +305,17 @@ class Train(Section):
     mode: Literal["parallel", "maskgit"]
     n_frames_before: CountOrAll
     batch_method: Literal["padding", "truncation"]
-    batch_size: Count
+    batch_size: Batch
     accumulation_size: Count
     n_epochs: Count
-    warmup_epoch_percentage: Annotated[float, Field(ge=0.0, le=1.0)]
-    lr_start: Weight
-    lr_max: Positive
-    stop_ground_truth_after_epoch: Annotated[int, Field(ge=0)]
-    token_noise: Annotated[float, Field(ge=0.0, lt=1.0)]
+    warmup_epoch_percentage: UpToOne
+    lr_start: UpToOne
+    lr_max: AboveZero
+    stop_ground_truth_after_epoch: Number
+    token_noise: Probability
     perceptual_loss_weight: Weight
     perceptual_loss: Literal["vgg16", "vgg19", "style", "style_vgg19"]
-    perceptual_subset: Annotated[int, Field(ge=0)]
+    perceptual_subset: Number
 
     def broken_rules(self) -> Iterator[str]:
         if self.sequence == "sliding_window" and self.mode != "parallel":
@@ -300,9 +337,14 @@ class Decoding(Section):
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
-    top_k: Annotated[int, Field(ge=0)]
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
-    min_confidence: Annotated[float, Field(ge=0.0, le=1.0)]
+    top_k: Number
+    top_p: AboveZero
+    min_confidence: UpToOne
+
+    def broken_rules(self) -> Iterator[str]:
+        if 0 < self.temperature < 0.01:
+            where = f"evaluate.decoding.temperature = {self.temperature:g}"
+            yield f"{where}: expected 0 (greedy), or 0.01 and more"
 
 
 Baseline = Literal[
@@ -323,7 +365,7 @@ class Evaluate(Section):
     baselines: list[Baseline]
     lpips_network: Literal["alexnet", "vgg16", "none"]
     fid_network: Literal["inception", "vgg16", "none"]
-    video_metrics: list[Literal["model"] | Baseline]
+    video_metrics: list[Literal["model", Baseline]]
     n_samples: Annotated[int, Field(ge=0, le=100)]
     thesis_metrics: Literal["none", "test", "full"]
 
@@ -343,12 +385,12 @@ class Evaluate(Section):
 
 class Tracking(Section):
     enabled: bool
-    experiment: Annotated[str, Field(min_length=1)]
+    experiment: Name
 
 
 class Engine(Section):
     kind: Literal["local", "ray"]
-    workers: Count
+    workers: Parallel
     checkpoint_interval: Weight
 
 
@@ -415,6 +457,10 @@ class Params(Section):
                 key = "vqgan.autoencoder.attention_resolution"
                 yield f"{key} = {side}: expected one of {sides}, the sides of the feature maps"
         shorter = min(ingest.height, ingest.width)
+        layers = vqgan.discriminator.num_layers
+        if vqgan.loss.discriminator.factor and shorter < 2 ** (layers + 1):
+            least = f"frames of at least {2 ** (layers + 1)} pixels a side, not {shorter}"
+            yield f"vqgan.discriminator.num_layers = {layers}: expected {least}"
         pixels = f"expected frames of at least {ALEXNET_SIDE} pixels a side, not {shorter}"
         if vqgan.loss.perceptual_loss == "alexnet" and shorter < ALEXNET_SIDE:
             yield f"vqgan.loss.perceptual_loss = alexnet: {pixels}; set it to none"
@@ -422,18 +468,27 @@ class Params(Section):
             yield f"evaluate.lpips_network = alexnet: {pixels}; set it to vgg16"
 
 
-def read_yaml(path: Path = PARAMS_FILE) -> dict:
-    """The plain mapping in a YAML 1.2 file (the dialect that DVC reads and writes)."""
+def read_yaml(path: Path = PARAMS_FILE, loader: YAML | None = None) -> dict:
+    """The mapping in a YAML 1.2 file (the dialect that DVC reads and writes), plain by default."""
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        content = (loader or YAML(typ="safe")).load(read_text(path))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; run this from the root of the project, where params.yaml lies"
         ) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # also a number of 5,000 digits
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds {type(content).__name__}, expected sections with keys")
+        kind = "a list" if isinstance(content, list) else "a value" if content else "nothing"
+        raise UserError(f"{path} holds {kind}, expected sections with keys")
+    waiting, seen = [content], set()
+    while waiting:  # each once: what refers to itself, or grows from line to line, has no end
+        node = waiting.pop()
+        if id(node) in seen:
+            raise UserError(f"{path} repeats a section or a list by an anchor; write it out")
+        seen.add(id(node))
+        children = node.values() if isinstance(node, dict) else node
+        waiting += [child for child in children if isinstance(child, dict | list)]
     return content
 
 
@@ -452,11 +507,16 @@ def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
     except ValidationError as error:
         mistakes = [line for item in error.errors() for line in _describe(item)]
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    if len(mistakes) > MOST_MISTAKES:
+        mistakes[MOST_MISTAKES:] = [f"and {len(mistakes) - MOST_MISTAKES} more"]
     raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
 
 
 def _describe(item: dict) -> list[str]:
     key = ".".join(str(part) for part in item["loc"])
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    shown = short.repr(item["input"])
     match item["type"]:
         case "broken_rules":
             return item["msg"].splitlines()
@@ -464,5 +524,7 @@ def _describe(item: dict) -> list[str]:
             return [f"{key}: unknown key; remove it or correct its spelling"]
         case "missing":
             return [f"{key}: missing; copy it from the project's params.yaml"]
+        case "string_pattern_mismatch":
+            return [f"{key} = {shown}: expected text that matches {item['ctx']['pattern']}"]
     expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return [f"{key} = {item['input']!r}: expected {expected}"]
+    return [f"{key} = {shown}: expected {expected}"]

@@ -16,6 +16,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: ends what it meets as Ctrl-C does."""
 
 
+def read_text(path: Path) -> str:
+    """A file's text, with or without a byte order mark; a UserError where it is no UTF-8."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no UTF-8 text (byte {error.start} of it is not); save it as UTF-8"
+        ) from None
+
+
 def naming(error: OSError, path: Path) -> OSError:
     """The same error with the file's name, which Arrow leaves out of a full disk."""
     if not error.errno or error.filename:

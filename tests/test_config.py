@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline import config
+from pipeline import config, io
 from pipeline.errors import UserError
 
 FILE = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -108,8 +108,11 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"train.n_epochs": "3"}, "train.n_epochs = '3': expected integer"),
         ({"train.n_epochs": True}, "train.n_epochs = True: expected integer"),
         ({"train.lr_max": float("nan")}, "train.lr_max = nan: expected"),
-        ({"train.n_frames_before": 0}, "train.n_frames_before = 0: expected integer from 1 on, or"),
-        ({"train.n_frames_before": "8"}, "train.n_frames_before = '8': expected integer from 1 on"),
+        (
+            {"train.n_frames_before": 0},
+            "train.n_frames_before = 0: expected integer from 1 to 1000, or",
+        ),
+        ({"train.n_frames_before": "8"}, "train.n_frames_before = '8': expected integer from 1"),
         ({"base.device": "auto"}, "base.device = 'auto': expected cpu, cuda or cuda:N"),
         ({"ingest.fit": "stretch"}, "ingest.fit = 'stretch': expected 'squeeze', 'crop' or 'pad'"),
         ({"clip_chunk.min_frames": 2}, "clip_chunk.min_frames = 2: expected greater than or equal"),
@@ -211,6 +214,24 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             "vqgan.loss.perceptual_loss = alexnet: expected frames of at least 31 pixels a side",
         ),
         (
+            {
+                "ingest.height": 16,
+                "evaluate.lpips_network": "none",
+                "vqgan.discriminator.num_layers": 4,
+                "vqgan.loss.discriminator.factor": 1.0,
+            },
+            "vqgan.discriminator.num_layers = 4: expected frames of at least 32 pixels a side",
+        ),
+        (
+            {"transformer.n_layer": 1000, "transformer.n_embd": 4096},
+            "n_layer = 1000, n_embd = 4096: 2e+11 weights, expected at most 1e+10",
+        ),
+        (
+            {"vqgan.autoencoder.channels": 4096},
+            "channels * channels_multiplier = 16384: expected at most 8192",
+        ),
+        ({"evaluate.decoding.temperature": 1e-9}, "temperature = 1e-09: expected 0 (greedy), or"),
+        (
             {"vqgan.loss.perceptual_subset": 100},
             "vqgan.loss.perceptual_subset = 100: expected at most vqgan.trainer.batch_size",
         ),
@@ -242,11 +263,66 @@ def test_contradictions_between_sections_are_named_at_once(content):
     assert "ingest.height = 60" in named[0] and "evaluate.decoding.mode" in named[1]
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "train: [1\n", "a: 1\na: 2\n"])
-def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path, text):
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"params\.yaml"):
-        config.load(tmp_path / "params.yaml")
+ENDS = [
+    *(float("nan"), float("inf"), 1e300, 10**30, 10**4000, -2, -(10**30), True, [], {}, [[]]),
+    *("", "x", "\0", "\ud800", "a" * 10**6, b"x", [1] * 1000, {"a": 1}),
+]
+
+
+@pytest.mark.parametrize("section", config.Params.model_fields)
+def test_ends_of_every_key_are_fine_or_a_short_sentence(content, section):
+    refused = 0
+    for key in io.flatten({section: content[section]}):
+        for value in ENDS:
+            changed = _with(content, {key: value})
+            try:
+                config.parse(changed)
+            except UserError as error:
+                refused += 1
+                assert len(str(error)) < 5000
+            else:
+                assert isinstance(value, bool | str | list), (key, value)
+    assert refused >= len(ENDS) / 2
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}, *a{n}]\n" for n in range(40)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds nothing"),
+        ("# a\n", "holds nothing"),
+        ("- 1\n", "holds a list"),
+        ("5", "holds a value"),
+        ("train: [1\n", "no valid YAML"),
+        ("a: 1\na: 2\n", "duplicate key"),
+        ("a:\n\tb: 1\n", "no valid YAML"),
+        ("a: 1\n---\nb: 1\n", "no valid YAML"),
+        ("a: " + "1" * 5000, "no valid YAML"),
+        ("a: " + "[" * 5000, "no valid YAML"),
+        ("a: 2020-13-45", "no valid YAML"),
+        ("a: &a [*a]", "by an anchor"),
+        (BOMB, "by an anchor"),
+        ("a: &a 1\nb: *a\n", "a: unknown key"),
+        ("1: 2\nnull: 3\n", "1: "),
+        ("a: \xe4".encode("latin-1"), "no UTF-8 text (byte 3"),
+        ("base: {}".encode("utf-16"), "no UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path, text, said):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"params\.yaml") as caught:
+        config.load(file)
+    assert said in str(caught.value) and len(str(caught.value)) < 3000
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "params.yaml").write_text(FILE.read_text("utf-8"), "utf-8-sig")
+    assert config.load(tmp_path / "params.yaml") == config.load(FILE)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):

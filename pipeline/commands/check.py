@@ -10,25 +10,32 @@ of this in its own words; here the remedy stands beside it.
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline import config
 from pipeline.config import Params
 from pipeline.data import moving_mnist
-from pipeline.errors import UserError
+from pipeline.errors import UserError, read_text
 from pipeline.models.pretrained import required_weights
 
 REQUIREMENTS = Path("requirements.txt")
 RAY_REQUIREMENTS = Path("requirements-ray.txt")
 DVC_FILE = Path("dvc.yaml")
+SAMPLE_STAGE = "sample_episodes"  # the one stage that makes what may be the source
+STORES = Path(".git"), Path(".dvc"), Path(".store")
+MOST_FILES = 100_000  # of the source that are looked at: some seconds
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
+LINKED = "a link to a folder: it is read, but DVC sees no change in it; name that folder instead"
 FREE_GB = 5  # environment excepted, the default run needs about one
 VIDEO_SUFFIXES = (
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".ts", ".mts")
@@ -49,16 +56,23 @@ class Finding(NamedTuple):
 
 def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -> list[Finding]:
     """All that is to be said of the current folder, errors first."""
-    items = [*python_version(), *packages(), *interpreter(), *git(experiment), *disk()]
+    checks: list[Callable[[], Iterable[Finding]]]
+    checks = [python_version, packages, interpreter, partial(git, experiment), disk]
+    items = []
     try:
         settings = config.load(params_file)
     except UserError as error:
         items.append(Finding("error", str(error)))
     else:
-        items += [*source(settings), *hidden_footage(settings), *device(settings)]
-        items += [*weight_files(settings), *tracking_store(settings)]
+        about = (source, hidden_footage, device, memory, weight_files, tracking_store)
+        checks += [partial(check, settings) for check in about]
         if settings.engine.kind == "ray":
-            items += packages(RAY_REQUIREMENTS)
+            checks.append(partial(packages, RAY_REQUIREMENTS))
+    for check in checks:
+        try:
+            items += check()
+        except UserError as error:  # a file of the project that cannot be read
+            items.append(Finding("error", str(error)))
     return sorted(items, key=lambda item: item.level)
 
 
@@ -81,7 +95,7 @@ def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[
 def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
     """Pinned packages that are not there, or there in another version."""
     missing, other = [], []
-    lines = requirements.read_text("utf-8").splitlines() if requirements.is_file() else []
+    lines = read_text(requirements).splitlines() if requirements.is_file() else []
     for line in lines:
         name, pinned, version = line.partition("#")[0].strip().partition("==")
         name, version = name.partition("[")[0].strip(), version.partition(";")[0].strip()
@@ -148,7 +162,14 @@ def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
     path = Path(settings.source.path)
     name = f"source.path = {path}"
     remedy = "put videos there, or name another folder with source.path"
-    if path.is_symlink() and not path.exists():
+    outs = stage_outputs(dvc_file)
+    others = [*STORES, *(out for out, stage in outs.items() if stage != SAMPLE_STAGE)]
+    inside, holds = _related(path, others)
+    if inside or holds:
+        where = f"lies in {inside[0]}" if inside else f"holds {holds[0]}"
+        what = "name a folder in which there is only footage"
+        yield Finding("error", f"{name}: {where}, where a run or git writes; {what}")
+    elif path.is_symlink() and not path.exists():
         yield Finding("error", f"{name}: a broken link; {remedy}")
     elif settings.source.kind == "moving_mnist":
         try:  # by the files' names; what is in them is looked at when they are read
@@ -156,7 +177,7 @@ def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
         except UserError as error:
             yield Finding("error", str(error))
     elif not path.exists():
-        if not _made_by_a_stage(path, dvc_file):
+        if not any(_related(path, outs)):
             yield Finding("error", f"{name}: no such folder; {remedy}")
     elif not path.is_dir():
         yield Finding("error", f"{name}: a file, expected a folder of videos; {remedy}")
@@ -165,27 +186,73 @@ def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
 
 
 def _folder(path: Path, name: str, remedy: str) -> Iterator[Finding]:
-    """What lies in the folder of episodes: links to folders are not entered."""
-    files = [Path(at) / item for at, dirs, names in os.walk(path) for item in [*dirs, *names]]
-    broken = [str(item) for item in files if item.is_symlink() and not item.exists()]
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        listed = ", ".join(broken[:3]) + more
-        yield Finding("error", f"{name}: broken link in it: {listed}; DVC refuses it, remove it")
-    if not files:
+    """What lies in the folder of episodes, as DVC walks it: links to folders are not entered."""
+    faults, waiting, count, footage = defaultdict(list), [path], 0, False
+    while waiting and count < MOST_FILES:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, MOST_FILES - count):
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    if fault := _fault(entry):
+                        faults[fault].append(os.fsencode(entry.path).decode("utf-8", "replace"))
+                    footage |= Path(entry.name).suffix.lower() in VIDEO_SUFFIXES
+        except OSError as error:
+            faults[f"cannot be read ({error.strerror}): mend that"].append(str(folder))
+    for fault, items in faults.items():
+        more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+        level = "warning" if fault == LINKED else "error"
+        yield Finding(level, f"{name}: {', '.join(items[:3])}{more}: {fault}")
+    if count == MOST_FILES:
+        many = f"{MOST_FILES:,} files or more, all of which DVC hashes"
+        yield Finding("warning", f"{name}: {many}; the others were not looked at")
+    elif not count:
         yield Finding("error", f"{name}: the folder is empty; {remedy}")
-    elif not broken and not any(item.suffix.lower() in VIDEO_SUFFIXES for item in files):
+    elif not faults and not footage:
         yield Finding(  # no more than a warning: `ingest` looks into the files, not at their names
             "warning",
             f"{name}: no file in it is named like a video (.mp4, .mkv, .webm, ...); {remedy}",
         )
 
 
+def _fault(entry: os.DirEntry) -> str:
+    """What is wrong with an entry of the source, and what to do; "" where nothing is."""
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in entry.name):
+        return "a name that is no UTF-8, which DVC refuses; rename it"
+    if entry.is_dir(follow_symlinks=False):
+        return ""
+    try:
+        if entry.is_dir():
+            return LINKED
+        if not entry.is_file():
+            entry.stat()
+            return "a pipe, socket or device, for which DVC waits for ever; remove it"
+    except OSError:
+        return "a broken link, which DVC refuses; remove it"
+    return "" if os.access(entry.path, os.R_OK) else "cannot be read; change its permissions"
+
+
+def _related(path: Path, others: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Those that the path is or lies in, and those that it holds, links resolved."""
+    real = Path(os.path.realpath(path))
+    reals = [(other, Path(os.path.realpath(other))) for other in others]
+    inside = [other for other, place in reals if place == real or place in real.parents]
+    return inside, [other for other, place in reals if real in place.parents]
+
+
 def hidden_footage(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
     """Footage that git does not know is not in the copies that queued experiments work in."""
     path = Path(settings.source.path)
-    absent = not path.is_dir() or path.is_absolute() or _made_by_a_stage(path, dvc_file)
-    if absent or Path(f"{path}.dvc").is_file() or _git("rev-parse", "--git-dir") is None:
+    made = any(_related(path, [*STORES, *stage_outputs(dvc_file)]))
+    if (
+        made
+        or not path.is_dir()
+        or path.is_absolute()
+        or Path(f"{path}.dvc").is_file()
+        or _git("rev-parse", "--git-dir") is None
+    ):
         return
     if not _git("ls-files", "--", str(path)):
         yield Finding(
@@ -217,6 +284,35 @@ def device(settings: Params) -> Iterator[Finding]:
             "base.precision = bf16: this processor has no bf16 instructions, so it will be slow; "
             "set base.precision to float32",
         )
+
+
+def memory(settings: Params, free: float | None = None) -> Iterator[Finding]:
+    """Batches whose frames and activations alone, counted low, are more than this machine has."""
+    if settings.base.device != "cpu":
+        return
+    if free is None:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    vqgan, size, gpt = settings.vqgan, settings.ingest, settings.transformer
+    patch = vqgan.keyframes.patch_size
+    if vqgan.context == "keyframes":
+        channels = 6 + vqgan.keyframes.channels  # both warps, and the decoder's finest level
+    else:
+        patch = vqgan.autoencoder.patch_size * 2 ** (len(vqgan.autoencoder.channels_multiplier) - 1)
+        channels = 3
+    pixels = size.height * size.width
+    tokens = settings.clip_chunk.min_frames * pixels // patch**2
+    needed = {
+        "vqgan.trainer.batch_size": 4 * pixels * channels,
+        "train.batch_size": 4 * tokens * (gpt.n_embd * gpt.n_layer + vqgan.vqvae.num_embeddings),
+    }
+    batches = vqgan.trainer.batch_size, settings.train.batch_size
+    for (key, each), batch in zip(needed.items(), batches, strict=True):
+        if (gigabytes := batch * each / 1e9) > free:
+            yield Finding(
+                "error",
+                f"{key} = {batch}: takes {gigabytes:,.0f} GB or more, and this machine has "
+                f"{free:.0f} GB; lower it, and raise accumulation_size instead",
+            )
 
 
 def weight_files(settings: Params) -> list[Finding]:
@@ -251,14 +347,19 @@ def _has_bf16() -> bool | None:
         return None
 
 
-def _made_by_a_stage(path: Path, dvc_file: Path) -> bool:
-    """Whether the path is an output of a stage in dvc.yaml, or lies in one, or holds one."""
+def stage_outputs(dvc_file: Path) -> dict[Path, str]:
+    """What the stages in dvc.yaml write, and the stage of each."""
     if not dvc_file.is_file():
-        return False
-    stages = (config.read_yaml(dvc_file).get("stages") or {}).values()
-    outs = [out for stage in stages for out in stage.get("outs") or []]
-    made = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]
-    return any(out == path or out in path.parents or path in out.parents for out in made)
+        return {}
+    outs = {}
+    try:
+        for name, stage in (config.read_yaml(dvc_file).get("stages") or {}).items():
+            for out in stage.get("outs") or []:
+                outs[Path(next(iter(out)) if isinstance(out, dict) else out)] = name
+    except (AttributeError, TypeError):
+        expected = "expected stages with outs as DVC has them"
+        raise UserError(f"{dvc_file}: {expected}; bring it back from git") from None
+    return outs
 
 
 def _git(*arguments: str) -> str | None:

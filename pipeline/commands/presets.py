@@ -15,10 +15,9 @@ from io import StringIO
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline import config, io
-from pipeline.errors import UserError
+from pipeline.errors import UserError, read_text
 
 PRESETS = Path("presets")
 
@@ -32,7 +31,7 @@ def overlay(name: str, folder: Path = PRESETS) -> dict:
     if name not in names(folder):
         known = ", ".join(names(folder)) or f"none, the folder {folder}/ is missing or empty"
         raise UserError(f"{name}: unknown preset; expected one of: {known}")
-    return _load(folder / f"{name}.yaml") or {}
+    return config.read_yaml(folder / f"{name}.yaml", _yaml())
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -50,7 +49,7 @@ def merge(name: str, target: Path = config.PARAMS_FILE, folder: Path = PRESETS) 
     The result is checked before anything is written; a mistake in it is a UserError.
     """
     old, buffer = io.flatten(config.read_yaml(target)), StringIO()
-    _yaml().dump(merged(_load(target), overlay(name, folder)), buffer)
+    _yaml().dump(merged(config.read_yaml(target, _yaml()), overlay(name, folder)), buffer)
     content = YAML(typ="safe").load(buffer.getvalue())
     config.parse(content, target)
     partial = target.with_suffix(".partial")
@@ -87,13 +86,6 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _load(path: Path) -> dict:
-    try:
-        return _yaml().load(path.read_text("utf-8"))
-    except YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline presets", description="Presets.")
     parser.add_argument("name", nargs="?", help="preset to merge into params.yaml")
@@ -101,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.name is None:
         for name in names():
-            first = (PRESETS / f"{name}.yaml").read_text("utf-8").partition("\n")[0]
+            first = read_text(PRESETS / f"{name}.yaml").partition("\n")[0]
             print(f"{name:<20} {first.lstrip('# ')}")
     elif arguments.flags:
         print(flags(arguments.name))

@@ -3,11 +3,14 @@
 A scene of n frames becomes k = ceil(n / max_frames) parts, one fewer where a part would have less
 than `min_frames`. Parts differ by at most one frame, longer ones last. A scene that is too short
 has a row with its reason and no split; so has a clip that a filter refuses, and each clip of a
-scene that another split holds nearly identical.
+scene that another split holds nearly identical. Splits are made of what is left (`splits.py`).
 """
 
+import dataclasses
 import math
+import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from pipeline import config, io
 from pipeline.data.filters import NAMES, Clip, Filter, make_filters, rejection
 from pipeline.data.frame_file import FrameFile, open_frames
 from pipeline.data.near_duplicates import find_near_duplicates, hash_scene
-from pipeline.data.splits import check_splits, split_key, split_of
+from pipeline.data.splits import Keyed, check_splits, fill_empty_splits, split_key, split_of
 from pipeline.progress import bar
 
 SHORT, LEAK = "short", "leak"  # why a clip is rejected, beside the names of filters
@@ -33,7 +36,7 @@ def chunk_clips(
         for scene_id, rows in frame_index[frame_index["use_clip"]].groupby("scene_id")
     }
     filters = make_filters(rules.filters)
-    rows, hashed, rejected = [], [], Counter()
+    rows, hashed, keyed, rejected = [], [], {}, Counter()
     by_video = table.groupby("video_id", sort=False)
     for video_id, video_scenes in bar(by_video, what="clips", unit="video"):
         frames = open_frames(footage, video_id)
@@ -42,21 +45,42 @@ def chunk_clips(
             clips, names = scene_clips(scene, numbers, frames, rules, filters)
             rows += clips
             rejected.update(names)
-            splits = {clip["split"] for clip in clips} - {""}
-            if splits and rules.near_duplicate_hamming >= 0:
+            if len(names) == len(clips):
+                continue
+            key = split_key(video_id, scene.start, rules.split_by)
+            keyed[scene.scene_id] = Keyed(key, frames.about.get("split", ""))
+            if rules.near_duplicate_hamming >= 0:
                 small = frames.plane("small")[scene.start : scene.end]  # T 32 32
-                hashed.append(hash_scene(scene.scene_id, splits.pop(), small))
-    duplicates = find_near_duplicates(hashed, rules.near_duplicate_hamming)
+                hashed.append(hash_scene(scene.scene_id, "", small))
+
+    def near_duplicates(splits: Mapping[Keyed, str]) -> dict[str, str]:
+        scenes = [dataclasses.replace(s, split=splits[keyed[s.scene_id]]) for s in hashed]
+        return find_near_duplicates(scenes, rules.near_duplicate_hamming)
+
+    def used(splits: Mapping[Keyed, str]) -> set[Keyed]:
+        return {keyed[scene_id] for scene_id in keyed.keys() - near_duplicates(splits).keys()}
+
+    by_hash = {key: split_of(key, rules) for key in keyed.values()}
+    splits = fill_empty_splits(by_hash, rules, used)
+    duplicates = near_duplicates(splits)
     for row in rows:
-        if row["split"] and row["scene_id"] in duplicates:
-            row |= {"split": "", "reason": duplicates[row["scene_id"]]}
+        if row["reason"]:
+            continue
+        if row["scene_id"] in duplicates:
+            row["reason"] = duplicates[row["scene_id"]]
             rejected[LEAK] += 1
+        else:
+            row["split"] = splits[keyed[row["scene_id"]]]
     counts = Counter(row["split"] for row in rows)
     check_splits(counts, rules)
+    moved = {key: split for key, split in splits.items() if split != by_hash[key]}
+    for key, split in moved.items():
+        print(f"{split} had no clip: {rules.split_by} {key.key} moves there", file=sys.stderr)
     io.write_table(rows, io.CLIPS, out / "clips.parquet")
     return {
         **{f"clips_{split}": counts[split] for split in io.SPLITS},
         "clips_rejected": counts[""],
+        "moved_to_empty_splits": len(moved),
         **{f"rejected_{name}": rejected[name] for name in (SHORT, *NAMES, LEAK)},
         "frames": sum(row["n_frames"] for row in rows if row["split"]),
     }
@@ -81,20 +105,17 @@ def scene_clips(
     lengths = part_lengths(len(kept), rules.min_frames, rules.max_frames)
     if not lengths:
         reason = f"scene of {len(kept)} frames, at least {rules.min_frames} needed"
-        return [_clip_row(scene, 0, Clip(footage, kept), split="", reason=reason)], [SHORT]
-    key = split_key(scene.video_id, scene.start, rules.split_by)
-    source = footage.about.get("split", "")
-    split = split_of(key, rules.train_share, rules.val_share, source)
+        return [_clip_row(scene, 0, Clip(footage, kept), reason)], [SHORT]
     rows, rejected = [], []
     for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
         clip = Clip(footage, frames)
         name, reason = rejection(clip, filters)
-        rows.append(_clip_row(scene, part, clip, split="" if name else split, reason=reason))
+        rows.append(_clip_row(scene, part, clip, reason))
         rejected += [name] if name else []
     return rows, rejected
 
 
-def _clip_row(scene, part: int, clip: Clip, split: str, reason: str) -> dict:
+def _clip_row(scene, part: int, clip: Clip, reason: str) -> dict:
     return {
         "clip_id": f"{scene.scene_id}-{part:02d}",
         "scene_id": scene.scene_id,
@@ -102,6 +123,6 @@ def _clip_row(scene, part: int, clip: Clip, split: str, reason: str) -> dict:
         "frames": clip.frames.tolist(),
         "n_frames": len(clip.frames),
         "motion": clip.motion,
-        "split": split,
+        "split": "",  # given when all scenes are known
         "reason": reason,
     }

@@ -2,8 +2,8 @@
 
 A detector is a class with two methods: `scores` of all frames, and `cuts`, the rule that makes cut
 frames of scores. No video is opened. Both are those of the class of the same name in
-`scenedetect.detectors`, its way to keep cuts `min_length` frames apart included. A new detector is
-a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
+`scenedetect.detectors` with `min_scene_len=0`: which cuts make a scene is for `scenes.py` to say.
+A new detector is a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
 """
 
 import itertools
@@ -33,11 +33,8 @@ class Detector(Protocol):
     def scores(self, footage: FrameFile) -> np.ndarray:
         """What is compared with the detector's threshold, float64 `T`; 0 for the first frame."""
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        """Frame numbers at which a new scene starts, ascending, from what `scores` returned.
-
-        `min_length` is PySceneDetect's `min_scene_len`, in frames.
-        """
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
+        """Frame numbers at which something new starts, ascending, from what `scores` returned."""
 
 
 def make_detector(rules: config.SceneSplit) -> Detector:
@@ -49,8 +46,7 @@ def make_detector(rules: config.SceneSplit) -> Detector:
 class ContentDetector:
     """A cut where hue, saturation, lightness and edges change by the threshold or more.
 
-    Scores are levels of [0, 255]. A flash makes no scene: cuts closer than `min_length` become the
-    first and the last of them (FlashFilter's mode MERGE).
+    Scores are levels of [0, 255].
     """
 
     def __init__(self, rules: config.SceneSplit) -> None:
@@ -61,16 +57,8 @@ class ContentDetector:
         weighted = [delta * weight for delta, weight in zip(deltas, self.weights, strict=True)]
         return sum(weighted) / sum(self.weights)
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        from scenedetect.common import FrameTimecode
-        from scenedetect.detector import FlashFilter
-
-        flash_filter = FlashFilter(FlashFilter.Mode.MERGE, length=min_length)
-        cuts = []
-        for frame, score in enumerate(scores):
-            time = FrameTimecode(frame, fps=25.0)  # the length is in frames: any rate would do
-            cuts += flash_filter.filter(time, above_threshold=score >= self.threshold)
-        return [cut.frame_num for cut in cuts]
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
+        return np.flatnonzero(scores >= self.threshold).tolist()
 
 
 class AdaptiveDetector:
@@ -104,9 +92,9 @@ class AdaptiveDetector:
         ratios[NEIGHBOURS : len(contents) - NEIGHBOURS] = np.where(at_rest, alone, changed)
         return ratios
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
         enough = self.content.scores(footage) >= self.min_content
-        return spaced_cuts((scores >= RATIO) & enough, min_length)
+        return np.flatnonzero((scores >= RATIO) & enough).tolist()
 
 
 class ThresholdDetector:
@@ -118,17 +106,16 @@ class ThresholdDetector:
     def scores(self, footage: FrameFile) -> np.ndarray:
         return footage.term("mean_rgb").astype(np.float64)
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
         dark = scores < DARK
         turns = np.flatnonzero(dark[1:] != dark[:-1]) + 1  # first frames of darkness and of light
         faded_out = 0  # where the darkness began that is not over yet
-        cuts, last = [], 0
+        cuts = []
         for turn in turns.tolist():
             if dark[turn]:
                 faded_out = turn
-            elif turn - last >= min_length:
+            else:
                 cuts.append(faded_out + round((turn - faded_out) / 2.0))
-                last = turn
         return cuts
 
 
@@ -147,8 +134,8 @@ class HashDetector:
         low = cv2.dct(scaled)[:HASH_SIDE, :HASH_SIDE]
         return low > np.median(low)
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(scores >= HASH_BITS, min_length)
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
+        return np.flatnonzero(scores >= HASH_BITS).tolist()
 
 
 class HistogramDetector:
@@ -161,8 +148,8 @@ class HistogramDetector:
         correlations = [cv2.compareHist(before, now, cv2.HISTCMP_CORREL) for before, now in pairs]
         return np.concatenate([[0.0], 1.0 - np.array(correlations)])
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(scores >= DECORRELATION, min_length)
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
+        return np.flatnonzero(scores >= DECORRELATION).tolist()
 
 
 class TransNetDetector:
@@ -178,8 +165,8 @@ class TransNetDetector:
 
         return np.concatenate([[0.0], cut_probabilities(footage)[:-1]])
 
-    def cuts(self, footage: FrameFile, scores: np.ndarray, min_length: int) -> list[int]:
-        return spaced_cuts(run_ends(scores > PROBABILITY), min_length)
+    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
+        return np.flatnonzero(run_ends(scores > PROBABILITY)).tolist()
 
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -195,13 +182,3 @@ DETECTORS: dict[str, type[Detector]] = {
 def run_ends(above: np.ndarray) -> np.ndarray:
     """The last frame of each run of true, bool `T` to bool `T`."""
     return above & ~np.append(above[1:], False)
-
-
-def spaced_cuts(above: np.ndarray, min_length: int) -> list[int]:
-    """Of the frames where bool `T` is true those `min_length` or more after the one kept before."""
-    cuts, last = [], 0
-    for frame in np.flatnonzero(above).tolist():
-        if frame - last >= min_length:
-            cuts.append(frame)
-            last = frame
-    return cuts

@@ -73,6 +73,12 @@ def ingest(
 ) -> dict[str, int | float]:
     """Decodes everything below `source` into `out`; returns counts. Raises UserError."""
     names = list_source(source)
+    ends = source.resolve(), out.resolve()
+    if ends[0] in (ends[1], *ends[1].parents) or ends[1] in ends[0].parents:
+        raise UserError(
+            f"source.path = {source}: is, holds or lies in {out}, which is written; name a folder "
+            "in which there is only footage"
+        )
     out.mkdir(parents=True, exist_ok=True)
     _remove_partials(out)  # of a killed run; frame files stay until new ones take their names
     (out / "videos.parquet").unlink(missing_ok=True)

@@ -59,7 +59,9 @@ def find_files(root: Path) -> list[str]:
     be read is an entry without one. Hidden files and folders are skipped, links are followed, a
     folder is never entered twice.
     """
-    entries, entered = [], set()
+    entries = []
+    # a link to a folder that holds `root` would lead to everything beside it
+    entered = {str(parent) for parent in Path(os.path.realpath(root)).parents}
 
     def unreadable_folder(error: OSError) -> None:
         entries.append(Path(error.filename).relative_to(root).as_posix())

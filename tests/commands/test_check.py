@@ -1,6 +1,7 @@
 """The check before a run: each thing that can be wrong is said in one sentence with its remedy."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.commands import check
+from pipeline.commands import check, presets
 from pipeline.errors import UserError
 from pipeline.models.pretrained import inception
 
@@ -90,7 +91,13 @@ def test_another_python_on_the_path_is_a_warning(monkeypatch):
         (lambda at: at.write_text("x"), "a file, expected a folder"),
         (lambda at: at.symlink_to("nowhere"), "a broken link"),
         (lambda at: (at.mkdir(), (at / "a.txt").touch()), "named like a video"),
-        (lambda at: (at.mkdir(), (at / "a.mp4").symlink_to("no.mp4")), "broken link in it"),
+        (lambda at: (at.mkdir(), (at / "a.mp4").symlink_to("no.mp4")), "a.mp4: a broken link"),
+        (lambda at: (at.mkdir(), (at / "loop").symlink_to("loop")), "loop: a broken link"),
+        (lambda at: (at.mkdir(), os.mkfifo(at / "a.mp4")), "a.mp4: a pipe, socket or device"),
+        (lambda at: (at.mkdir(), (at / "a").symlink_to("/dev/zero")), "a: a pipe, socket or dev"),
+        (lambda at: (at.mkdir(), (at / "a").symlink_to("..")), "a link to a folder: it is read"),
+        (lambda at: (at.mkdir(), (at / "\udcff").mkdir()), "a name that is no UTF-8"),
+        (lambda at: at.symlink_to("."), "holds .git, where a run or git writes"),
         (lambda at: (at.mkdir(), (at / "a.MP4").touch()), None),
         (lambda at: ((at / "b").mkdir(parents=True), (at / "b/a.webm").touch()), None),
     ],
@@ -101,8 +108,71 @@ def test_the_folder_of_episodes(settings, project, make, said):
     if said is None:
         assert not found
     else:
-        sentence = _sentence(found, "warning" if "named" in said else "error")
+        mild = "named" in said or "it is read" in said
+        sentence = _sentence(found, "warning" if mild else "error")
         assert sentence.startswith("source.path = raw: ") and said in sentence
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (".", "holds .git,"),
+        ("..", "holds .git,"),
+        ("/", "holds .git,"),
+        ("data", "holds data/frames,"),
+        ("data/frames", "lies in data/frames,"),
+        ("data/frames/x", "lies in data/frames,"),
+        (".store/ingest", "lies in .store,"),
+        ("data/raw/../frames", "lies in data/frames,"),
+    ],
+)
+def test_a_source_that_holds_or_is_what_a_run_writes(settings, project, path, said):
+    (project / "dvc.yaml").write_text(DVC + "  ingest:\n    cmd: x\n    outs: [data/frames]\n")
+    changed = _set(settings, "source", path=path)
+    sentence = _sentence(check.source(changed), "error")
+    assert sentence.startswith(f"source.path = {Path(path)}: {said}") and "only footage" in sentence
+
+
+def test_a_folder_of_very_many_files_is_not_looked_through(settings, project, monkeypatch):
+    monkeypatch.setattr(check, "MOST_FILES", 5)
+    (project / "raw").mkdir()
+    for number in range(9):
+        (project / f"raw/{number}.mp4").touch()
+    found = check.source(_set(settings, "source", path="raw"))
+    assert "5 files or more" in _sentence(found, "warning")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dvc.yaml", b"stages: [1]"),
+        ("dvc.yaml", b"\xff"),
+        ("dvc.yaml", b"stages:\n  a: 5\n"),
+        ("requirements.txt", b"\xe4==1"),
+    ],
+)
+def test_a_file_of_the_project_that_is_broken_is_one_sentence(project, name, content):
+    (project / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    (project / name).write_bytes(content)
+    said = [item.sentence for item in check.findings() if item.sentence.startswith(name)]
+    assert len(set(said)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train": {"batch_size": 65536}}, "train.batch_size = 65536"),
+        ({"vqgan": {"trainer": {"batch_size": 65536}}}, "vqgan.trainer.batch_size = 65536"),
+        ({}, None),
+    ],
+)
+def test_a_batch_that_no_memory_holds(changes, key):
+    content = presets.merged(config.read_yaml(REPOSITORY / "params.yaml"), changes)
+    found = list(check.memory(config.parse(content), free=8.0))
+    if key is None:
+        assert not found
+    else:
+        assert _sentence(found, "error").startswith(key)
 
 
 @pytest.mark.parametrize("missing", ["train-images", "t10k-images", None])

@@ -91,6 +91,9 @@ def test_a_replaced_list_stays_on_its_line_with_its_comment(project):
         ("train:\n  lr_max: abc\n", "train.lr_max = 'abc'"),
         ("ingest:\n  height: 63\n", "ingest.height = 63"),
         ("nonsense: 1\n", "nonsense: unknown key"),
+        ("", "own.yaml holds nothing"),
+        ("- 1\n", "own.yaml holds a list"),
+        ("train: &a {x: *a}\n", "train.x: unknown key"),
     ],
 )
 def test_a_preset_with_a_mistake_writes_nothing(project, text, named):

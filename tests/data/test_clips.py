@@ -106,10 +106,43 @@ def test_adding_videos_moves_nothing(chunk, split_by):
         assert before.groupby(before.index.str.split("-").str[0]).nunique().max() == 1
 
 
-def test_an_empty_split_is_an_error_and_leaves_no_table(chunk, tmp_path):
+@pytest.mark.parametrize(
+    ("scenes", "split_by"),
+    [
+        ({"film": [(0, 30), (30, 60)]}, "scene"),
+        ({"one": [(0, 30), (30, 60)], "two": [(0, 90)]}, "video"),
+        ({"film": [(0, 30), (30, 60), (60, 70)]}, "scene"),  # the third is too short
+    ],
+)
+def test_fewer_than_three_scenes_are_an_error_and_leave_no_table(chunk, tmp_path, scenes, split_by):
     with pytest.raises(UserError, match=r"no clip for .*clip_chunk\.split_by"):
-        chunk({"film": [(0, 30)]})
+        chunk(scenes, split_by=split_by)
     assert not (tmp_path / "clips.parquet").exists()
+
+
+@pytest.mark.parametrize("split_by", ["scene", "video"])
+def test_three_are_enough_and_what_moves_is_said(chunk, capsys, split_by):
+    ranges = [(0, 30)] if split_by == "scene" else [(0, 30), (30, 70)]
+    scenes = dict.fromkeys(("film1", "film4", "film5"), ranges)
+    summary, table = chunk(scenes, split_by=split_by)
+    assert set(table["split"]) == set(io.SPLITS)
+    said = [line for line in capsys.readouterr().err.splitlines() if "moves there" in line]
+    assert summary["moved_to_empty_splits"] == len(said) > 0
+    assert table.groupby("video_id")["split"].nunique().max() == 1
+
+
+def test_near_duplicates_do_not_count_and_moving_makes_no_leak(chunk):
+    """Two of four scenes are the same: alike, they cannot fill two splits."""
+    pictures = {name: drifting(30, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2), ("d", 3))}
+    scenes = {name: [(0, 30)] for name in pictures}
+    _, table = chunk(scenes, images=pictures, near_duplicate_hamming=24)
+    kept = table[table["split"] != ""]
+    assert set(kept["split"]) == set(io.SPLITS)
+    alike = kept[kept["video_id"].isin(["a", "b"])]
+    assert alike["split"].nunique() == 1, "both in one split, or one of them dropped"
+    with pytest.raises(UserError, match="no clip for"):
+        del scenes["d"]
+        chunk(scenes, images=pictures, near_duplicate_hamming=24)
 
 
 def drifting(n_frames: int, seed: int) -> np.ndarray:

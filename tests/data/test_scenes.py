@@ -10,7 +10,7 @@ import pytest
 from pipeline import io
 from pipeline.data.detector_features import TERMS, FrameTerms, detector_size
 from pipeline.data.frame_file import FrameFile, write_frames
-from pipeline.data.scenes import find_scenes, split_scenes
+from pipeline.data.scenes import find_scenes, scene_starts, split_scenes
 from pipeline.video import decode
 from pipeline.video.probe import probe
 
@@ -76,6 +76,79 @@ def test_cuts_equal_scenedetect_on_a_film(film, tmp_path, settings):
         cuts = [scene.start for scene in find_scenes(footage, fps, rules)[0]][1:]
         assert len(cuts) == len(expected) > 0, (detector, at)
         assert np.abs(np.subtract(cuts, expected)).max() <= 1, (detector, at)
+
+
+def textured(*shots):
+    """uint8 `T 36 64 3`: (frames, seed, shake) each, a picture that pans, or leaps where it shakes;
+    `white` in place of a seed is a white one."""
+    frames = []
+    for count, seed, shake in shots:
+        rng = np.random.default_rng(seed if seed != "white" else 0)
+        coarse = rng.integers(0, 256, (4, 16, 3), np.uint8)
+        picture = cv2.resize(coarse, (160, 36), interpolation=cv2.INTER_CUBIC)
+        for at in range(count):
+            left = int(rng.integers(0, 96)) if shake else at // 4 % 96
+            image = picture[:, left : left + 64]
+            frames.append(np.full_like(image, 255) if seed == "white" else image)
+    return np.stack(frames)
+
+
+ONE, TWO, ODD, WHITE = (40, 1, 0), (40, 2, 0), (1, 3, 0), (2, "white", 0)
+SHORT = {
+    "a flash": ([ONE, WHITE, ONE], [(0, 40), (42, 82)]),
+    "a foreign frame at a cut": ([ONE, ODD, TWO], [(0, 40), (41, 81)]),
+    "a foreign frame at the start": ([ODD, ONE, TWO], [(1, 41), (41, 81)]),
+    "a foreign frame at the end": ([ONE, TWO, ODD], [(0, 40), (40, 80)]),
+    "a shot of five frames": ([ONE, (5, 3, 0), TWO], [(0, 40), (45, 85)]),
+    "short shots in a row": (
+        [ONE, *((5, seed, 0) for seed in range(3, 9)), TWO],
+        [(0, 40), (70, 110)],
+    ),
+}
+
+
+CASES = [(detector, name) for detector in ("content", "hash", "histogram") for name in SHORT]
+# adaptive has no ratio for the two frames at each end of a video
+CASES += [("adaptive", name) for name in SHORT if not name.endswith(("start", "end"))]
+
+
+@pytest.mark.parametrize(("detector", "name"), CASES)
+def test_no_scene_that_is_kept_holds_foreign_frames(frame_file, settings, detector, name):
+    shots, kept = SHORT[name]
+    rules = settings.scene_split.model_copy(update={"detector": detector})
+    scenes, _ = find_scenes(frame_file(textured(*shots)), Fraction(24), rules)
+    assert [(scene.start, scene.end) for scene in scenes if scene.kept] == kept
+    assert [scene.start for scene in scenes[1:]] == [scene.end for scene in scenes[:-1]]
+
+
+def test_a_shot_that_shakes_is_one_scene(frame_file, settings):
+    footage = frame_file(textured(ONE, (40, 2, 1), ONE))
+    scenes, scores = find_scenes(footage, Fraction(24), settings.scene_split)
+    assert (scores[40:80] >= 15).sum() > 20, "a cut in most of its frames"
+    first, *between, last = [(scene.start, scene.end) for scene in scenes if scene.kept]
+    assert first == (0, 40) and last[0] >= 80
+    assert sum(end - start for start, end in between) >= 36 and len(between) == 1
+
+
+@pytest.mark.parametrize(
+    ("cuts", "starts"),
+    [
+        ([], [0]),
+        ([40, 60], [0, 40, 60]),
+        ([0, 40], [0, 40]),
+        ([40, 41, 42], [0, 40, 42]),  # a dissolve
+        ([*range(1, 99)], [0]),  # flickers throughout
+        ([*range(20, 40, 3), 45, *range(50, 70)], [0, 20, 69]),  # with pauses
+        ([30, *range(38, 60)], [0, 30, 38, 59]),  # what shakes begins after a short shot
+        ([40, 42, 48, 50, 55, 57], [0, 40, 42, 48, 50, 55, 57]),  # lightning
+    ],
+)
+def test_what_is_restless_and_what_is_short(cuts, starts):
+    assert scene_starts(cuts, 100, 12, 3) == starts
+
+
+def test_without_a_least_length_each_cut_begins_a_scene():
+    assert scene_starts([1, 2, 40], 50, 0, 3) == [0, 1, 2, 40]
 
 
 def write_folder(folder, frame_file, images, video_id="film", about=None):
