@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("given frames").add_argument
-    add("--first", type=Path, help="image of frame 0")
+    first = "image of frame 0; the others get its size, their edges cropped to its aspect"
+    add("--first", type=Path, help=first)
     add("--last", type=Path, help="image of the last frame")
     known = "image of any other frame, such as 9=mid.png, counted from 0; may be repeated"
     add("--frame", action="append", default=[], metavar="INDEX=IMAGE", help=known)
@@ -206,8 +207,8 @@ def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
     """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them."""
     images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
     for frame, path in paths.items():
-        if not path.is_file():
-            fault = "is a folder" if path.is_dir() else "does not exist"
+        if path.is_dir() or not path.exists():
+            fault = "is a folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {fault}; {EXPECTED}")
         try:
             picture = read_picture(path)
@@ -221,11 +222,11 @@ def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
             raise UserError(f"{path} is {size} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
         first = images.get(0, image)
         if image.shape != first.shape:
-            notes[f"not {size_text(first)}, {FITTED}"][f"{path}, {size}"] = None
+            notes[f"scaled to {size_text(first)}, {FITTED}"][f"{path} ({size})"] = None
             image = frames.canvas(image, *first.shape[:2], "crop")
         images[frame] = image
     for note, names in notes.items():
-        print(f"{note}: {'; '.join(names)}", file=sys.stderr)
+        print(f"{', '.join(names)}: {note}", file=sys.stderr)
     return images
 
 

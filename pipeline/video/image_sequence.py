@@ -96,8 +96,9 @@ def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[
             notes[note].append(name)
         pixels = picture.pixels
         if pixels.shape[:2] != size:
-            other = f"{name}, {size_text(pixels)}"
-            notes[f"not {size[0]}x{size[1]}, {FITTED}"].append(other)
+            notes[f"scaled to {size[0]}x{size[1]}, {FITTED}"].append(
+                f"{name} ({size_text(pixels)})"
+            )
             pixels = frames.fit(pixels, *size, "crop")
         pixels = pixels[top : top + height, left : left + width]
         sampled = pixels[rows[:, None], columns]  # h w 3
@@ -108,7 +109,10 @@ def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[
     if batch:
         yield _stacked(batch)
     n_kept = len(kept)
-    remarks = [f"{len(names)} of {n_kept} {note}: {names[0]}" for note, names in notes.items()]
+    remarks = [
+        f"{note}: {len(names)} of {n_kept} pictures, first {names[0]}"
+        for note, names in notes.items()
+    ]
     if broken:
         lost = f"{len(broken)} of {n_kept} pictures broken and left out: {broken[0]}"
         if len(broken) == n_kept:

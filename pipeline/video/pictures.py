@@ -23,10 +23,11 @@ EXPECTED = (
     "expected a PNG, JPEG, WebP, TIFF, BMP, TGA, GIF or AVIF of 8 or 16 bits a channel and at most "
     f"{MAX_PIXELS / 1e6:.0f} million pixels"
 )
-FITTED = "scaled to that, the middle of those with another aspect"
+FITTED = "the size of the first one; where the aspect differs, the edges are cropped"
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}  # of profiles, by Pillow's modes
 # LittleCMS' usual table of colours is two grey levels off, except for RGB; without one it is slow.
 PRECISION = {"L": 0x0100, "RGB": 0, "CMYK": 0x0400, "LAB": 0x0100}  # ImageCms.Flags
+BITS, PHOTOMETRIC, PLANAR = 258, 262, 284  # tags of TIFF
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x, y of white, R, G, B
 BRADFORD = np.array(
@@ -38,7 +39,7 @@ D50 = np.array([0.9642, 1.0, 0.8249])  # white of all ICC profiles
 class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 H W 3
     codec: str  # png, jpeg, ...
-    notes: list[str]  # each may follow a name or a count of pictures: "transparent parts ..."
+    notes: list[str]  # "transparent, shown on white"
 
 
 def read_picture(path: Path) -> Picture:
@@ -73,17 +74,18 @@ def _shown(image: Image.Image) -> Picture:
     if codec == "mpo":  # a camera's JPEG, which holds its preview or another view, too
         codec = "jpeg"
     elif getattr(image, "is_animated", False):
-        notes.append("animated or of several pages, read as the first picture")
-    white = 2**12 - 1 if codec == "tiff" and image.tag_v2.get(258) == (12,) else 2**16 - 1
+        notes.append("animated or of several pages, only the first picture is read")
+    if codec == "tiff" and image.tag_v2.get(PLANAR) == 2 and 16 in image.tag_v2[BITS]:
+        raise Unreadable(UNDECODABLE, "16 bits a channel, and each channel by itself")
     if codec == "png":
         _scale_transparency(image)
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # as above
-        notes.append("with broken EXIF data, not turned")
+        notes.append("broken EXIF data, not turned")
     colour, alpha = _split(image)
-    colour, said = _to_srgb(colour, _profile(image), white)
+    colour, said = _to_srgb(colour, _profile(image))
     if said:
         notes.append(said)
     if alpha is not None and alpha.getextrema()[0] < 255:
@@ -105,13 +107,17 @@ def _scale_transparency(image: Image.Image) -> None:
 
 
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours in a mode of SPACES or 16-bit grey, and alpha, None where all is opaque."""
+    """Colours in a mode of SPACES or 16-bit grey (I;16), and alpha, None where all is opaque."""
     if image.mode.startswith("I;16"):
-        key = image.info.get("transparency")
-        alpha = None
+        levels, alpha = np.asarray(image).astype(np.uint16), None
+        key, tags = image.info.get("transparency"), getattr(image, "tag_v2", {})
         if key is not None:
-            alpha = Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
-        return image, alpha
+            alpha = Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
+        if tags.get(BITS) == (12,):
+            levels = levels << 4 | levels >> 8
+        if tags.get(PHOTOMETRIC) == 0:  # white is 0, which Pillow heeds in other modes alone
+            levels = ~levels
+        return Image.fromarray(levels), alpha
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
         return image.convert(image.mode.removesuffix("A")), image.getchannel("A")
@@ -133,26 +139,25 @@ def _profile(image: Image.Image) -> bytes:
     return png_profile(gamma, primaries)
 
 
-def _to_srgb(colour: Image.Image, icc: bytes, white: int) -> tuple[Image.Image, str]:
+def _to_srgb(colour: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
     """Colours in mode RGB as sRGB, and a note of what was done, "" for nothing.
 
-    Grey goes through a table of its levels, `white` the last of 16 bits: reduced to 8 bits before
-    a conversion, the dark levels of linear light would fall together.
+    Grey goes through a table of its levels: 16 bits reduced to 8 before a conversion, the dark
+    ones of linear light would fall together.
     """
-    grey = colour.mode == "L" or colour.mode.startswith("I;16")
+    grey = colour.mode in ("L", "I;16")
     transform, mode, said = _transform(icc, "L" if grey else colour.mode)
-    source = Image.fromarray(np.arange(256, dtype=np.uint8)[None]) if grey else colour
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    source = ramp if grey else colour
     if source.mode != mode:  # `convert` would copy
         source = source.convert(mode)
     converted = transform.apply(source) if transform else source
     if not grey:
         return converted, said
-    levels = np.arange(256.0)
-    if colour.mode != "L":
-        levels = np.minimum(np.arange(2**16) * (255 / white), 255)
-    curves = np.asarray(converted)[0].T.astype(float)  # 3 256
-    table = np.stack([np.interp(levels, np.arange(256), curve) for curve in curves], axis=1)
-    return Image.fromarray(table.round().astype(np.uint8)[np.asarray(colour)]), said
+    levels = np.arange(256) if colour.mode == "L" else np.arange(2**16) / 257
+    table = np.interp(levels, np.arange(256), np.asarray(converted)[0, :, 1])  # grey stays grey
+    converted = Image.fromarray(table.round().astype(np.uint8)[np.asarray(colour)])
+    return converted.convert("RGB"), said
 
 
 @functools.lru_cache(maxsize=8)  # the images of a sequence share theirs
@@ -177,11 +182,11 @@ def _transform(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None
         if space == "RGB" and mode == "L":
             mode = "RGB"
         if space != SPACES[mode]:
-            return None, "RGB", f"with a colour profile for {space}, which does not fit, ignored"
+            return None, "RGB", f"colour profile for {space} on colours in {mode}, ignored"
         transform = ImageCms.ImageCmsTransform(profile, srgb, mode, "RGB", flags=PRECISION[mode])
-        name = " ".join((profile.profile.profile_description or "its own colours").split())
+        name = " ".join((profile.profile.profile_description or "their own space").split())
     except Exception:  # as above
-        return None, "RGB", "with a broken colour profile, ignored"
+        return None, "RGB", "broken colour profile, ignored"
     if mode != "CMYK":
         levels = np.linspace(0, 255, 16).astype(np.uint8)
         grid = np.stack(np.meshgrid(*[levels] * 3), axis=-1).reshape(1, -1, 3)
@@ -189,7 +194,7 @@ def _transform(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None
         change = np.asarray(transform.apply(probe)) - np.asarray(probe.convert("RGB"), np.int16)
         if np.abs(change).max() <= 1:  # rounding: pictures in sRGB stay what they are
             return None, "RGB", ""
-    return transform, mode, f"converted from {name} to sRGB"
+    return transform, mode, f"colours converted from {name} to sRGB"
 
 
 def png_profile(gamma: float | None, primaries: tuple[float, ...] | None) -> bytes:

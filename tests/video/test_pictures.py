@@ -152,6 +152,7 @@ DEEP_RGB = (RGB.astype(np.uint16) * 257 + 100).clip(0, 65535).astype(np.uint16)
 GAMMA_1 = (b"gAMA", struct.pack(">I", 100000))
 GAMMA_22 = (b"gAMA", struct.pack(">I", 45455))
 P3_PRIMARIES = (b"cHRM", struct.pack(">8I", *(round(value * 1e5) for value in P3)))
+SRGB_PRIMARIES = (b"cHRM", struct.pack(">8I", *(round(value * 1e5) for value in SRGB)))
 SRGB_CHUNK = (b"sRGB", b"\0")
 OTHER = Image.fromarray(255 - RGB)
 LAB = ImageCms.profileToProfile(
@@ -162,7 +163,7 @@ LAB = ImageCms.profileToProfile(
 )
 GREY = profile("GRAY", "XYZ", {"kTRC": curve(1.5)})
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-WHITE, PROFILE, FIRST = "shown on white", "to sRGB", "read as the first picture"
+WHITE, PROFILE, FIRST = "shown on white", "to sRGB", "only the first picture is read"
 
 # name of the file: what writes it, expected pixels, words of the note
 KINDS = {
@@ -240,11 +241,11 @@ KINDS = {
                          PROFILE),
     "srgb.png": (saved(RGB, icc_profile=SRGB_PROFILE), RGB, ""),
     "broken.png": (saved(RGB, icc_profile=SRGB_PROFILE[:200]), RGB, "broken colour profile"),
-    "other.png": (saved(RGB, icc_profile=GREY), RGB, "does not fit"),
+    "other.png": (saved(RGB, icc_profile=GREY), RGB, "for GRAY on colours in RGB"),
     "linear.png": (saved(png(8, 2, RGB, GAMMA_1)), as_srgb(RGB, 1), PROFILE),
     "linear_grey.png": (saved(png(16, 0, DEEP.byteswap(), GAMMA_1)),
                         as_srgb(grey(DEEP / 257), 1), PROFILE),
-    "usual.png": (saved(png(8, 2, RGB, GAMMA_22)), RGB, ""),
+    "usual.png": (saved(png(8, 2, RGB, GAMMA_22, SRGB_PRIMARIES)), RGB, ""),
     "primaries.png": (saved(png(8, 2, RGB, GAMMA_1, P3_PRIMARIES)), as_srgb(RGB, 1, P3), PROFILE),
     "said.png": (saved(png(8, 2, RGB, SRGB_CHUNK, GAMMA_1, P3_PRIMARIES)), RGB, ""),
     "nonsense.png": (saved(png(8, 2, RGB, GAMMA_1, (b"cHRM", bytes(32)))), RGB, ""),
