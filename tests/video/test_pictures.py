@@ -3,6 +3,7 @@
 Expected values are those of a browser, by the formulas of the specifications.
 """
 
+import os
 import struct
 import zlib
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.commands.generate import read_pictures
+from pipeline.errors import UserError
 from pipeline.video import image_sequence
 from pipeline.video.decode import Truncated
 
@@ -89,14 +91,14 @@ def cmyk_profile():
     return profile("CMYK", "Lab", {"A2B0": lut + table.astype(np.uint8).tobytes() + tables * 3})
 
 
-def png(depth, colour_type, rows, *chunks):
+def png(depth, colour_type, rows, *chunks, size=(W, H)):
     """Bytes of a PNG from packed rows, for what Pillow does not write."""
 
     def chunk(name, data):
         checksum = zlib.crc32(name + data)
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
-    head = struct.pack(">IIBBBBB", W, H, depth, colour_type, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + np.ascontiguousarray(row).tobytes() for row in rows))
     every = [(b"IHDR", head), *chunks, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in every)
@@ -130,6 +132,13 @@ def turned(number):
     exif = Image.Exif()
     exif[0x0112] = number
     return exif
+
+
+def inverted(path):
+    """16-bit grey TIFF in which white is 0, by its tag 262."""
+    Image.fromarray(65535 - DEEP).save(path)
+    tag = struct.pack("<HHI", 262, 3, 1)
+    path.write_bytes(path.read_bytes().replace(tag + b"\1", tag + b"\0"))
 
 
 def palette(transparency=None):
@@ -180,6 +189,7 @@ KINDS = {
     "palette.tga": (palette(), TABLE[RAMP // 64], ""),
     "deep.png": (deep(DEEP), grey(DEEP / 257), ""),
     "deep.tif": (deep(DEEP), grey(DEEP / 257), ""),
+    "inverted.tif": (inverted, grey(DEEP / 257), ""),
     "deep_rgb.png": (deep(DEEP_RGB), DEEP_RGB / 257, ""),
     "deep_rgb.tif": (deep(DEEP_RGB), DEEP_RGB / 257, ""),
     "cmyk.tif": (saved(Image.fromarray(CMYK, "CMYK")), INKS, ""),
@@ -296,3 +306,32 @@ def test_generate_and_ingest_read_what_a_browser_shows(tmp_path, capsys, name, k
         assert all(np.array_equal(frame, given) for frame in frames)
         assert words in note and bool(note) == bool(said)
     assert given.flags.writeable, "PyTorch warns people of arrays that are not"
+
+
+LINEAR = np.linspace(0, 1, H * W).reshape(H, W)
+REFUSED = {
+    "large.png": (saved(png(1, 0, [], size=(9000, 9000))), "9000x9000 pixels are too many"),
+    "bomb.png": (saved(png(1, 0, [], size=(2**31 - 1, 2**31 - 1))), "far too large"),
+    "bomb.gif": (saved(b"GIF89a" + b"\xff" * 4 + bytes(3)), "far too large|not known"),
+    "float.tif": (saved(LINEAR.astype(np.float32)), "numbers of 32 bits or with a sign"),
+    "integer.tif": (saved((LINEAR * 9e4).astype(np.int32)), "numbers of 32 bits or with a sign"),
+    "photo.heic": (saved(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "format that is not known"),
+    "text.png": (saved(b"no picture"), "format that is not known"),
+    "empty.png": (saved(b""), "empty file"),
+    "cut.png": (saved(png(8, 2, RGB)[:200]), "broken: image file is truncated"),
+    "pipe.png": (os.mkfifo, "not a regular file"),
+    "folder.png": (os.mkdir, "is a folder"),
+    "gone.png": (lambda path: None, "does not exist"),
+    "dot.png": (saved(np.zeros((1, 1, 3), np.uint8)), "is 1x1 pixels; expected at least 16x16"),
+}
+
+
+@pytest.mark.parametrize(("name", "case"), REFUSED.items(), ids=REFUSED)
+def test_what_cannot_be_read_gets_a_sentence(tmp_path, capsys, recwarn, name, case):
+    write, words = case
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} .*({words})") as caught:
+        read_pictures({0: tmp_path / name})
+    assert "; expected " in str(caught.value)
+    assert "\n" not in str(caught.value) and str(caught.value).count(str(tmp_path)) == 1
+    assert not recwarn and not capsys.readouterr().err
