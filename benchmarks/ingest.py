@@ -60,10 +60,10 @@ def prepare(videos: Path, work: Path, size: ways.Size, workers: int) -> Setup:
     table = read_videos(work / "first" / "frames")
     counts = dict(zip(table["path"], table["n_frames"], strict=True))
     frames = {videos / name: int(counts[name]) for name in names if name in counts}
-    pictures = [path for path in frames if path.is_dir()]
+    pictures = [path for path in frames if not path.is_file()]
     if pictures:
         raise UserError(
-            f"--videos {videos}: {pictures[0].name} is a folder of pictures, expected video files; "
+            f"--videos {videos}: {pictures[0].name} is an image sequence, expected video files; "
             "name a folder without any"
         )
     return Setup(videos, frames, size, workers, work)

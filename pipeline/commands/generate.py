@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline import config, frames, progress, runtime
@@ -28,11 +29,14 @@ from pipeline.inference import keyframes
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import Segment
 from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share
+from pipeline.video.folder import Unreadable
+from pipeline.video.pictures import EXPECTED, FITTED, read_picture, size_text
 from pipeline.video.writer import write_video
 
 VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
 # Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
 CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
+MIN_SIDE = 16  # pixels of a given picture
 SOFTWARE = "nakawari"  # text in each PNG that is written
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 # Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
@@ -55,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
         outs = [arguments.out.with_stem(f"{arguments.out.stem}_{k}") for k in numbers]
     for out in outs:
         _check_out(out, list(paths.values()))
-    images = {frame: read_picture(path) for frame, path in paths.items()}
+    images = read_pictures(paths)
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
     size = output_size(arguments.size, images[0].shape[:2], model.ingest)
@@ -94,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("given frames").add_argument
-    add("--first", type=Path, help="image of frame 0")
+    first = "image of frame 0; the others get its size, their edges cropped to its aspect"
+    add("--first", type=Path, help=first)
     add("--last", type=Path, help="image of the last frame")
     known = "image of any other frame, such as 9=mid.png, counted from 0; may be repeated"
     add("--frame", action="append", default=[], metavar="INDEX=IMAGE", help=known)
@@ -198,20 +203,31 @@ def _is_own_frame(path: Path) -> bool:
         return False
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 `H W 3`; transparency on white, the camera's rotation applied."""
-    if not path.is_file():
-        fault = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {fault}; expected an image (PNG, JPEG, WebP, ...)")
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}); expected PNG, JPEG, WebP, ..."
-        ) from None
-    page = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-    return np.array(Image.alpha_composite(page, upright).convert("RGB"))  # a copy: writable
+def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
+    """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them."""
+    images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
+    for frame, path in paths.items():
+        if path.is_dir() or not path.exists():
+            fault = "is a folder" if path.exists() else "does not exist"
+            raise UserError(f"{path} {fault}; {EXPECTED}")
+        try:
+            picture = read_picture(path)
+        except Unreadable as error:
+            raise UserError(f"{path} cannot be read: {error.reason}; {EXPECTED}") from None
+        for note in picture.notes:
+            notes[note][str(path)] = None
+        image = picture.pixels
+        size = size_text(image)
+        if min(image.shape[:2]) < MIN_SIDE:
+            raise UserError(f"{path} is {size} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
+        first = images.get(0, image)
+        if image.shape != first.shape:
+            notes[f"scaled to {size_text(first)}, {FITTED}"][f"{path} ({size})"] = None
+            image = frames.canvas(image, *first.shape[:2], "crop")
+        images[frame] = image
+    for note, names in notes.items():
+        print(f"{', '.join(names)}: {note}", file=sys.stderr)
+    return images
 
 
 def load_models(device: torch.device, precision: str) -> InBetweener:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 import pyarrow as pa
 
 from pipeline import config
@@ -30,8 +31,9 @@ LIBRARY = Path(__file__).parents[1]
 CODE = (
     "data/ingest.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
     "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/decode.py",
+    "video/folder.py", "video/pictures.py", "video/image_sequence.py",
 )  # fmt: skip
-LIBRARIES = (cv2.__version__, np.__version__, pa.__version__)
+LIBRARIES = (PIL.__version__, cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
 SPARE = 2  # the cache may hold this many times the bytes of the present run beside it, and
 KEPT_BYTES = 20 * 10**9  # so many in any case: a run of the sample must not forget a season

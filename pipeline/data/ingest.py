@@ -24,8 +24,8 @@ from pipeline.data.frame_cache import FrameCache
 from pipeline.data.frame_file import READABLE, SUFFIX, frame_bytes, write_frames
 from pipeline.errors import UserError
 from pipeline.io import project_root
-from pipeline.video import decode, ffmpeg_input
-from pipeline.video.ffmpeg_input import Size, Unreadable
+from pipeline.video import decode, folder, image_sequence
+from pipeline.video.folder import Size, Unreadable
 from pipeline.video.probe import Header, Reading, probe
 
 DUPLICATE, TOO_SHORT, SAME_NAME = "duplicate", "too short", "same name"
@@ -48,6 +48,10 @@ class Job:
     @property
     def path(self) -> Path:
         return self.root / self.name
+
+    @property
+    def is_sequence(self) -> bool:
+        return self.name.endswith("/")
 
     @property
     def video_id(self) -> str:
@@ -115,7 +119,7 @@ def list_source(source: Path) -> list[str]:
         raise UserError(f"source.path = {source}: no such folder; {remedy}")
     if not source.is_dir():
         raise UserError(f"source.path = {source}: a file, expected a folder; {remedy}")
-    names = ffmpeg_input.find_files(source)
+    names = folder.find_files(source)
     if not names:
         raise UserError(f"source.path = {source}: the folder is empty; {remedy}")
     return names
@@ -156,24 +160,25 @@ def probe_video(job: Job) -> tuple[dict, Header | None]:
     row = dict.fromkeys(("codec", "fps", "status", "reason"), "")
     row |= {"n_frames": 0, "height": 0, "width": 0, "duration": 0.0}
     row |= {"video_id": job.video_id, "path": _valid_text(job.name)}
-    row["sha256"] = content_hash(job.path)
+    row["sha256"] = content_hash(job.path, job.is_sequence)
     try:
-        header = probe(job.path, job.reading)
+        opened = image_sequence.probe if job.is_sequence else probe
+        header = opened(job.path, job.reading)
     except Unreadable as error:
         return row | {"status": error.status, "reason": _valid_text(error.reason)}, None
     row |= {"codec": header.codec, "fps": f"{header.fps.numerator}/{header.fps.denominator}"}
     return row | {"height": header.height, "width": header.width}, header
 
 
-def content_hash(path: Path) -> str:
+def content_hash(path: Path, is_sequence: bool) -> str:
     """SHA-256 of a file, or of the names and contents of an image sequence in its order.
 
     "" for what cannot be read.
     """
-    if not path.is_dir():
+    if not is_sequence:
         return _sha256(path)
     digest = hashlib.sha256()
-    for part in ffmpeg_input.parts(path):
+    for part in folder.sequence_images(path):
         digest.update(os.fsencode(part.name) + b"\0" + _sha256(part).encode())
     return digest.hexdigest()
 
@@ -240,7 +245,11 @@ def ingest_video(job: Job, row: dict, header: Header) -> dict:
     try:
         with write_frames(job.frame_file, *shape, compression=job.size.compression) as out:
             try:
-                for batch in decode.decode(job.path, header, *sizes, job.reading):
+                if job.is_sequence:
+                    batches = image_sequence.decode(job.path, header, *sizes)
+                else:
+                    batches = decode.decode(job.path, header, *sizes, job.reading)
+                for batch in batches:
                     fitted = [frames.fit(image, *shape, job.size.fit) for image in batch.images]
                     images = np.stack(fitted)  # B H W 3
                     out.append(images, terms.measure(images, batch.samples, batch.times))

@@ -1,4 +1,4 @@
-"""Decodes a video, or an image sequence, to batches of small frames with their times.
+"""Decodes a video to batches of small frames with their times.
 
 Pictures are decoded once and reduced twice by ffmpeg, and come through one pipe, in presentation
 order: no frame is duplicated or, unless `Reading.fps` says so, dropped. Nothing of a video but the
@@ -10,7 +10,6 @@ interpolation, which skips pixels just so: its cuts come out the same from sampl
 of cuts on 23 videos), and not from averages (36 of 46).
 """
 
-import math
 import os
 import re
 import signal
@@ -23,16 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.video.ffmpeg_input import (
-    PROTOCOLS,
-    SEQUENCE_FPS,
-    UNDECODABLE,
-    FfmpegInput,
-    Size,
-    Unreadable,
-    executable,
-    open_input,
-)
+from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
+from pipeline.video.folder import UNDECODABLE, Size, Unreadable
 from pipeline.video.probe import UNCHANGED, Header, Reading, first_error
 
 BATCH_BYTES = 8 * 2**20  # decoded pictures held at once
@@ -82,8 +73,8 @@ def decode(
     """Yields all frames once, in the two sizes asked for. Closing it early ends ffmpeg.
 
     `header` is what `probe` said with the same `reading`. Raises Unreadable where there is no
-    frame, and Truncated after the last frame of a file that ends before its header says, or of an
-    image sequence of which an image is broken. Killed says nothing of the file.
+    frame, and Truncated after the last frame of a file that ends before its header says. Killed
+    says nothing of the file.
     """
     height, width = images[0] + samples[0], max(images[1], samples[1])
     times: list[float] = []
@@ -93,7 +84,7 @@ def decode(
         tempfile.TemporaryFile() as printed,
     ):
         timestamps = Timestamps(printed.fileno(), header.fps)
-        filters = [*_source_filters(source, header, reading), *timestamps.filters]
+        filters = [*_source_filters(header, reading), *timestamps.filters]
         process = subprocess.Popen(
             _command(source, ",".join([*filters, _reductions(images, samples, width)])),
             stdin=subprocess.DEVNULL,
@@ -106,7 +97,8 @@ def decode(
         )
         try:
             _widen(process.stdout)
-            for stacked in _read_batches(process.stdout, height, width):
+            size = batch_frames(images, samples)
+            for stacked in _read_batches(process.stdout, height, width, size):
                 batch = Batch(
                     np.ascontiguousarray(stacked[:, : images[0], : images[1]]),
                     np.ascontiguousarray(stacked[:, images[0] :, : samples[1]]),
@@ -121,7 +113,13 @@ def decode(
             process.wait()
         errors.seek(0)
         complaints = errors.read(2**16).decode("utf-8", "replace")
-        _check_ending(source, header, times, complaints, process.returncode)
+        _check_ending(header, times, complaints, process.returncode)
+
+
+def batch_frames(images: Size, samples: Size) -> int:
+    """How many frames of both sizes, one above the other, are a batch."""
+    frame_bytes = (images[0] + samples[0]) * max(images[1], samples[1]) * 3
+    return max(1, min(BATCH_FRAMES, BATCH_BYTES // frame_bytes))
 
 
 def version() -> tuple[str, int]:
@@ -130,13 +128,10 @@ def version() -> tuple[str, int]:
     return program.name, program.stat().st_size if program.is_file() else 0
 
 
-def _source_filters(source: FfmpegInput, header: Header, reading: Reading) -> list[str]:
-    """ffmpeg's filters before a frame is reduced; none for plain files.
-
-    Single images are never interlaced, and bwdif loses a frame wherever the size changes.
-    """
+def _source_filters(header: Header, reading: Reading) -> list[str]:
+    """ffmpeg's filters before a frame is reduced; none for plain files."""
     filters = []
-    if reading.deinterlace and not source.images:
+    if reading.deinterlace:
         filters.append("bwdif=mode=send_frame:deint=interlaced")
     if header.crop:
         height, width = header.decoded_size
@@ -168,9 +163,8 @@ def _reductions(images: Size, samples: Size, width: int) -> str:
 def _command(source: FfmpegInput, filters: str) -> list[str]:
     import ffmpeg
 
-    options = {"threads": DECODER_THREADS, "protocol_whitelist": PROTOCOLS} | source.options
     stream = ffmpeg.output(
-        ffmpeg.input(source.url, **options),
+        ffmpeg.input(source.url, threads=DECODER_THREADS, protocol_whitelist=PROTOCOLS),
         "pipe:1",
         map="0:V:0",  # the first stream of moving pictures: no cover art
         vf=filters,
@@ -237,10 +231,12 @@ def _widen(pipe) -> None:
         pass
 
 
-def _read_batches(pipe, height: int, width: int) -> Iterator[np.ndarray]:
-    """uint8 `B height width 3` until the pipe ends; a frame that is not whole is left out."""
+def _read_batches(pipe, height: int, width: int, size: int) -> Iterator[np.ndarray]:
+    """uint8 `B height width 3` until the pipe ends, B = `size` but for the last.
+
+    A frame that is not whole is left out.
+    """
     frame_bytes = height * width * 3
-    size = max(1, min(BATCH_FRAMES, BATCH_BYTES // frame_bytes))
     while True:
         buffer = np.empty(size * frame_bytes, np.uint8)
         view, filled = memoryview(buffer), 0
@@ -253,23 +249,11 @@ def _read_batches(pipe, height: int, width: int) -> Iterator[np.ndarray]:
             return
 
 
-def _check_ending(
-    source: FfmpegInput, header: Header, times: list[float], errors: str, returncode: int
-) -> None:
+def _check_ending(header: Header, times: list[float], errors: str, returncode: int) -> None:
     if returncode == -signal.SIGKILL:
         raise Killed(f"ffmpeg was killed after {len(times)} frames")
     if not times:
         raise Unreadable(UNDECODABLE, first_error(errors) if errors else "no frame in it")
-    if source.images:  # one that is broken is left out, the others keep their times
-        n_images = len(source.images) + len(source.unread)
-        n_lost = math.ceil(len(source.images) * header.kept) - len(times) + len(source.unread)
-        if n_lost > 0:
-            decoded = {round(time * SEQUENCE_FPS) for time in times}
-            lost = [name for number, name in enumerate(source.images) if number not in decoded]
-            names = [*source.unread, *(lost if header.kept == 1 else [])]
-            first = f": {names[0]}" if names else ""
-            raise Truncated(f"{n_lost} of {n_images} pictures broken and left out{first}")
-        return
     promised = header.duration or 0.0
     short = bool(errors) and len(times) + 2 < header.expected_frames
     if short or returncode or ENDED_EARLY.search(errors):

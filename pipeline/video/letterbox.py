@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, Size, executable
+from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable
+from pipeline.video.folder import Size
 
 N_SAMPLES = 12
 BLACK = 24  # of 255: the limit of ffmpeg's cropdetect
@@ -34,17 +35,13 @@ def find_crop(
     """What is left of the decoded pictures without bars; None where there are none to cut.
 
     A short file is decoded once, from its start; in a long one the key frames before the sampled
-    places are looked at, in an image sequence the images there. `n_frames` is an estimate.
+    places are looked at. `n_frames` is an estimate.
     """
-    shares = [(number + 0.5) / N_SAMPLES for number in range(N_SAMPLES)]
-    if source.images:
-        numbers = sorted({int(share * len(source.images)) for share in shares})
-        samples = [_brightest(source, size, {"start_number": number}) for number in numbers]
-    elif (duration or 0.0) < LONG_SECONDS:
+    if (duration or 0.0) < LONG_SECONDS:
         step = max(1, n_frames // N_SAMPLES if duration else UNKNOWN_STEP)
         samples = [_brightest(source, size, {}, step, N_SAMPLES)]
     else:
-        seeks = [f"{share * duration:.3f}" for share in shares]
+        seeks = [f"{(number + 0.5) / N_SAMPLES * duration:.3f}" for number in range(N_SAMPLES)]
         samples = [_brightest(source, size, {"noaccurate_seek": None, "ss": at}) for at in seeks]
     brightest = np.concatenate(samples)  # T H W
     return crop_of(brightest.max(axis=0)) if len(brightest) else None
@@ -82,9 +79,7 @@ def _brightest(
     """uint8 `T H W`, the brightest channel of every `step`-th picture; T is 0 where none can be."""
     import ffmpeg
 
-    stream = ffmpeg.input(
-        source.url, **({"protocol_whitelist": PROTOCOLS, "threads": 1} | source.options | seek)
-    )
+    stream = ffmpeg.input(source.url, protocol_whitelist=PROTOCOLS, threads=1, **seek)
     stream = ffmpeg.output(
         stream,
         "pipe:1",

@@ -10,16 +10,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.video.ffmpeg_input import (
-    NO_STREAM,
-    PROTOCOLS,
-    UNDECODABLE,
-    FfmpegInput,
-    Size,
-    Unreadable,
-    executable,
-    open_input,
-)
+from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
+from pipeline.video.folder import NO_STREAM, UNDECODABLE, Size, Unreadable
 from pipeline.video.letterbox import Crop, find_crop
 
 UNKNOWN_FPS = Fraction(25)
@@ -75,15 +67,12 @@ class Header:
 
 
 def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
-    """The header of a file or an image sequence, as `decode` will show it.
-
-    Raises Unreadable with status and reason.
-    """
+    """The header of a file, as `decode` will show it. Raises Unreadable with status and reason."""
     with open_input(path) as source:
         try:
-            header = parse_header(_ffmpeg_says(source), stills=bool(source.images))
+            header = parse_header(_ffmpeg_says(source))
         except Unreadable as error:
-            if error.status == UNDECODABLE and path.is_file() and _is_text(path):
+            if error.status == UNDECODABLE and _is_text(path):
                 raise Unreadable(NO_STREAM, "a text, not a video") from None
             raise
         if reading.crop_letterbox:
@@ -93,6 +82,11 @@ def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
                 height = max(1, round(crop.height * header.height / decoded[0]))
                 width = max(1, round(crop.width * header.width / decoded[1]))
                 header = replace(header, height=height, width=width, decoded=decoded, crop=crop)
+    return limit_rate(header, reading)
+
+
+def limit_rate(header: Header, reading: Reading) -> Header:
+    """The same header, or that of as many frames a second as asked for."""
     limit = parse_fps(f"{reading.fps:f}")  # 29.97 means 30000/1001
     if reading.fps and header.fps > limit * SAME_RATE:
         header = replace(header, fps=limit, kept=limit / header.fps)
@@ -101,10 +95,9 @@ def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
 
 def _ffmpeg_says(source: FfmpegInput) -> str:
     """What ffmpeg prints of an input that it is given without anything to do."""
-    options = [word for name, value in source.options.items() for word in (f"-{name}", str(value))]
     first = ["-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
     process = subprocess.run(
-        [executable(), *first, *options, "-i", source.url],
+        [executable(), *first, "-i", source.url],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -125,13 +118,13 @@ def _is_text(path: Path) -> bool:
     return all(letter.isprintable() or letter in "\r\n\t\f\ufeff" for letter in text)
 
 
-def parse_header(printed: str, stills: bool = False) -> Header:
-    """The header in what `ffmpeg -i` prints. Raises Unreadable, for pictures unless `stills`."""
+def parse_header(printed: str) -> Header:
+    """The header in what `ffmpeg -i` prints. Raises Unreadable."""
     lines = printed.splitlines()
     formats = [match[1] for match in map(FORMAT.match, lines) if match]
     if not formats:
         raise Unreadable(UNDECODABLE, first_error(printed))
-    if not stills and (formats[0].endswith("_pipe") or formats[0] in STILL_FORMATS):
+    if formats[0].endswith("_pipe") or formats[0] in STILL_FORMATS:
         raise Unreadable(NO_STREAM, f"a picture or a text, not a video ({formats[0]})")
     if PLAYLISTS & set(formats[0].split(",")):
         raise Unreadable(NO_STREAM, f"a playlist ({formats[0]}); its pieces are read by themselves")

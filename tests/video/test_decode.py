@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.video import decode
-from pipeline.video.ffmpeg_input import Unreadable, find_files
+from pipeline.video.folder import Unreadable, find_files
 from pipeline.video.probe import Header, parse_fps, parse_header, probe
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()

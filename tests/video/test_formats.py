@@ -1,7 +1,6 @@
 """Whatever ffmpeg reads, made here in small: every frame once, its time, its size as shown."""
 
 import os
-import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from pipeline.video import decode
 from pipeline.video.decode import Timestamps, Truncated
-from pipeline.video.ffmpeg_input import Unreadable, find_files, image_sequence, parts
+from pipeline.video.folder import Unreadable
 from pipeline.video.letterbox import Crop, crop_of
 from pipeline.video.probe import UNCHANGED, Reading, probe
 
@@ -285,135 +284,10 @@ NAMES = ["a b", 'it\'s "q"', "中割り ü", "-x%03d:y", "a,b;c[d]", "#hash\\bac
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_names_mean_themselves(tmp_path, name, kind):
-    if kind == "file":
-        path = make(tmp_path / "plain.mp4", *YUV).rename(tmp_path / f"{name}.mp4")
-    else:
-        path = pictures(tmp_path / name, [f"{name}{number}.png" for number in range(N_FRAMES)])
+def test_names_mean_themselves(tmp_path, name):
+    path = make(tmp_path / "plain.mp4", *YUV).rename(tmp_path / f"{name}.mp4")
     for reading in (Reading(), Reading(crop_letterbox=True)):
         assert len(read(path, reading)[1]) == N_FRAMES
-
-
-def pictures(folder, names, frames=None):
-    """The film's frames as picture files of these names."""
-    folder.mkdir(parents=True)
-    for name, frame in zip(names, film() if frames is None else frames, strict=True):
-        _, encoded = cv2.imencode(Path(name).suffix, frame[..., ::-1])
-        (folder / name).write_bytes(encoded.tobytes())
-    return folder
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [f"{number:04d}.png" for number in range(1, 13)],
-        [f"frame_{number}.jpg" for number in range(12)],  # 10 after 9
-        [f"{number}.JPEG" for number in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 101)],  # gaps
-        [f"s01e02 {number:03d} final.png" for number in range(990, 1002)],
-    ],
-    ids=["padded", "natural", "gaps", "suffix"],
-)
-def test_numbered_pictures_are_a_video(tmp_path, names):
-    pictures(tmp_path / "root/shot", names)
-    assert find_files(tmp_path / "root") == ["shot/"]
-    header, images, times, reason = read(tmp_path / "root" / "shot/")
-    assert (header.height, header.width, header.fps) == (HEIGHT, WIDTH, 24) and not reason
-    assert header.codec in ("png", "mjpeg") and header.expected_frames == N_FRAMES
-    assert np.abs(images.astype(int) - film()).mean() < 3
-    assert times == pytest.approx(np.arange(N_FRAMES) / 24, abs=1e-5)
-    assert [part.name for part in parts(tmp_path / "root/shot")] == names
-
-
-def test_pictures_of_other_sizes_are_fitted(tmp_path):
-    names = [f"{number}.png" for number in range(4)]
-    frames = [np.full((36 + 9 * n, 64 - 5 * n, 3), 60 * n, np.uint8) for n in range(4)]
-    pictures(tmp_path / "shot", names, frames)
-    for reading in (Reading(), Reading(deinterlace=True)):
-        _, images, times, reason = read(tmp_path / "shot", reading)
-        assert images.shape == (4, 36, 64, 3) and not reason
-        assert [int(image.mean()) for image in images] == [0, 60, 120, 180]
-        assert times == pytest.approx(np.arange(4) / 24, abs=1e-5)
-
-
-def _text(picture):
-    picture.write_text("no picture")
-
-
-def _empty(picture):
-    picture.write_bytes(b"")
-
-
-def _cut(picture):
-    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
-
-
-def _link(picture):
-    picture.unlink()
-    picture.symlink_to("gone.png")
-
-
-@pytest.mark.parametrize("at", [0, 5, 11])
-@pytest.mark.parametrize("spoil", [_text, _empty, _cut, _link])
-@pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_a_broken_picture_is_left_out_and_named(tmp_path, ending, spoil, at):
-    names = [f"{number:03d}.{ending}" for number in range(N_FRAMES)]
-    folder = pictures(tmp_path / "shot", names)
-    spoil(folder / names[at])
-    header, images, _, reason = read(folder)
-    assert (header.height, header.width) == (HEIGHT, WIDTH)
-    assert reason == f"1 of 12 pictures broken and left out: {names[at]}"
-    assert np.abs(images.astype(int) - np.delete(film(), at, axis=0)).mean() < 3
-
-
-def test_a_folder_of_broken_pictures_says_why(tmp_path):
-    for number in range(4):
-        (tmp_path / f"{number}.png").write_text("no picture")
-    with pytest.raises(Unreadable) as caught:
-        read(tmp_path)
-    assert caught.value.status == "undecodable" and caught.value.reason
-    assert str(tmp_path) not in caught.value.reason
-
-
-def test_pictures_take_a_rate_limit_and_lose_their_bars(tmp_path):
-    names = [f"{number}.png" for number in range(N_FRAMES)]
-    pictures(tmp_path / "shot", names, barred(8, 8, 0, 0))
-    header, images, times, reason = read(tmp_path / "shot", Reading(fps=12.0, crop_letterbox=True))
-    assert (header.fps, header.height, header.width) == (12, 32, 64) and not reason
-    assert np.abs(images.astype(int) - film(32, 64)[::2]).max() <= 1
-    assert times == pytest.approx(np.arange(6) / 12, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["2.png", "10.png", "1.png"], ["1.png", "2.png", "10.png"]),
-        (["1.png", "2.png"], []),  # too few
-        (["1.png", "2.jpg", "3.png"], []),  # two formats
-        (["1.jpg", "2.jpeg", "3.JPG"], ["1.jpg", "2.jpeg", "3.JPG"]),
-        (["a1.png", "b2.png", "c3.png"], []),  # names of their own
-        (["cat.png", "dog.png", "cow.png"], []),
-        (["1.mp4", "2.mp4", "3.mp4"], []),
-        (["e1_1.png", "e1_2.png", "e1_3.png", "e2_1.png"], ["e1_1.png", "e1_2.png", "e1_3.png"]),
-        ([".1.png", ".2.png", ".3.png"], []),
-        (["01.png", "1.png", "2.png"], ["01.png", "1.png", "2.png"]),  # one number twice
-        (
-            ["f_1_1080p.png", "f_2_1080p.png", "f_10_1080p.png"],
-            ["f_1_1080p.png", "f_2_1080p.png", "f_10_1080p.png"],
-        ),
-        (["a1.jpg", "a2.jpg", "a3.jpg", "a1.mp4", "a2.mp4", "a3.mp4"], []),  # thumbnails
-    ],
-)
-def test_which_names_are_numbered(names, expected):
-    assert image_sequence(names) == expected
-
-
-def test_pictures_stand_beside_other_files(tmp_path):
-    for name in ["a/1.png", "a/2.png", "a/3.png", "a/sound.wav", "a/b/c.mp4", "x.png", "y.png"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_files(tmp_path) == ["a/", "a/b/c.mp4", "a/sound.wav", "x.png", "y.png"]
-    assert find_files(tmp_path / "a") == ["./", "b/c.mp4", "sound.wav"]
 
 
 def _head(content):
@@ -495,11 +369,3 @@ def test_a_name_that_is_no_text_is_read(tmp_path):
     whole.rename(path)
     for reading in (Reading(), Reading(crop_letterbox=True)):
         assert len(read(path, reading)[1]) == N_FRAMES
-
-
-def test_a_copy_reads_the_same_from_elsewhere(tmp_path):
-    """The temporary names that ffmpeg sees leave no trace."""
-    folder = pictures(tmp_path / "one", [f"{number}.png" for number in range(N_FRAMES)])
-    shutil.copytree(folder, tmp_path / "two/deeper")
-    first, second = read(folder), read(tmp_path / "two/deeper")
-    assert first[0] == second[0] and np.array_equal(first[1], second[1])
