@@ -150,16 +150,16 @@ def source(settings: Params, dvc_file: Path = DVC_FILE) -> Iterator[Finding]:
     remedy = "put videos there, or name another folder with source.path"
     if path.is_symlink() and not path.exists():
         yield Finding("error", f"{name}: a broken link; {remedy}")
-    elif settings.source.kind == "moving_mnist":
-        try:  # by the files' names; what is in them is looked at when they are read
-            moving_mnist.locate(path)
-        except UserError as error:
-            yield Finding("error", str(error))
     elif not path.exists():
         if not _made_by_a_stage(path, dvc_file):
             yield Finding("error", f"{name}: no such folder; {remedy}")
     elif not path.is_dir():
         yield Finding("error", f"{name}: a file, expected a folder of videos; {remedy}")
+    elif settings.source.kind == "moving_mnist":
+        try:  # by the files' names; what is in them is looked at when they are read
+            moving_mnist.locate(path)
+        except UserError as error:
+            yield Finding("error", str(error))
     else:
         yield from _folder(path, name, remedy)
 

@@ -2,7 +2,7 @@
 
 Out: `scenes.parquet`; `statistics/<video_id>.csv`, all that a threshold can be chosen by, as
 PySceneDetect's stats file; and contact sheets of all scenes to look at. Scenes shorter than
-`min_scene_seconds` (a cut just before the end) are dropped and counted. Thesis, section 3.1.2:
+`min_scene_seconds` (a cut just before the end) are dropped and counted. Thesis, section 5.1:
 content, threshold 15, half a second. Where a frame file says how many frames a scene has, as made
 sequences do, nothing is looked for.
 """
