@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def naming(error: OSError, path: Path) -> OSError:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError or a full disk becomes one line and exit code 1.
+    """Runs a command's `main`; a UserError, a full disk or memory is one line and exit code 1.
 
     Ctrl-C and SIGTERM become one line and the exit codes that shells give them, 130 and 143.
     """
@@ -51,6 +52,15 @@ def run_main(main: Callable[[], None]) -> None:
         name = f" at {error.filename}" if error.filename else ""
         remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
         sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
+    except (MemoryError, RuntimeError) as error:
+        full = re.search("out of memory|allocate memory", str(error))  # PyTorch's, GPU and CPU
+        if isinstance(error, RuntimeError) and not full:
+            raise
+        what = str(error).strip().partition("\n")[0] or "the machine has no more"
+        sys.exit(
+            f"error: not enough memory ({what}); lower the batch_size that is at work, the size of "
+            "the frames or engine.workers, or free some, and run the same command again"
+        )
     except KeyboardInterrupt as error:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))

@@ -118,6 +118,16 @@ def test_source_path_that_holds_nothing(tmp_path, settings, make, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("source", [".", "out", "out/frames", "out/frames/below", "link"])
+def test_a_source_that_holds_or_is_the_output(folder, tmp_path, settings, source):
+    (tmp_path / "out/frames/below").mkdir(parents=True)
+    (tmp_path / "out/frames/below/film.mp4").symlink_to(folder / "odd.avi")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds or lies in .*only footage"):
+        ingest(tmp_path / source, tmp_path / "out/frames", settings.ingest, LocalPool(1))
+    assert [path.name for path in (tmp_path / "out/frames").iterdir()] == ["below"]
+
+
 def test_folder_without_a_video_names_the_reasons(tmp_path, settings):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "empty.mp4").touch()

@@ -180,5 +180,7 @@ def test_find_files_is_sorted_recursive_and_skips_hidden(tmp_path):
     (tmp_path / "elsewhere" / "c.mp4").touch()
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "b" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "b" / "above").symlink_to(tmp_path)  # leads to all beside the root
+    (tmp_path / "root" / "b" / "top").symlink_to("/")
     found = find_files(tmp_path / "root")
     assert found == ["B.mp4", "a.mp4", "b/2.mp4", "linked/c.mp4"]
