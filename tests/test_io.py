@@ -37,6 +37,14 @@ def test_a_missing_file_says_what_makes_it(tmp_path):
         io.read_json(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("read", [io.read_json, lambda path: io.read_table(path, io.CLIPS)])
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"\xff\xfe", b'{"a": '])
+def test_a_damaged_file_says_what_makes_it_again(tmp_path, read, data):
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(UserError, match=r"/a is no readable .*; `dvc repro` makes it again$"):
+        read(tmp_path / "a")
+
+
 def test_flatten_joins_keys_and_leaves_lists():
     nested = {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x", "f": {}}
     assert io.flatten(nested) == {"a.b.c": 1, "a.d": [1, 2], "e": "x"}
