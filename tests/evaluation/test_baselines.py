@@ -92,18 +92,7 @@ def test_only_both_ends_are_looked_at(baseline):
 def test_ends_that_are_equal_give_themselves(baseline):
     clip = square_over_ground(1).expand(5, -1, -1, -1)
     assert (psnr(baseline(clip), clip[1:-1]) > 42).all()
-
-
-def test_equal_ends_without_learning_are_kept_to_the_bit():
-    clip = square_over_ground(1).expand(5, -1, -1, -1)
-    assert torch.equal(optical_flow(clip), clip[1:-1])
-
-
-@pytest.mark.parametrize("n_frames", [3, 40])
-def test_any_number_of_frames(baseline, n_frames):
-    clip = square_over_ground(2, step=4)
-    clip = torch.cat([clip[:1].expand(n_frames - 1, -1, -1, -1), clip[1:]])
-    assert baseline(clip).shape == clip[1:-1].shape
+    assert torch.equal(optical_flow(clip), clip[1:-1]), "without learning to the bit"
 
 
 def test_each_frame_is_the_one_of_its_time(baseline):
@@ -126,11 +115,11 @@ def test_a_frame_in_the_middle_depends_on_its_time_only(baseline):
     assert (few - many).abs().max() <= 1
 
 
-@pytest.mark.parametrize("size", [(16, 32), (15, 37)])
-def test_other_sizes(baseline, size):
+@pytest.mark.parametrize(("n_frames", "size"), [(3, (16, 32)), (4, (15, 37)), (40, (16, 32))])
+def test_other_sizes_and_any_number_of_frames(baseline, n_frames, size):
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randint(0, 256, (4, *size, 3), generator=generator, dtype=torch.uint8)
-    assert baseline(clip).shape == (2, *size, 3)
+    clip = torch.randint(0, 256, (n_frames, *size, 3), generator=generator, dtype=torch.uint8)
+    assert baseline(clip).shape == (n_frames - 2, *size, 3)
 
 
 def test_flow_does_not_depend_on_the_number_of_threads():

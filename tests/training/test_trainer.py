@@ -140,9 +140,7 @@ class Line(Task):
         self.generator = torch.Generator()
         self.seen: list[tuple[int, list[int]]] = []
         self.gradients: list[float] = []
-        self.weights: list[float] = []
         sgd.register_step_pre_hook(lambda *_: self.gradients.append(weight.grad.item()))
-        sgd.register_step_post_hook(lambda *_: self.weights.append(weight.item()))
 
     def size(self, split: str) -> int:
         return self.rows if split == "train" else 3
@@ -230,12 +228,6 @@ def test_a_failed_state_is_not_continued_by_itself(run):
         run(task, checkpoint_interval=1e9)
     mended = Line(6)
     assert run(mended).steps[0]["step"] == 1 and len(mended.gradients) == 9
-
-
-def test_a_task_hears_of_each_step(run):
-    task = Line(2)
-    run(task, n_epochs=2)
-    assert len(task.weights) == 2 and task.weights[0] - task.weights[1] == pytest.approx(0.5)
 
 
 def test_every_epoch_takes_every_row_once_in_another_order(run):
