@@ -291,6 +291,7 @@ def measure(step: Step, model: InBetweener, settings: config.Params, shards: Pat
         if step.seconds_left < 10:
             break
     methods = {name: method_metrics(part) for name, part in pd.DataFrame(rows).groupby("method")}
+    step.add({"methods": methods})  # distances of sets take longer
     if videos:
         for name, numbers in videos.numbers(1, Remarks()).items():
             methods[name] |= numbers
