@@ -29,7 +29,8 @@ from pipeline.video import decode
 LIBRARY = Path(__file__).parents[1]
 CODE = (
     "data/ingest.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
-    "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/decode.py",
+    "video/colours.py", "video/decode.py", "video/ffmpeg_input.py", "video/interlace.py",
+    "video/letterbox.py", "video/probe.py",
 )  # fmt: skip
 LIBRARIES = (cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content

@@ -13,7 +13,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 Size = tuple[int, int]  # height, width
@@ -43,6 +43,10 @@ class FfmpegInput:
     folder: Path | None = None
     images: tuple[str, ...] = ()  # names in the order of ffmpeg's numbers; () for a video file
     unread: tuple[str, ...] = ()  # empty or unreachable images, kept from ffmpeg: it would end
+
+    def with_decoder(self, name: str | None) -> "FfmpegInput":
+        """The same read by a decoder of that name; None leaves the choice to ffmpeg."""
+        return replace(self, options=self.options | ({"c:v": name} if name else {}))
 
 
 def executable() -> str:
