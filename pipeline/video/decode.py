@@ -278,8 +278,9 @@ def _complaints(log: str, header: Header, notes: list[str] | None) -> str:
     """The errors in ffmpeg's log, one a line. What else it says of the film goes into `notes`."""
     if notes is not None:
         if not header.deinterlaced:
-            fields = interlace.verdict(log, header.field_order)
-            notes += interlace.remarks(*fields, "set ingest.deinterlace")
+            tagged = header.field_order
+            fields = interlace.verdict(log, tagged)
+            notes += interlace.remarks(*fields, tagged, "set ingest.deinterlace")
         sizes = [(int(match[2]), int(match[1])) for match in CHANGED_SIZE.finditer(log)]
         notes += _size_notes(header.decoded_size, sizes)
     return "\n".join(line for line in log.splitlines() if COMPLAINT.match(line))

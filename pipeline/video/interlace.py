@@ -14,7 +14,7 @@ from fractions import Fraction
 from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable
 
 # Of moving frames so much nearer are lines of another frame; fine lines that move reach 1.1.
-IDET = "format=yuv420p,idet=intl_thres=1.15"
+IDET = "format=yuv420p,idet=intl_thres=1.2"
 # The part of a filter graph that watches a film without changing it.
 WATCH = f"split[seen][film];[seen]select='lt(mod(n,150),30)',{IDET},nullsink;[film]null"
 PLACE_FRAMES = 48  # looked at in one place
@@ -70,10 +70,10 @@ def verdict(printed: str, tagged: str) -> tuple[str, bool]:
     return order, counts["Top"] + counts["Bottom"] > REPEATS * combed
 
 
-def remarks(order: str, telecined: bool, outcome: str) -> list[str]:
+def remarks(order: str, telecined: bool, tagged: str, outcome: str) -> list[str]:
     """What is said of a film, and what was done or can be done; nothing of whole frames."""
     if not order:
-        return []
+        return ["tagged as interlaced, but looks whole"] if tagged else []
     first = f", {order} field first" if order in PARITY else ""
     return [f"telecined: {outcome}" if telecined else f"interlaced{first}: {outcome}"]
 

@@ -116,13 +116,13 @@ def _deinterlaced(source: FfmpegInput, header: Header) -> Header:
     """The header with filters that make whole pictures of interlaced frames."""
     tall = header.decoded_size[0] >= interlace.MIN_LINES
     printed = interlace.look(source, header.duration, header.fps) if tall else ""
-    order, telecined = interlace.verdict(printed, header.field_order)
-    whole = interlace.whole_pictures(order, header.field_order, telecined)
+    tagged = header.field_order
+    order, telecined = interlace.verdict(printed, tagged)
     return replace(
         header,
         fps=header.fps * interlace.TELECINE if telecined else header.fps,
-        filters=(*whole, *header.filters),
-        notes=(*header.notes, *interlace.remarks(order, telecined, "deinterlaced")),
+        filters=(*interlace.whole_pictures(order, tagged, telecined), *header.filters),
+        notes=(*header.notes, *interlace.remarks(order, telecined, tagged, "deinterlaced")),
         deinterlaced=True,
     )
 
@@ -204,11 +204,11 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
     if not Fraction(1, WIDEST_PIXEL) <= aspect <= WIDEST_PIXEL:
         aspect = Fraction(1)
     shown = decoded[0], max(1, round(decoded[1] * aspect))
+    pixels = colours.conversion(stream["codec"], stream["rest"], following, decoded)
     if _quarter_turns(following) % 2:
         decoded, shown = decoded[::-1], shown[::-1]
     rates = [match[1] for match in (rate.search(stream["rest"]) for rate in RATES) if match]
     fps = parse_fps(rates[0]) if rates else UNKNOWN_FPS
-    pixels = colours.conversion(stream["codec"], stream["rest"], following, decoded)
     return Header(
         stream["codec"],
         *shown,

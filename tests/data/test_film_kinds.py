@@ -164,6 +164,11 @@ FIELDS = {  # file: filters of a 24p film, encoder options, notes
         ["interlaced, bottom field first: set ingest.deinterlace"],
     ),
     "telecined.mkv": ("telecine", [], ["telecined: set ingest.deinterlace"]),
+    "tagged_whole.mpg": (
+        "setfield=tff",
+        ["-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", "2"],
+        ["tagged as interlaced, but looks whole"],
+    ),
     "tagged.mpg": (
         "tinterlace=interleave_top,setfield=tff",
         ["-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", "2"],
