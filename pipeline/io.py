@@ -95,9 +95,10 @@ VIDEOS = pa.schema(
         ("n_frames", pa.int32()),
         ("height", pa.int32()),  # of the source, in pixels
         ("width", pa.int32()),
-        ("duration", pa.float64()),  # seconds
+        ("duration", pa.float64()),  # seconds from the first frame to the end of the last
         ("status", pa.string()),  # "ok", "truncated", "damaged", "undecodable", "duplicate of ..."
         ("reason", pa.string()),  # empty where status is "ok"
+        ("notes", pa.string()),  # what was converted or looks wrong: "HDR (PQ): ...; interlaced..."
     ]
 )
 

@@ -30,8 +30,9 @@ from pipeline.video import decode
 LIBRARY = Path(__file__).parents[1]
 CODE = (
     "data/ingest.py", "data/frame_file.py", "data/detector_features.py", "frames.py",
-    "video/letterbox.py", "video/probe.py", "video/ffmpeg_input.py", "video/decode.py",
-    "video/folder.py", "video/pictures.py", "video/image_sequence.py",
+    "video/colours.py", "video/decode.py", "video/ffmpeg_input.py", "video/folder.py",
+    "video/image_sequence.py", "video/interlace.py", "video/letterbox.py", "video/pictures.py",
+    "video/probe.py",
 )  # fmt: skip
 LIBRARIES = (PIL.__version__, cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content

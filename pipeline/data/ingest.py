@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pipeline.video.probe import Header, Reading, probe
 DUPLICATE, TOO_SHORT, SAME_NAME = "duplicate", "too short", "same name"
 FAILED = ("truncated", "damaged", "undecodable")  # what `on_error: fail` does not bear
 MIN_FRAMES = 3  # a first, a last, and one between
+SEPARATOR = "; "  # of remarks
 NAMED = 5  # files named in an error
 CACHE = Path(".store/ingest")
 
@@ -108,8 +110,22 @@ def ingest(
         if path.name.removesuffix(SUFFIX) not in written:
             path.unlink()
     io.write_table(rows, io.VIDEOS, out / "videos.parquet")
+    _say_notes(readable)
     cache.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))
     return summary(rows, size)
+
+
+def _say_notes(rows: list[dict]) -> None:
+    """One line for each kind of remark; details are in the table."""
+    remarks = defaultdict(list)
+    for row in rows:
+        for remark in filter(None, row["notes"].split(SEPARATOR)):
+            remarks[remark.partition(":")[0]].append((row["path"], remark))
+    for kind, found in sorted(remarks.items()):
+        texts = {remark for _, remark in found}
+        said = texts.pop() if len(texts) == 1 else f"{kind} (notes in videos.parquet)"
+        films = found[0][0] if len(found) == 1 else f"{len(found)} of {len(rows)} videos"
+        print(f"{films}: {said}", file=sys.stderr)
 
 
 def list_source(source: Path) -> list[str]:
@@ -157,7 +173,7 @@ def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
 
 def probe_video(job: Job) -> tuple[dict, Header | None]:
     """The row of one file as far as its header tells; no header where there is no video in it."""
-    row = dict.fromkeys(("codec", "fps", "status", "reason"), "")
+    row = dict.fromkeys(("codec", "fps", "status", "reason", "notes"), "")
     row |= {"n_frames": 0, "height": 0, "width": 0, "duration": 0.0}
     row |= {"video_id": job.video_id, "path": _valid_text(job.name)}
     row["sha256"] = content_hash(job.path, job.is_sequence)
@@ -166,6 +182,7 @@ def probe_video(job: Job) -> tuple[dict, Header | None]:
         header = opened(job.path, job.reading)
     except Unreadable as error:
         return row | {"status": error.status, "reason": _valid_text(error.reason)}, None
+    row["notes"] = SEPARATOR.join(header.notes)
     row |= {"codec": header.codec, "fps": f"{header.fps.numerator}/{header.fps.denominator}"}
     return row | {"height": header.height, "width": header.width}, header
 
@@ -240,16 +257,16 @@ def ingest_video(job: Job, row: dict, header: Header) -> dict:
         executor.count(cached["n_frames"])
         return row | cached
     status, reason, terms = "ok", "", FrameTerms()
+    notes, first, last = [*header.notes], None, 0.0
     shape = job.size.height, job.size.width
     sizes = image_size(header, job.size), detector_size(header.height, header.width)
     try:
         with write_frames(job.frame_file, *shape, compression=job.size.compression) as out:
             try:
-                if job.is_sequence:
-                    batches = image_sequence.decode(job.path, header, *sizes)
-                else:
-                    batches = decode.decode(job.path, header, *sizes, job.reading)
-                for batch in batches:
+                opened = image_sequence.decode if job.is_sequence else decode.decode
+                for batch in opened(job.path, header, *sizes, notes):
+                    first = batch.times[0] if first is None else first
+                    last = batch.times[-1]
                     fitted = [frames.fit(image, *shape, job.size.fit) for image in batch.images]
                     images = np.stack(fitted)  # B H W 3
                     out.append(images, terms.measure(images, batch.samples, batch.times))
@@ -261,8 +278,7 @@ def ingest_video(job: Job, row: dict, header: Header) -> dict:
     except decode.Killed as error:
         raise executor.Died(job.name, str(error)) from None
     row = row | {"n_frames": out.n_frames, "status": status, "reason": reason}
-    promised = None if status == "truncated" else header.duration
-    row["duration"] = promised or float(out.n_frames / header.fps)
+    row |= {"notes": SEPARATOR.join(notes), "duration": round(last - first + 1 / header.fps, 3)}
     job.cache.keep(row, job.frame_file)
     return row
 

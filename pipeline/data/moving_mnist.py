@@ -107,6 +107,7 @@ def _write_file(part: Part, numbers: range, out: Path, settings: config.Params, 
         "duration": file.n_frames / FPS,
         "status": "ok",
         "reason": "",
+        "notes": "",
     }
 
 

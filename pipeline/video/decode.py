@@ -1,8 +1,9 @@
 """Decodes a video to batches of small frames with their times.
 
 Pictures are decoded once and reduced twice by ffmpeg, and come through one pipe, in presentation
-order: no frame is duplicated or, unless `Reading.fps` says so, dropped. Nothing of a video but the
-current batch is ever in memory. Transparent pictures show their colours as if they were opaque.
+order: no frame is duplicated or, unless `Reading` says so, dropped. Nothing of a video but the
+current batch is ever in memory. Pictures of another size than the first are fitted into it, with
+black bars.
 
 The two reductions, one above the other in the pipe: `images`, area-averaged, to be looked at; and
 `samples`, one source pixel each, for scene detectors. PySceneDetect reduces with OpenCV's linear
@@ -22,9 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.video import interlace
+from pipeline.video.colours import EXACT
 from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
 from pipeline.video.folder import UNDECODABLE, Size, Unreadable
-from pipeline.video.probe import UNCHANGED, Header, Reading, first_error
+from pipeline.video.probe import Header, first_error
 
 BATCH_BYTES = 8 * 2**20  # decoded pictures held at once
 BATCH_FRAMES = 64
@@ -32,8 +35,10 @@ PIPE_BYTES = 2**20  # the default of 64 kB wakes both sides for every half pictu
 # One: a process a video fills the cores already, and two threads cost 13 % more processor time.
 # Fixed: a damaged stream decodes differently with another number.
 DECODER_THREADS = 1
-EXACT = "bitexact+accurate_rnd"  # swscale: the same bytes on every processor
 AVERAGED = f"area+full_chroma_int+full_chroma_inp+{EXACT}"
+COMPLAINT = re.compile(r"(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\]")
+CHANGED_SIZE = re.compile(r"Reconfiguring filter graph.* (\d+)x(\d+)(?:,|$)", re.MULTILINE)
+NAMED_SIZES = 4
 ENDED_EARLY = re.compile(r"ended prematurely|partial file", re.IGNORECASE)
 PTS = re.compile(rb"pts:(\S+)")
 MICROSECONDS = 1_000_000
@@ -68,13 +73,13 @@ class Killed(Exception):
 
 
 def decode(
-    path: Path, header: Header, images: Size, samples: Size, reading: Reading = UNCHANGED
+    path: Path, header: Header, images: Size, samples: Size, notes: list[str] | None = None
 ) -> Iterator[Batch]:
     """Yields all frames once, in the two sizes asked for. Closing it early ends ffmpeg.
 
-    `header` is what `probe` said with the same `reading`. Raises Unreadable where there is no
-    frame, and Truncated after the last frame of a file that ends before its header says. Killed
-    says nothing of the file.
+    `header` is what `probe` said. What is only seen while decoding is added to `notes`. Raises
+    Unreadable where there is no frame, and Truncated after the last frame of a file that ends
+    before its header says. Killed says nothing of the file.
     """
     height, width = images[0] + samples[0], max(images[1], samples[1])
     times: list[float] = []
@@ -84,9 +89,12 @@ def decode(
         tempfile.TemporaryFile() as printed,
     ):
         timestamps = Timestamps(printed.fileno(), header.fps)
-        filters = [*_source_filters(header, reading), *timestamps.filters]
+        source = source.with_decoder(header.decoder)
+        filters = [*_source_filters(header), *timestamps.filters]
+        first = (header.crop.height, header.crop.width) if header.crop else header.decoded_size
+        reductions = _reductions(first, images, samples, width)
         process = subprocess.Popen(
-            _command(source, ",".join([*filters, _reductions(images, samples, width)])),
+            _command(source, ",".join([*filters, reductions])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -112,7 +120,7 @@ def decode(
             process.kill()
             process.wait()
         errors.seek(0)
-        complaints = errors.read(2**16).decode("utf-8", "replace")
+        complaints = _complaints(errors.read().decode("utf-8", "replace"), header, notes)
         _check_ending(header, times, complaints, process.returncode)
 
 
@@ -128,15 +136,16 @@ def version() -> tuple[str, int]:
     return program.name, program.stat().st_size if program.is_file() else 0
 
 
-def _source_filters(header: Header, reading: Reading) -> list[str]:
-    """ffmpeg's filters before a frame is reduced; none for plain files."""
-    filters = []
-    if reading.deinterlace:
-        filters.append("bwdif=mode=send_frame:deint=interlaced")
+def _source_filters(header: Header) -> list[str]:
+    """ffmpeg's filters before a frame is reduced; plain files are only watched."""
+    filters = [*header.filters]
+    if header.decoded_size[0] >= interlace.MIN_LINES and not header.deinterlaced:
+        filters.insert(0, interlace.WATCH)
     if header.crop:
         height, width = header.decoded_size
         crop = header.crop
-        filters.append(f"scale={width}:{height}")  # pictures may change their size midway
+        filters.append(f"scale={_within(header.decoded_size, header.decoded_size)}")
+        filters.append(f"pad={width + width % 2}:{height + height % 2}:-1:-1")  # even, for 4:2:0
         filters.append(f"crop={crop.width}:{crop.height}:{crop.left}:{crop.top}")
     if header.kept < 1:
         share = f"{header.kept.numerator}/{header.kept.denominator}"
@@ -144,18 +153,31 @@ def _source_filters(header: Header, reading: Reading) -> list[str]:
     return filters
 
 
-def _reductions(images: Size, samples: Size, width: int) -> str:
+def _within(first: Size, out: Size) -> str:
+    """`scale`'s width and height: `out`, or the part of it that keeps the aspect of a picture.
+
+    `first` is the size of the first picture, which has the aspect of `out`. (A pixel keeps its
+    aspect, as in ffplay.)
+    """
+    wider = f"(iw*{first[0]})/(ih*{first[1]})"
+    return (
+        f"w='max(1,round({out[1]}*min(1,{wider})))':h='max(1,round({out[0]}*min(1,1/({wider}))))'"
+    )
+
+
+def _reductions(first: Size, images: Size, samples: Size, width: int) -> str:
     """ffmpeg's filters: both reductions of a frame as one picture, images above samples.
 
     Frames get a second each, because stacking pairs by time and films have wrong times. Samples
     take their colours through yuv444p: converted from 4:2:0 they would blur to half the width.
     """
+    above = f"pad={width}:{images[0]}:({images[1]}-iw)/2:({images[0]}-ih)/2"
+    below = f"pad={width}:{samples[0]}:({samples[1]}-iw)/2:({samples[0]}-ih)/2"
     return (
         "setpts=N/TB,split[a][b];"
-        f"[a]scale={images[1]}:{images[0]}:flags={AVERAGED},format=rgb24,"
-        f"pad={width}:{images[0]}[above];"
-        f"[b]scale={samples[1]}:{samples[0]}:flags=neighbor+{EXACT},format=yuv444p,"
-        f"scale=flags={EXACT},format=rgb24,pad={width}:{samples[0]}[below];"
+        f"[a]scale={_within(first, images)}:flags={AVERAGED},format=rgb24,{above}[above];"
+        f"[b]scale={_within(first, samples)}:flags=neighbor+{EXACT},format=yuv444p,"
+        f"scale=flags={EXACT},format=rgb24,{below}[below];"
         "[above][below]vstack"
     )
 
@@ -164,7 +186,12 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
     import ffmpeg
 
     stream = ffmpeg.output(
-        ffmpeg.input(source.url, threads=DECODER_THREADS, protocol_whitelist=PROTOCOLS),
+        ffmpeg.input(
+            source.url,
+            threads=DECODER_THREADS,
+            protocol_whitelist=PROTOCOLS,
+            **source.options,
+        ),
         "pipe:1",
         map="0:V:0",  # the first stream of moving pictures: no cover art
         vf=filters,
@@ -172,7 +199,8 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
         pix_fmt="rgb24",
         fps_mode="passthrough",
     )
-    stream = stream.global_args("-nostdin", "-v", "error", "-filter_threads", "1")
+    log = ["-hide_banner", "-nostats", "-v", "level+info"]
+    stream = stream.global_args("-nostdin", *log, "-filter_threads", "1")
     return ffmpeg.compile(stream, cmd=executable())
 
 
@@ -247,6 +275,29 @@ def _read_batches(pipe, height: int, width: int, size: int) -> Iterator[np.ndarr
             yield buffer[: complete * frame_bytes].reshape(complete, height, width, 3)
         if complete < size:
             return
+
+
+def _complaints(log: str, header: Header, notes: list[str] | None) -> str:
+    """The errors in ffmpeg's log, one a line. What else it says of the film goes into `notes`."""
+    if notes is not None:
+        if not header.deinterlaced:
+            tagged = header.field_order
+            fields = interlace.verdict(log, tagged)
+            notes += interlace.remarks(*fields, tagged, "set ingest.deinterlace")
+        sizes = [(int(match[2]), int(match[1])) for match in CHANGED_SIZE.finditer(log)]
+        notes += _size_notes(header.decoded_size, sizes)
+    return "\n".join(line for line in log.splitlines() if COMPLAINT.match(line))
+
+
+def _size_notes(first: Size, others: list[Size]) -> list[str]:
+    """A remark on pictures of several sizes, written as players do: width x height."""
+    sizes = list(dict.fromkeys([first, *others]))
+    if len(sizes) == 1:
+        return []
+    bars = any(height * first[1] != width * first[0] for height, width in sizes)
+    names = ", then ".join(f"{width}x{height}" for height, width in sizes[:NAMED_SIZES])
+    more = f" and {len(sizes) - NAMED_SIZES} more" if len(sizes) > NAMED_SIZES else ""
+    return [f"picture size changes: {names}{more}, fitted {'with bars' if bars else 'by scaling'}"]
 
 
 def _check_ending(header: Header, times: list[float], errors: str, returncode: int) -> None:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.video.folder import check_readable
@@ -13,10 +13,15 @@ PROTOCOLS = "file,pipe"  # a playlist in the folder opens no network
 
 @dataclass(frozen=True)
 class FfmpegInput:
-    """What ffmpeg is given: `url`, started in `folder` (None: anywhere)."""
+    """What ffmpeg is given: `url` with input `options`, started in `folder` (None: anywhere)."""
 
     url: str
     folder: Path | None = None
+    options: dict[str, str | int] = field(default_factory=dict)
+
+    def with_decoder(self, name: str | None) -> "FfmpegInput":
+        """The same read by a decoder of that name; None leaves the choice to ffmpeg."""
+        return replace(self, options=self.options | ({"c:v": name} if name else {}))
 
 
 def executable() -> str:

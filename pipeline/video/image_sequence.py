@@ -23,12 +23,6 @@ from pipeline.video.probe import UNCHANGED, Header, Reading, limit_rate
 SEQUENCE_FPS = 24  # animation's; images name no rate
 
 
-class Noted(Truncated):
-    """Raised after the last frame where all images came, and something was done to some."""
-
-    status = "ok"
-
-
 def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
     """The header of the sequence that `sequence_images` knows by this path. Raises Unreadable."""
     images = sequence_images(path)
@@ -65,11 +59,13 @@ def _find_crop(images: list[Path], size: Size) -> Crop | None:
     return crop_of(brightest)
 
 
-def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[Batch]:
+def decode(
+    path: Path, header: Header, images: Size, samples: Size, notes: list[str]
+) -> Iterator[Batch]:
     """Yields all frames once, in the two sizes asked for, as `decode.decode` does for a file.
 
-    `header` is what `probe` said. Raises Unreadable where there is no frame, and after the last
-    one Truncated where an image could not be read, or Noted where something was done to some.
+    `header` is what `probe` said. What was done to images is added to `notes`. Raises Unreadable
+    where there is no frame, and Truncated after the last one where an image could not be read.
     """
     paths = sequence_images(path)
     kept = [
@@ -83,7 +79,7 @@ def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[
     rows = ((np.arange(samples[0]) + 0.5) * height / samples[0]).astype(int)
     columns = ((np.arange(samples[1]) + 0.5) * width / samples[1]).astype(int)
     broken: list[str] = []
-    notes = defaultdict(list)  # names of images by what was done to them
+    changes = defaultdict(list)  # names of images by what was done to them
     batch = []
     for number in kept:
         name = paths[number].name
@@ -93,10 +89,10 @@ def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[
             broken.append(f"{name} ({error.reason})")
             continue
         for note in picture.notes:
-            notes[note].append(name)
+            changes[note].append(name)
         pixels = picture.pixels
         if pixels.shape[:2] != size:
-            notes[f"scaled to {size[0]}x{size[1]}, {FITTED}"].append(
+            changes[f"scaled to {size[0]}x{size[1]}, {FITTED}"].append(
                 f"{name} ({size_text(pixels)})"
             )
             pixels = frames.fit(pixels, *size, "crop")
@@ -109,17 +105,13 @@ def decode(path: Path, header: Header, images: Size, samples: Size) -> Iterator[
     if batch:
         yield _stacked(batch)
     n_kept = len(kept)
-    remarks = [
-        f"{note}: {len(names)} of {n_kept} pictures, first {names[0]}"
-        for note, names in notes.items()
-    ]
+    for change, names in changes.items():
+        notes.append(f"{change}: {len(names)} of {n_kept} pictures, first {names[0]}")
     if broken:
         lost = f"{len(broken)} of {n_kept} pictures broken and left out: {broken[0]}"
         if len(broken) == n_kept:
             raise Unreadable(UNDECODABLE, lost)
-        raise Truncated("; ".join([lost, *remarks]))
-    if remarks:
-        raise Noted("; ".join(remarks))
+        raise Truncated(lost)
 
 
 def _stacked(batch: list[tuple[np.ndarray, np.ndarray, float]]) -> Batch:

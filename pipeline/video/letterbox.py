@@ -30,19 +30,21 @@ class Crop(NamedTuple):
 
 
 def find_crop(
-    source: FfmpegInput, size: Size, duration: float | None, n_frames: int
+    source: FfmpegInput, size: Size, duration: float | None, n_frames: int, colours: tuple[str, ...]
 ) -> Crop | None:
     """What is left of the decoded pictures without bars; None where there are none to cut.
 
     A short file is decoded once, from its start; in a long one the key frames before the sampled
-    places are looked at. `n_frames` is an estimate.
+    places are looked at. `n_frames` is an estimate, `colours` are ffmpeg's filters.
     """
+    filters = [*colours, f"scale={size[1]}:{size[0]}"]
     if (duration or 0.0) < LONG_SECONDS:
         step = max(1, n_frames // N_SAMPLES if duration else UNKNOWN_STEP)
-        samples = [_brightest(source, size, {}, step, N_SAMPLES)]
+        samples = [_brightest(source, size, filters, {}, step, N_SAMPLES)]
     else:
         seeks = [f"{(number + 0.5) / N_SAMPLES * duration:.3f}" for number in range(N_SAMPLES)]
-        samples = [_brightest(source, size, {"noaccurate_seek": None, "ss": at}) for at in seeks]
+        options = [{"noaccurate_seek": None, "ss": at} for at in seeks]
+        samples = [_brightest(source, size, filters, option) for option in options]
     brightest = np.concatenate(samples)  # T H W
     return crop_of(brightest.max(axis=0)) if len(brightest) else None
 
@@ -74,16 +76,22 @@ def _picture_range(brightest: np.ndarray) -> tuple[int, int]:
 
 
 def _brightest(
-    source: FfmpegInput, size: Size, seek: dict, step: int = 1, n_pictures: int = 1
+    source: FfmpegInput,
+    size: Size,
+    filters: list[str],
+    seek: dict,
+    step: int = 1,
+    n_pictures: int = 1,
 ) -> np.ndarray:
     """uint8 `T H W`, the brightest channel of every `step`-th picture; T is 0 where none can be."""
     import ffmpeg
 
-    stream = ffmpeg.input(source.url, protocol_whitelist=PROTOCOLS, threads=1, **seek)
+    options = source.options | seek
+    stream = ffmpeg.input(source.url, protocol_whitelist=PROTOCOLS, threads=1, **options)
     stream = ffmpeg.output(
         stream,
         "pipe:1",
-        vf=f"select='not(mod(n,{step}))',scale={size[1]}:{size[0]}",
+        vf=",".join([f"select='not(mod(n,{step}))'", *filters]),
         **{"map": "0:V:0", "frames:v": n_pictures, "fps_mode": "passthrough"},
         **{"format": "rawvideo", "pix_fmt": "rgb24"},
     )

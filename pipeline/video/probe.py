@@ -4,12 +4,14 @@ Out: a Header with the size as shown, that is after rotation and with square pix
 with a status and a reason for the table of videos.
 """
 
+import itertools
 import re
 import subprocess
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+from pipeline.video import colours, interlace
 from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
 from pipeline.video.folder import NO_STREAM, UNDECODABLE, Size, Unreadable
 from pipeline.video.letterbox import Crop, find_crop
@@ -23,10 +25,12 @@ STREAM = re.compile(r"^  Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>.*)$")
 SIZE = re.compile(r", ([1-9]\d*)x([1-9]\d*)(?=[ ,]|$)")
 PIXEL = re.compile(r"\bSAR ([1-9]\d*):([1-9]\d*)")
 RATES = [re.compile(rf", ([\d.]+k?) {unit}\b") for unit in ("fps", "tbr")]
-DURATION = re.compile(r"^  Duration: (\d+):(\d+):([\d.]+)")
+DURATION = re.compile(r"^  Duration: (\d+):(\d+):([\d.]+)(?:, start: (-?[\d.]+))?")
+START = re.compile(r", start (-?[\d.]+)")
 ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 FORMAT = re.compile(r"^Input #0, (.+?), from ")
 STILL_FORMATS = {"image2", "tty", "ico", "lrc"}  # pictures, and text that ffmpeg would draw
+FROM_ZERO = {"matroska", "nut"}  # their duration is the time at which a film ends
 PLAYLISTS = {"hls", "applehttp", "concat", "dash", "imf"}  # their pieces may lie anywhere
 
 
@@ -35,7 +39,7 @@ class Reading:
     """What is done to pictures before they are reduced; the default is nothing."""
 
     fps: float = 0.0  # frames a second at most: faster sources lose frames evenly; 0: keep all
-    deinterlace: bool = False  # frames marked as interlaced become whole pictures (bwdif)
+    deinterlace: bool = False  # interlaced frames become whole pictures
     crop_letterbox: bool = False  # black bars are looked for, and cut
 
 
@@ -54,6 +58,11 @@ class Header:
     decoded: Size | None = None  # size of ffmpeg's pictures, where it is not that shown
     crop: Crop | None = None  # what is left of them when the bars are cut
     kept: Fraction = Fraction(1)  # share of the source's frames that `decode` gives
+    filters: tuple[str, ...] = ()  # ffmpeg's, that make whole pictures of plain colours
+    decoder: str | None = None  # None: ffmpeg's choice
+    notes: tuple[str, ...] = ()  # what is converted, or looks wrong
+    field_order: str = ""  # as tagged: `Conversion.field_order`
+    deinterlaced: bool = False
 
     @property
     def expected_frames(self) -> int:
@@ -75,13 +84,17 @@ def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
             if error.status == UNDECODABLE and _is_text(path):
                 raise Unreadable(NO_STREAM, "a text, not a video") from None
             raise
+        source = source.with_decoder(header.decoder)
         if reading.crop_letterbox:
             decoded = header.decoded_size
-            crop = find_crop(source, decoded, header.duration, header.expected_frames)
+            length = header.duration, header.expected_frames
+            crop = find_crop(source, decoded, *length, header.filters)
             if crop is not None:  # a pixel keeps its aspect
                 height = max(1, round(crop.height * header.height / decoded[0]))
                 width = max(1, round(crop.width * header.width / decoded[1]))
                 header = replace(header, height=height, width=width, decoded=decoded, crop=crop)
+        if reading.deinterlace:
+            header = _deinterlaced(source, header)
     return limit_rate(header, reading)
 
 
@@ -91,6 +104,21 @@ def limit_rate(header: Header, reading: Reading) -> Header:
     if reading.fps and header.fps > limit * SAME_RATE:
         header = replace(header, fps=limit, kept=limit / header.fps)
     return header
+
+
+def _deinterlaced(source: FfmpegInput, header: Header) -> Header:
+    """The header with filters that make whole pictures of interlaced frames."""
+    tall = header.decoded_size[0] >= interlace.MIN_LINES
+    printed = interlace.look(source, header.duration, header.fps) if tall else ""
+    tagged = header.field_order
+    order, telecined = interlace.verdict(printed, tagged)
+    return replace(
+        header,
+        fps=header.fps * interlace.TELECINE if telecined else header.fps,
+        filters=(*interlace.whole_pictures(order, tagged, telecined), *header.filters),
+        notes=(*header.notes, *interlace.remarks(order, telecined, tagged, "deinterlaced")),
+        deinterlaced=True,
+    )
 
 
 def _ffmpeg_says(source: FfmpegInput) -> str:
@@ -131,7 +159,10 @@ def parse_header(printed: str) -> Header:
     for at, line in enumerate(lines):
         stream = STREAM.match(line)
         if stream and "(attached pic)" not in line:
-            return _parse_stream(stream, lines[at + 1 :], _parse_duration(lines))
+            following = itertools.takewhile(
+                lambda line: not line.startswith("  Stream #"), lines[at + 1 :]
+            )
+            return _parse_stream(stream, list(following), _parse_duration(lines, line))
     raise Unreadable(NO_STREAM, f"no moving pictures in it ({formats[0]})")
 
 
@@ -166,23 +197,38 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
     if not Fraction(1, WIDEST_PIXEL) <= aspect <= WIDEST_PIXEL:
         aspect = Fraction(1)
     shown = decoded[0], max(1, round(decoded[1] * aspect))
+    pixels = colours.conversion(stream["codec"], stream["rest"], following, decoded)
     if _quarter_turns(following) % 2:
         decoded, shown = decoded[::-1], shown[::-1]
     rates = [match[1] for match in (rate.search(stream["rest"]) for rate in RATES) if match]
     fps = parse_fps(rates[0]) if rates else UNKNOWN_FPS
-    return Header(stream["codec"], *shown, fps, duration, decoded if decoded != shown else None)
+    return Header(
+        stream["codec"],
+        *shown,
+        fps,
+        duration,
+        decoded if decoded != shown else None,
+        filters=pixels.filters,
+        decoder=pixels.decoder,
+        notes=pixels.notes,
+        field_order=pixels.field_order,
+    )
 
 
-def _parse_duration(lines: list[str]) -> float | None:
+def _parse_duration(lines: list[str], stream: str) -> float | None:
+    """Seconds from the first moving picture to the end."""
     for match in filter(None, map(DURATION.match, lines)):
-        return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+        end = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+        start = float(match[4] or 0)
+        own = START.search(stream)  # where it differs from that of the file
+        late = float(own[1]) if own else start
+        formats = next(filter(None, map(FORMAT.match, lines)))[1].split(",")
+        return max(0.0, end - (late if FROM_ZERO & set(formats) else late - start))
     return None
 
 
 def _quarter_turns(following: list[str]) -> int:
     for line in following:
-        if line.startswith("  Stream #"):
-            break
         turned = ROTATION.search(line)
         if turned:
             return round(float(turned[1]) / 90)

@@ -108,7 +108,26 @@ def test_cover_art_and_lying_metadata_are_no_stream():
     with pytest.raises(Unreadable, match="no moving pictures"):
         parse_header(printed)
     film = printed + "  Stream #0:2: Video: vp8, yuv420p(tv), 480x270, SAR 1:1, 25 fps, 25 tbr\n"
-    assert parse_header(film) == Header("vp8", 270, 480, Fraction(25), 62.5)
+    notes = ("no colour matrix tagged: bt601 assumed",)
+    assert parse_header(film) == Header("vp8", 270, 480, Fraction(25), 62.5, notes=notes)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "side_data", "words"),
+    [
+        ("yuv420p(tv, ipt-c2/unknown/unknown)", "", "colours in ipt-c2"),
+        ("yuv420p10le(pc)", "profile: 5, level: 6, rpu flag: 1", "Dolby Vision"),
+    ],
+)
+def test_colours_that_nothing_can_show_are_refused(pixels, side_data, words):
+    printed = f"""Input #0, mov, from 'file:x':
+  Duration: 00:00:01.00, start: 0.000000, bitrate: 1 kb/s
+  Stream #0:0: Video: hevc (Main 10), {pixels}, 64x36, 24 fps, 24 tbr
+    Side data:
+      DOVI configuration record: version: 1.0, {side_data}
+"""
+    with pytest.raises(Unreadable, match=words):
+        parse_header(printed)
 
 
 def _text(path):

@@ -46,7 +46,7 @@ def read(path, reading=UNCHANGED, size=None):
     size = size or (header.height, header.width)
     batches, reason = [], ""
     try:
-        for batch in decode.decode(path, header, size, (9, 16), reading):
+        for batch in decode.decode(path, header, size, (9, 16)):
             batches.append(batch)
     except Truncated as error:
         reason = str(error)
@@ -197,15 +197,9 @@ def test_odd_sizes(tmp_path):
     assert (header.height, header.width) == (37, 65) and len(images) == N_FRAMES
 
 
-def test_transparency_leaves_the_colours_as_they_are(tmp_path):
-    see_through = ("-vf", "format=argb,colorchannelmixer=aa=0.25", "-c:v", "qtrle")
-    clear = read(make(tmp_path / "clear.mov", *see_through))[1]
-    assert np.abs(clear.astype(int) - film()).max() <= 1
-
-
-def combed():
+def combed(height):
     """Each frame two moments, woven line by line, as interlaced film holds them."""
-    moments = film(HEIGHT, 96, 2 * N_FRAMES)
+    moments = film(height, 96, 2 * N_FRAMES)
     woven = moments[::2].copy()
     woven[:, 1::2] = moments[1::2, 1::2]
     return woven
@@ -217,18 +211,36 @@ def comb(images):
     return np.abs(np.diff(grey, axis=1)).mean() - np.abs(grey[:, 2:] - grey[:, :-2]).mean()
 
 
-@pytest.mark.parametrize("flagged", [True, False])
-def test_only_frames_marked_as_interlaced_are_deinterlaced(tmp_path, flagged):
+@pytest.mark.parametrize(
+    ("flagged", "height", "noticed"), [(True, 36, True), (False, 240, True), (False, 36, False)]
+)
+def test_frames_that_are_marked_or_seen_as_interlaced_become_whole(
+    tmp_path, flagged, height, noticed
+):
     marked = ("-vf", "setfield=tff", "-flags", "+ildct+ilme") if flagged else ()
     lossless = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
-    path = make(tmp_path / "woven.mkv", *marked, *lossless, frames=combed())
+    path = make(tmp_path / "woven.mkv", *marked, *lossless, frames=combed(height))
     _, woven, times, _ = read(path)
-    _, whole, whole_times, reason = read(path, Reading(deinterlace=True))
+    header, whole, whole_times, reason = read(path, Reading(deinterlace=True))
     assert len(whole) == N_FRAMES and not reason and np.array_equal(times, whole_times)
-    if flagged:
+    said = [note for note in header.notes if note.startswith("interlaced")]
+    assert [note.endswith(": deinterlaced") for note in said] == [True] * noticed
+    if noticed:
         assert comb(whole) < comb(woven) / 3
     else:
         assert np.array_equal(whole, woven)
+
+
+def test_telecined_film_becomes_its_24_frames_again(tmp_path):
+    frames = film(240, 96, 2 * N_FRAMES)
+    lossless = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p")
+    plain = read(make(tmp_path / "plain.mkv", *lossless, frames=frames))[1]
+    path = make(tmp_path / "film.mkv", "-vf", "telecine", *lossless, frames=frames)
+    assert len(read(path)[1]) == 30
+    header, images, times, _ = read(path, Reading(deinterlace=True))
+    assert header.fps == 24 and "telecined: deinterlaced" in header.notes
+    assert len(images) == 24 and np.diff(times) == pytest.approx(1 / 24, abs=0.002)
+    assert np.abs(images.astype(int) - plain)[1:-1].mean() < 1
 
 
 def barred(top, bottom, left, right):

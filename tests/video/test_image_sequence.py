@@ -37,15 +37,16 @@ def pictures(folder, names, frames=None):
 
 
 def read(path, reading=UNCHANGED, size=None, samples=(9, 16)):
-    """Header, Batch of all frames at the size shown, and status and reason at the end."""
+    """Header, Batch of all frames at the size shown, status and reason or notes at the end."""
     header = image_sequence.probe(path, reading)
     size = size or (header.height, header.width)
-    batches, ending = [], ("ok", "")
+    batches, notes, ending = [], [], None
     try:
-        for batch in image_sequence.decode(path, header, size, samples):
+        for batch in image_sequence.decode(path, header, size, samples, notes):
             batches.append(batch)
     except Truncated as error:
         ending = error.status, str(error)
+    ending = ending or ("ok", "; ".join(notes))
     return header, decode.Batch(*map(np.concatenate, zip(*batches, strict=True))), ending
 
 
