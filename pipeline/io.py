@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError, read_text
+from pipeline.errors import UserError
 
 
 def project_root() -> Path:
@@ -37,8 +37,8 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict:
     require_file(path)
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8
         raise UserError(
             f"{path} is no readable JSON ({error}); `dvc repro` makes it again"
         ) from None

@@ -1,8 +1,8 @@
 """Finished models on disk: model.safetensors and a config.json that rebuilds the network.
 
-Weights do not tell all that they were trained with: those of a tokenizer fit frames of any size. So
-config.json holds the hash of the weights, each value once more (`trained`), and a hash of itself:
-what was edited by hand, or belongs to another run, is named instead of drawn with.
+Weights do not tell by their shapes all that they were trained with: a tokenizer's fit frames of any
+size. So the header of model.safetensors holds the content of config.json once more: a value that was
+edited by hand, or belongs to another run, is named instead of drawn with.
 
 Token ids mean something only to the tokenizer that made them. So what is made of them carries its
 fingerprint: the tokens, and the transformer that is trained on them (`gpt.checkpoint`, apart from
@@ -46,13 +46,12 @@ def save_tokenizer(
     folder: Path,
     easing: Easing = EVEN,
 ) -> None:
-    save_weights(tokenizer, folder / "model.safetensors")
     config = {
         "vqgan": settings.vqgan.model_dump(),
         "ingest": settings.ingest.frame_size.model_dump(),
         "flow": {"method": settings.flow.method, "easing": easing._asdict()},
     }
-    write_config(config, folder)
+    save_model(tokenizer, config, folder)
 
 
 def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
@@ -68,36 +67,49 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
         tokenizer = KeyframeTokenizer(vqgan, ingest.height, ingest.width, method)
     else:
         tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
-    load_weights(tokenizer, folder / "model.safetensors", content["weights"])
+    load_weights(tokenizer, folder / "model.safetensors")
     if vqgan.context == "none":
         tokenizer = tokenizer.to(memory_format=torch.channels_last)
     tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-    return LoadedTokenizer(tokenizer, ingest, method, easing, content["weights"])
+    with (folder / "model.safetensors").open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return LoadedTokenizer(tokenizer, ingest, method, easing, sha256)
 
 
-def write_config(content: dict, folder: Path) -> None:
-    """config.json of the weights in `folder`, from which `read_config` sees every change."""
+def save_model(module: nn.Module, content: dict, folder: Path) -> None:
+    """model.safetensors, and `content` as config.json and in its header."""
     path = folder / "config.json"
-    content = rounded(content | {"weights": _sha256(folder / "model.safetensors")}, path)
-    content["trained"] = flatten(content)
-    write_json(path, content | {"sha256": _signature(content)})
+    content = rounded(content, path)
+    save_weights(module, folder / "model.safetensors", {"config": json.dumps(content)})
+    write_json(path, content)
 
 
 def read_config(folder: Path) -> dict:
-    """The content of config.json; UserError names a value that is not as it was written."""
-    path = folder / "config.json"
+    """The content of config.json; UserError names a value that is not that of the weights."""
+    path, weights = folder / "config.json", folder / "model.safetensors"
     content = read_json(path)
-    signature, trained = content.pop("sha256", None), content.get("trained")
-    if signature is None or not isinstance(trained, dict):
-        raise UserError(f"{path} was written by an older version, without hashes; {REMEDY}")
-    values = flatten({key: value for key, value in content.items() if key != "trained"})
+    require_file(weights)
+    try:
+        with safe_open(weights, "pt") as file:
+            trained = flatten(json.loads((file.metadata() or {})["config"]))
+    except SafetensorError as error:
+        raise _unreadable(weights, error) from None
+    except (KeyError, ValueError, AttributeError):
+        raise UserError(f"{weights} was written by an older version; {REMEDY}") from None
+    values = flatten(content)
     for key in sorted(values.keys() | trained.keys()):
-        value, expected = (_shown(source, key) for source in (values, trained))
+        value = json.dumps(values[key])[:80] if key in values else "absent"
+        expected = json.dumps(trained[key])[:80] if key in trained else "absent"
         if value != expected:
-            raise UserError(f"{path}: {key} is {value}, expected {expected} as trained; {REMEDY}")
-    if signature != _signature(content):
-        raise UserError(f"{path} was changed after the training (by its hash); {REMEDY}")
+            raise UserError(
+                f"{path}: {key} is {value}, expected {expected}, with which the weights beside it "
+                f"were trained; {REMEDY}"
+            )
     return content
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no readable safetensors file ({error}); {REMEDY}")
 
 
 def other_version(folder: Path, what: str, error: Exception) -> UserError:
@@ -110,19 +122,6 @@ def other_version(folder: Path, what: str, error: Exception) -> UserError:
     return UserError(
         f"{folder / 'config.json'} is not of a {what} of this version ({reason}); {REMEDY}"
     )
-
-
-def _shown(values: dict, key: str) -> str:
-    return json.dumps(values[key])[:80] if key in values else "absent"
-
-
-def _signature(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sign_tokens(tokens: Path, tokenizer: LoadedTokenizer) -> None:
@@ -140,22 +139,22 @@ def require_own_tokens(tokens: Path, tokenizer: LoadedTokenizer) -> None:
         )
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
+def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
     """All parameters and buffers as safetensors, written atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
     try:
-        save_file(tensors, partial)
+        save_file(tensors, partial, metadata)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
+def load_weights(module: nn.Module, path: Path) -> None:
     """Fills `module`; tensors that are missing, extra, misshapen or no numbers are named.
 
-    Shapes are compared before anything is read. sha256: the hash of the file that was written.
+    Shapes are compared before anything is read.
     """
     require_file(path)
     expected = _named(module)
@@ -171,14 +170,12 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
         ]
         tensors = {} if faults else load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is no readable safetensors file ({error}); {REMEDY}") from None
+        raise _unreadable(path, error) from None
     for name, tensor in tensors.items():
         if tensor.dtype != expected[name].dtype:
             faults.append(f"{name} is {tensor.dtype}, expected {expected[name].dtype}")
         elif not tensor.isfinite().all():
             faults.append(f"{name} holds NaN or infinity")
-    if not faults and _sha256(path) != sha256:
-        faults = ["its hash is another one"]
     if faults:
         raise UserError(f"{path} does not fit its config.json: {'; '.join(faults[:5])}; {REMEDY}")
     module.load_state_dict(tensors, strict=False)

@@ -4,19 +4,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.models.checkpoints import (
-    load_weights,
-    other_version,
-    read_config,
-    save_weights,
-    write_config,
-)
+from pipeline.models.checkpoints import load_weights, other_version, read_config, save_model
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 
 
 def save_gpt(gpt: FrameGpt, tokenizer_sha256: str, folder: Path) -> None:
-    save_weights(gpt, folder / "model.safetensors")
-    write_config({"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256}, folder)
+    save_model(gpt, {"gpt": gpt.config.to_dict(), "tokenizer": tokenizer_sha256}, folder)
 
 
 def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
@@ -27,5 +20,5 @@ def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
     except (KeyError, TypeError) as error:
         raise other_version(folder, "transformer", error) from None
     gpt = FrameGpt(config)
-    load_weights(gpt, folder / "model.safetensors", content["weights"])
+    load_weights(gpt, folder / "model.safetensors")
     return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256
