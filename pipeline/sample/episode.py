@@ -34,7 +34,7 @@ def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> 
     cv2.setNumThreads(1)
     scenes = episode_script(params, seed, number)
     name, log = f"episode_{number:02d}", Log()
-    write_video(out / "episodes" / f"{name}.mp4", film(scenes, log), FPS, crf=CRF)
+    write_video(out / "episodes" / f"{name}.mp4", film(scenes, log), FPS, crf=CRF, bt709=False)
     truth = {
         "fps": FPS,
         "n_frames": scenes[-1].end,
