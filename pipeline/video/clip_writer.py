@@ -145,12 +145,12 @@ def check_content(
         _check_gif(out, images, n_frames, fps)
     png = io.BytesIO()
     images[0].save(png, "png")
-    needed = png.tell() * LEAST_SHARE[suffix] * n_frames * n_clips / 1e9
+    needed = png.tell() * LEAST_SHARE[suffix] * n_frames * n_clips / 1e6
     folder = next(folder for folder in _place(out).parents if folder.is_dir())
-    free = shutil.disk_usage(folder).free / 1e9
+    free = shutil.disk_usage(folder).free / 1e6
     if needed > free:
         raise UserError(
-            f"--out {out} would take at least {needed:.1f} GB, and {free:.1f} GB are free there; "
+            f"--out {out} would take at least {needed:.1f} MB, and {free:.1f} MB are free there; "
             "free some space, or choose fewer frames or a smaller --size"
         )
 

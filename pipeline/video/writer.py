@@ -6,6 +6,8 @@ look-ahead weighting), so that a held drawing stays the same where it is shown a
 the worst 8x8 block of a 64x128 copy changes by 0.7 grey levels, against 0.9 to 1.3 without.
 """
 
+import errno
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain
@@ -66,6 +68,8 @@ def _feed(process, frames: Iterable[np.ndarray], shape: tuple, path: Path, even:
         words = process.stderr.read().decode(errors="replace").split()
         if process.wait():
             reason = " ".join(words)[-300:] or "no reason given"
+            if os.strerror(errno.ENOSPC) in reason:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             raise UserError(f"ffmpeg could not write {path}: {reason}")
     finally:
         process.kill()

@@ -279,8 +279,8 @@ def test_a_gif_takes_its_time(here, capsys, fps):
     [
         ("clip.gif", (16, 16), 20_000, "would last 833 seconds; expected at most 655 of a GIF"),
         ("clip.mp4", (16, 16400), 3, "would be 16x16400 .*expected sides of at most 16384"),
-        ("clip", (64, 64), 10**10, r"would take at least \d+\.\d GB, and .* GB are free"),
-        ("clip.mp4", (64, 64), 10**12, r"would take at least \d+\.\d GB, and .* GB are free"),
+        ("clip", (64, 64), 10**10, r"would take at least \d+\.\d MB, and .* MB are free"),
+        ("clip.mp4", (64, 64), 10**12, r"would take at least \d+\.\d MB, and .* MB are free"),
     ],
 )
 def test_what_has_no_room_is_said_first(here, out, size, n, words):
