@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 
 from pipeline.errors import run_main
 
@@ -13,6 +14,12 @@ COMMANDS = {
 
 
 def main() -> None:
+    run_main(_start)  # importing a command takes seconds, in which it may be stopped, too
+
+
+def _start() -> None:
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, to their programmers
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]
@@ -23,7 +30,7 @@ def main() -> None:
                 f"error: the package {error.name} is not installed; activate the environment "
                 "(`source .venv/bin/activate`), or run `pip install -r requirements.txt`"
             )
-        run_main(command.main)
+        command.main()
         return
     width = max(map(len, COMMANDS))
     lines = [f"  {command:{width}}  {text}" for command, text in COMMANDS.items()]

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+OUT_OF_MEMORY = re.compile("(out of|not enough|allocate) memory")  # PyTorch's words
+
 
 class UserError(Exception):
     """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends what it meets as Ctrl-C does."""
+    """SIGTERM or SIGHUP, its number as the argument: ends what it meets as Ctrl-C does."""
 
 
 def read_text(path: Path) -> str:
@@ -37,30 +39,51 @@ def naming(error: OSError, path: Path) -> OSError:
 def run_main(main: Callable[[], None]) -> None:
     """Runs a command's `main`; a UserError, a full disk or memory is one line and exit code 1.
 
-    Ctrl-C and SIGTERM become one line and the exit codes that shells give them, 130 and 143.
+    Ctrl-C, SIGTERM and SIGHUP become one line and the exit codes that shells give them, 128 and the
+    signal's number. SIGHUP that is ignored (nohup) stays ignored.
     """
 
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
+    def stop(number: int, frame: object) -> None:
+        raise Terminated(number)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        main()
+        try:
+            main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # else Python does it at its end, where an error is a traceback
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # nobody reads on, as in `... | head`
+        _discard_output()
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
+        _discard_output()
         name = f" at {error.filename}" if error.filename else ""
         remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
         sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
     except (MemoryError, RuntimeError) as error:
-        full = re.search("out of memory|allocate memory", str(error))  # PyTorch's, GPU and CPU
-        if isinstance(error, RuntimeError) and not full:
+        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         what = str(error).strip().partition("\n")[0] or "the machine has no more"
         sys.exit(
-            f"error: not enough memory ({what}); lower the batch_size that is at work, the size of "
-            "the frames or engine.workers, or free some, and run the same command again"
+            f"error: not enough memory ({what}); ask for smaller pictures, a smaller batch_size or "
+            "fewer engine.workers, or free some, and run the same command again"
         )
     except KeyboardInterrupt as error:
+        number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
         print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+        sys.exit(128 + number)
+
+
+def _discard_output() -> None:
+    """Where what was printed cannot be written, it is dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

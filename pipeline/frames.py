@@ -63,11 +63,6 @@ def fit(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
     return resize(canvas(image, height, width, how), height, width)
 
 
-def even(image: np.ndarray) -> np.ndarray:
-    """Without the last row or column where there is an odd number of them (H.264 has none)."""
-    return image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-
-
 def without_bars(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The middle of a padded canvas: uint8 `H W 3` cut to `height width 3`."""
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2

@@ -1,13 +1,17 @@
 """Files that travel between stages: small JSON files, and tables with their columns and types.
 
-Both are written under a temporary name and renamed. JSON also goes into git: numbers have six
-digits, keys are sorted, NaN is refused. Columns and names of tables are a contract: other programs
-read these files.
+Both are written under a temporary name and renamed (`atomic`). JSON also goes into git: numbers
+have six digits, keys are sorted, NaN is refused. Columns and names of tables are a contract: other
+programs read these files.
 """
 
 import json
 import math
 import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -26,12 +30,87 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+TEMPORARY = ".nakawari-"  # begins the name of what is being written
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A new file in `path`'s folder, to be written; it takes `path`'s place if the block succeeds.
+
+    Each has a name of its own: two processes may write the same file together, and the last wins.
+    """
+    with temporary(path.parent) as partial:
+        yield partial
+        partial.replace(path)
+
+
+@contextmanager
+def temporary(folder: Path, make: Callable[[Path], object] = Path.touch) -> Iterator[Path]:
+    """A new file in `folder` (make = Path.mkdir: a folder), removed where it is still there.
+
+    So are parents made for it that stay empty. It is locked: what is not belongs to a process that
+    was killed (`remove_stale`). Its short name does not depend on that of the result.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = None
+    try:
+        while lock is None:
+            partial = folder / f"{TEMPORARY}{secrets.token_hex(8)}.partial"
+            make(partial)
+            with suppress(FileNotFoundError):  # taken for stale before it was locked
+                lock = _locked(partial, wait=True)
+        yield partial
+    finally:
+        _remove(partial)
+        if lock is not None:
+            os.close(lock)
+        for parent in missing:
+            with suppress(OSError):  # not empty
+                parent.rmdir()
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes what killed processes left in `folder` while they wrote."""
+    for path in folder.glob(f"{TEMPORARY}*.partial"):
+        with suppress(OSError):  # in use, or gone
+            lock = _locked(path)
+            _remove(path)
+            os.close(lock)
+
+
+def _locked(path: Path, wait: bool = False) -> int:
+    """An open, locked handle; the system unlocks it with the end of the process, also a killed one.
+
+    FileNotFoundError where the file is gone, BlockingIOError where another process holds it.
+    """
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        path.stat()
+    except FileNotFoundError:
+        os.close(handle)
+        raise
+    except OSError:
+        if not wait:  # in use; or a file system without locks, where all count as in use
+            os.close(handle)
+            raise
+    return handle
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict) -> None:
     """Writes atomically; numbers keep six significant digits, so that a diff shows real changes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    partial.write_text(json.dumps(rounded(content, path), indent=2, sort_keys=True) + "\n", "utf-8")
-    partial.replace(path)
+    text = json.dumps(rounded(content, path), indent=2, sort_keys=True) + "\n"
+    with atomic(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def read_json(path: Path) -> dict:
@@ -64,11 +143,6 @@ def flatten(content: dict, prefix: str = "") -> dict[str, float | int | str | bo
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
-
-
-def _partial(path: Path) -> Path:
-    """A name of this process' own: queued experiments may write the same file together."""
-    return path.with_suffix(f"{path.suffix}.{os.getpid()}.partial")
 
 
 def rounded(value, path: Path):
@@ -150,20 +224,15 @@ TOKENS = pa.schema(
 
 
 def write_table(rows: pd.DataFrame | dict | list[dict], schema: pa.Schema, path: Path) -> None:
-    """Writes parquet under a temporary name and renames it: no half-written table is ever left."""
+    """Writes parquet atomically: no half-written table is ever left."""
     if isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
     elif isinstance(rows, dict):
         table = pa.Table.from_pydict(rows, schema=schema)
     else:
         table = pa.Table.from_pylist(rows, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    try:
+    with atomic(path) as partial:
         pq.write_table(table.replace_schema_metadata(None), partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:

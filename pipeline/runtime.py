@@ -6,7 +6,9 @@ import os
 import secrets
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -47,6 +49,15 @@ def find_device(name: str) -> torch.device:
             "use cpu, or install a CUDA build of torch (README)"
         )
     return device
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take: of the machine, or of a container's limit (Linux)."""
+    free = psutil.virtual_memory().available
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

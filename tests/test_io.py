@@ -1,7 +1,5 @@
 """JSON records: stable bytes, nothing half-written, nothing that a diff cannot compare."""
 
-from pathlib import Path
-
 import pytest
 
 from pipeline import io
@@ -50,15 +48,20 @@ def test_flatten_joins_keys_and_leaves_lists():
     assert io.flatten(nested) == {"a.b.c": 1, "a.d": [1, 2], "e": "x"}
 
 
-def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
-    """Queued experiments share the file with a stage's seconds: no partial file is shared."""
-    names = []
-    replace = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda self, to: names.append(self.name) or replace(self, to)
-    )
-    for pid in (11, 12):
-        monkeypatch.setattr(io.os, "getpid", lambda pid=pid: pid)
-        io.write_json(tmp_path / "a.json", {"pid": pid})
-    assert names == ["a.json.11.partial", "a.json.12.partial"]
-    assert io.read_json(tmp_path / "a.json") == {"pid": 12}
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Queued experiments share the file with a stage's seconds: the last one wins."""
+    with io.atomic(tmp_path / "a.json") as outer:
+        io.write_json(tmp_path / "a.json", {"writer": "inner"})
+        outer.write_text('{"writer": "outer"}')
+    assert io.read_json(tmp_path / "a.json") == {"writer": "outer"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failure_leaves_nothing_and_the_old_file(tmp_path):
+    io.write_json(tmp_path / "a.json", {"a": 1})
+    for path in (tmp_path / "a.json", tmp_path / "new/deep/a.json"):
+        with pytest.raises(RuntimeError), io.atomic(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+    assert io.read_json(tmp_path / "a.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

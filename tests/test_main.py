@@ -1,6 +1,7 @@
 """`python -m pipeline`: the list of commands, and what it says where it cannot start one."""
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -52,3 +53,27 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(SystemExit, match=r"cv2 is not installed.*pip install -r requirements\.txt"):
         run(monkeypatch, "check")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("presets | true", 141, ""),  # as `| head`, which does not read on
+        ("presets > /dev/full", 1, "error: No space left on device. Free some space and run"),
+    ],
+)
+def test_output_that_nobody_reads(command, code, words):
+    script = f"set -o pipefail; {sys.executable} -m pipeline {command}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == code and done.stderr.startswith(words)
+    assert done.stderr.count("\n") == bool(words)
+
+
+def test_interrupted_while_a_command_is_imported(monkeypatch, capsys):
+    def import_module(name: str):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(SystemExit, match="130"):
+        run(monkeypatch, "generate")
+    assert capsys.readouterr().err.startswith("interrupted")

@@ -8,19 +8,14 @@ at the output's size.
 """
 
 import argparse
-import os
 import re
-import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Callable
-from fractions import Fraction
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from pipeline import config, frames, progress, runtime
 from pipeline.config import Decoding
@@ -29,36 +24,36 @@ from pipeline.inference import keyframes
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import Segment
 from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share
+from pipeline.models.gpt.sampling import resolve_mode
+from pipeline.video import clip_writer
 from pipeline.video.folder import Unreadable
 from pipeline.video.pictures import EXPECTED, FITTED, read_picture, size_text
-from pipeline.video.writer import write_video
 
 VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
 # Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
 CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
 MIN_SIDE = 16  # pixels of a given picture
-SOFTWARE = "nakawari"  # text in each PNG that is written
-FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
-# Half the colour resolution, as video has it, would keep flat drawings to 28-40 dB at any crf.
-EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
+PIXEL_BYTES = 300  # of memory for a pixel that is drawn; measured at 2160x3840
 
 
 def main(words: list[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     settings = config.load()
-    paths = keyframes.given_frames(
-        arguments.first, arguments.last, arguments.frame, arguments.n_frames
-    )
     options = {name: getattr(arguments, name) for name in Decoding.model_fields}
     options = {name: value for name, value in options.items() if value is not None}
     decoding = settings.evaluate.decoding.model_copy(update=options)
     _check_numbers(arguments, decoding)
+    paths = keyframes.given_frames(
+        arguments.first, arguments.last, arguments.frame, arguments.n_frames
+    )
     outs = [arguments.out]
     if arguments.samples > 1:  # clip_1.mp4, clip_2.mp4, ...
+        if arguments.out.name in ("", ".."):
+            raise UserError(f"--out {arguments.out}: expected a name, to be followed by numbers")
         numbers = range(1, arguments.samples + 1)
         outs = [arguments.out.with_stem(f"{arguments.out.stem}_{k}") for k in numbers]
     for out in outs:
-        _check_out(out, list(paths.values()))
+        clip_writer.check(out, paths.values())
     images = read_pictures(paths)
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
@@ -68,27 +63,45 @@ def main(words: list[str] | None = None) -> None:
             f"--ease {arguments.ease:g}: this model warps no keyframes, so they have no timing; "
             "train it with vqgan.context = keyframes, or leave the option out"
         )
+    if arguments.steps and resolve_mode(decoding.mode, model.gpt.config) == "parallel":
+        raise UserError(
+            f"--steps {arguments.steps}: mode parallel has no steps; leave the option out, or take "
+            "--mode maskgit, where the model was trained for it"
+        )
     if arguments.ease:
         model.easing = Easing.fixed(arguments.ease)
     segments = keyframes.segments(images, arguments.on)
-    _warn_of_cuts(model, images, segments)
+    clip = Clip(model, images, segments, size)
+    shown = [clip.shown(image) for image in clip.large.values()]
+    n_frames, n_samples = max(images) + 1, arguments.best_of or arguments.samples
+    clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
+    _check_memory(clip, n_frames if outs[0].suffix.lower() == ".gif" else 0)
+    _say_conversions(clip, images, arguments.on)
 
-    n_samples = arguments.best_of or arguments.samples
-    total = keyframes.frames_to_draw(segments) * n_samples
-    best = None
+    total = keyframes.frames_to_draw(segments) * arguments.samples
+    if arguments.best_of and segments[-1].drawn:
+        total += n_samples
     with progress.bar(what="drawing", unit="frame", total=total) as bar:
+
+        def write(ids: TokenIds, out: Path) -> None:
+            drawn = clip.frames(ids, bar.update)
+            clip_writer.write_clip(drawn, n_frames, out, arguments.fps)
+
+        best = None
         for k in range(n_samples):
             generator = torch.Generator().manual_seed(arguments.seed + k)
-            clip = make_clip(model, images, segments, size, decoding, generator, bar.update)
+            ids = clip.token_ids(decoding, generator)
             if not arguments.best_of:
-                write_clip(clip, outs[k], arguments.fps)
-            elif best is None or keyframes.last_step(clip) < keyframes.last_step(best):
-                best = clip
-        if best is not None:
-            write_clip(best, arguments.out, arguments.fps)
-    height, width = clip.shape[1:3]
+                write(ids, outs[k])
+                continue
+            jump = keyframes.last_step(clip.last_two(ids, bar.update))
+            if best is None or jump < best[0]:
+                best = jump, ids
+        if best:
+            write(best[1], outs[0])
+    height, width = shown[0].shape[:2]
     for out in outs:
-        print(f"{out}: {len(clip)} frames of {height}x{width}")
+        print(f"{out}: {n_frames} frames of {height}x{width}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-frames", type=int, help=length)
     add("--on", type=int, default=1, help="frames that each drawing is held; 2: on twos")
     add = parser.add_argument_group("output").add_argument
-    add("--out", type=Path, required=True, help="clip.mp4, clip.gif, or a folder for PNG files")
+    out = "clip.mp4, clip.gif, or a folder for PNG files; replaces an earlier clip, no other file"
+    add("--out", type=Path, required=True, help=out)
     add("--size", default="input", help="input (default), model, or HxW with the height first")
     add("--fps", type=float, default=24.0, help="frames a second of mp4 and gif")
     add("--samples", type=int, default=1, help="number of clips: clip_1.mp4, clip_2.mp4, ...")
@@ -130,77 +144,44 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
     """UserError for a number out of range, or one without effect; NaN is never in range."""
-    sampled = decoding.temperature > 0
-    steps = arguments.steps is None or decoding.mode in ("auto", "maskgit")
-    ease, best_of = arguments.ease, arguments.best_of
+    sampled, samples, best_of = decoding.temperature > 0, arguments.samples, arguments.best_of
     hot = "a temperature above 0, where tokens are sampled; add --temperature 1"
     alike = "1 at temperature 0, where all samples are alike; add --temperature 1"
-    timing = f"from 1, even timing, to {MAX_EXPONENT:g}, held until the middle"
-    for option, value, allowed, expected in (
-        ("on", arguments.on, arguments.on >= 1, "1 or more"),
-        ("fps", arguments.fps, 0 < arguments.fps <= 240, "more than 0 and at most 240"),
-        ("steps", decoding.steps, decoding.steps >= 1, "1 or more"),
-        ("temperature", decoding.temperature, 0 <= decoding.temperature < np.inf, "0 or more"),
-        ("top-k", decoding.top_k, decoding.top_k >= 0, "0 or more; 0 takes all tokens"),
-        ("top-p", decoding.top_p, 0 < decoding.top_p <= 1, "more than 0 and at most 1"),
-        ("min-confidence", decoding.min_confidence, 0 <= decoding.min_confidence <= 1, "0 to 1"),
-        ("seed", arguments.seed, abs(arguments.seed) < 2**62, "less than 2^62"),
-        ("samples", arguments.samples, arguments.samples >= 1, "1 or more"),
-        ("ease", ease, ease is None or 1 <= ease <= MAX_EXPONENT, timing),
-        ("samples", arguments.samples, arguments.samples == 1 or sampled, alike),
-        ("best-of", best_of, best_of is None or best_of >= 2, "2 or more"),
-        ("best-of", best_of, best_of is None or sampled, hot),
-        ("best-of", best_of, best_of is None or arguments.samples == 1, "no --samples"),
-        ("top-k", arguments.top_k, not arguments.top_k or sampled, hot),
-        ("top-p", arguments.top_p, arguments.top_p in (None, 1) or sampled, hot),
-        (
-            "steps",
-            arguments.steps,
-            steps,
-            "mode maskgit, which alone has steps; add --mode maskgit",
-        ),
+    greedy = "temperature 0, where tokens are greedy; leave one of both out"
+    timing = (f"from 1, even timing, to {MAX_EXPONENT:g}, held until the middle",)
+    for option, value, low, high, *words in (
+        ("n-frames", arguments.n_frames, 3, keyframes.MAX_FRAMES),
+        ("on", arguments.on, 1, keyframes.MAX_FRAMES),
+        ("fps", arguments.fps, 0.1, 240),
+        ("steps", decoding.steps, 1, 1000),
+        ("temperature", decoding.temperature or 0.01, 0.01, 100, "0, or 0.01 to 100"),
+        ("top-k", decoding.top_k, 0, 2**31, "0 or more; 0 takes all tokens"),
+        ("top-p", decoding.top_p, 0.001, 1),
+        ("min-confidence", decoding.min_confidence, 0, 1),
+        ("seed", arguments.seed, -(2**62), 2**62),
+        ("samples", samples, 1, 10_000),
+        ("best-of", best_of, 2, 10_000),
+        ("ease", arguments.ease, 1, MAX_EXPONENT, *timing),
     ):
-        if not allowed:
-            raise UserError(f"--{option} {value:g}: expected {expected}")
+        if value is not None and not low <= value <= high:
+            expected = words[0] if words else f"{low} to {high}"
+            raise UserError(f"--{option} {_short(value)}: expected {expected}")
+    for option, value, idle, expected in (
+        ("samples", samples, samples > 1 and not sampled, alike),
+        ("best-of", best_of, best_of and not sampled, hot),
+        ("best-of", best_of, best_of and samples > 1, "no --samples"),
+        ("top-k", arguments.top_k, arguments.top_k and not sampled, hot),
+        ("top-p", arguments.top_p, arguments.top_p not in (None, 1) and not sampled, hot),
+        ("min-confidence", arguments.min_confidence, arguments.min_confidence and sampled, greedy),
+    ):
+        if idle:
+            raise UserError(f"--{option} {_short(value)}: expected {expected}")
 
 
-def _check_out(out: Path, pictures: list[Path]) -> None:
-    """Refuses, before anything is generated, an output that is no clip or would cost a file."""
-    if out.suffix.lower() not in (".mp4", ".gif", ""):
-        raise UserError(
-            f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
-        )
-    if out.suffix and out.is_dir():
-        raise UserError(f"--out {out} is a folder; expected the name of a file")
-    for picture in pictures:
-        if out.resolve() in (picture.resolve(), picture.resolve().parent):
-            raise UserError(
-                f"--out {out} would replace the given picture {picture}; choose another name"
-            )
-    existing = next(folder for folder in out.resolve().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"--out {out}: cannot write into {existing}; choose another folder")
-    if out.suffix:
-        return
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; expected a new or empty folder")
-    foreign = sorted(path.name for path in out.glob("*") if not _is_own_frame(path))
-    if foreign:
-        raise UserError(
-            f"--out {out} holds {foreign[0]}; expected a new folder, an empty one, or one with "
-            "frames of an earlier clip"
-        )
-
-
-def _is_own_frame(path: Path) -> bool:
-    """Whether this program wrote the file: only such ones may be replaced."""
-    if not FRAME_NAME.fullmatch(path.name):
-        return False
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == SOFTWARE
-    except OSError:
-        return False
+def _short(value: float) -> str:
+    """A number as it was given; the middle of a long one is left out."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) < 30 else f"{text[:10]}...{text[-5:]}"
 
 
 def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
@@ -238,122 +219,138 @@ def load_models(device: torch.device, precision: str) -> InBetweener:
 
 
 def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
-    """Height and width of the output, even numbers (H.264 has no odd ones).
+    """Height and width of the output.
 
     `input`: the size of the first image; `model`: the height of the model's own frames (`ingest`),
     in the first image's aspect.
     """
-    exact = re.fullmatch(r"(\d+)x(\d+)", choice)
+    exact = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", choice)
     if exact:
-        height, width = int(exact[1]), int(exact[2])
-        if not (16 <= height <= 8192 and 16 <= width <= 8192):
+        size = int(exact[1]), int(exact[2])
+        if not all(16 <= side <= 8192 for side in size):
             raise UserError(f"--size {choice}: expected sides from 16 to 8192")
-    elif choice == "model":
-        height, width = ingest.height, round(ingest.height * image[1] / image[0])
-    elif choice == "input":
-        height, width = image
-    else:
-        raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
-    return max(16, height - height % 2), max(16, width - width % 2)
+        return size
+    if choice == "model":
+        return ingest.height, max(1, round(ingest.height * image[1] / image[0]))
+    if choice == "input":
+        return image
+    raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
 
 
-def _warn_of_cuts(
-    model: InBetweener, images: dict[int, np.ndarray], segments: list[Segment]
-) -> None:
-    """A line on stderr for each pair of keyframes that has nothing in common."""
-    if not model.has_context:
-        return
-    size = (model.ingest.height, model.ingest.width, model.ingest.fit)
-    for segment in segments:
-        if not segment.drawn:
+TokenIds = dict[Segment, torch.Tensor]  # `T N` of the inner drawings of each segment with any
+
+
+class Clip:
+    """Given images, the segments between them, and the frames of both."""
+
+    def __init__(
+        self,
+        model: InBetweener,
+        images: dict[int, np.ndarray],
+        segments: list[Segment],
+        size: tuple[int, int],
+    ) -> None:
+        """images: uint8 `H W 3` of any size by frame; size: height and width of the output.
+
+        A model trained with `fit: crop` knows the middle of the images only, and the clip shows
+        that.
+        """
+        self.model, self.segments, self.size = model, segments, size
+        height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
+        self.large, self.small = {}, {}  # uint8 H W 3 of the output's and the model's size
+        for frame, image in images.items():
+            self.large[frame] = frames.canvas(frames.resize(image, *size), height, width, fit)
+            self.small[frame] = frames.resize(self.large[frame], height, width)
+        self.drawn = [segment for segment in segments if segment.drawn]
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """A frame as it is written: without the bars of `fit: pad`."""
+        if self.model.ingest.fit != "pad":
+            return image
+        return frames.without_bars(image, *self.size)
+
+    def token_ids(self, decoding: Decoding, generator: torch.Generator) -> TokenIds:
+        if not self.drawn:
+            return {}
+        first, last = (
+            torch.from_numpy(np.stack([self.small[getattr(part, end)] for part in self.drawn]))
+            for end in ("first", "last")
+        )  # B H W 3
+        lengths = [segment.n_drawings for segment in self.drawn]
+        ids = self.model.token_ids(first, last, lengths, decoding, generator)  # T B N
+        return dict(zip(self.drawn, ids.unbind(1), strict=True))
+
+    def frames(self, ids: TokenIds, advance: Callable[[int], object]) -> Iterator[np.ndarray]:
+        """uint8 `H W 3`, one after the other; `advance` is told how many were drawn."""
+        for segment in self.segments:
+            hold = Counter(segment.shown)
+            yield from [self.shown(self.large[segment.first])] * hold[0]
+            number = 0
+            for part in self._draw(segment, ids, None) if segment.drawn else ():  # K H W 3
+                advance(len(part))
+                for image in part.numpy():
+                    number += 1
+                    yield from [self.shown(image)] * hold[number]
+        yield self.shown(self.large[self.segments[-1].last])
+
+    def last_two(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
+        """The last two frames alone, uint8 `2 H W 3`."""
+        segment = self.segments[-1]
+        before = self.large[segment.first]
+        if segment.drawn:
+            (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
+            before = part[0].numpy()
+            advance(1)
+        return np.stack([self.shown(before), self.shown(self.large[segment.last])])
+
+    def _draw(
+        self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        ends = segment.first, segment.last
+        small = [torch.from_numpy(self.small[end]) for end in ends]
+        large = tuple(torch.from_numpy(self.large[end]) for end in ends)
+        return self.model.draw(*small, segment.n_drawings, ids[segment], large, numbers)
+
+
+def _check_memory(clip: Clip, n_held: int) -> None:
+    """UserError where drawing, tokens and the `n_held` frames that a GIF holds need too much."""
+    height, width = next(iter(clip.large.values())).shape[:2]
+    tokens = clip.model.tokenizer.tokens_per_frame
+    channels = clip.model.tokenizer.context_channels if clip.model.has_context else 0
+    longest = max((segment.n_drawings for segment in clip.drawn), default=0)
+    needed = height * width * (PIXEL_BYTES + n_held) / 1e9
+    needed += len(clip.drawn) * longest * tokens * (16 + 4 * channels) / 1e9
+    free = runtime.free_memory() / 1e9
+    if needed > free:
+        raise UserError(
+            f"the clip needs about {needed:.1f} GB of memory, and {free:.1f} GB are free; choose a "
+            "smaller --size, or fewer frames"
+        )
+
+
+def _say_conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> None:
+    """A line on stderr for each thing that is drawn otherwise than one might expect."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    model = clip.model
+    shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
+    if shape != wished:
+        say(
+            f"the frames are the middle {shape[0]}x{shape[1]} of {wished[0]}x{wished[1]}: this "
+            "model was trained with ingest.fit = crop"
+        )
+    for segment in clip.segments:
+        ends = f"frames {segment.first} and {segment.last}"
+        if not segment.drawn and segment.last > segment.first + 1:
+            say(f"nothing is drawn between {ends}: --on {on} holds the first until the last")
+        if not segment.drawn or not model.has_context:
             continue
-        first = torch.from_numpy(frames.fit(images[segment.first], *size).copy())  # H W 3
-        last = torch.from_numpy(frames.fit(images[segment.last], *size).copy())
+        first, last = (torch.from_numpy(clip.small[end]) for end in (segment.first, segment.last))
         change = float((first.float() - last.float()).abs().mean())
         if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
-            print(
-                f"frames {segment.first} and {segment.last} have little in common, as across a "
-                "cut, and are cross-faded; cut there, or give a frame between",
-                file=sys.stderr,
+            say(
+                f"{ends} have little in common, as across a cut, and are cross-faded; cut there, "
+                "or give a frame between"
             )
-
-
-def make_clip(
-    model: InBetweener,
-    images: dict[int, np.ndarray],
-    segments: list[Segment],
-    size: tuple[int, int],
-    decoding: Decoding,
-    generator: torch.Generator,
-    advance: Callable[[int], object],
-) -> np.ndarray:
-    """uint8 `n H W 3`, H W = size; the images are the frames of their numbers, resized.
-
-    A model trained with `fit: crop` knows the middle of the images only, and the clip shows that.
-    """
-    height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
-    large, small = {}, {}  # uint8 H W 3 of the output's and the model's size
-    for frame, image in images.items():
-        large[frame] = frames.even(frames.canvas(frames.resize(image, *size), height, width, fit))
-        small[frame] = frames.resize(large[frame], height, width)
-
-    def batch(sizes: dict[int, np.ndarray], indices: list[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([sizes[index] for index in indices]))  # B H W 3
-
-    drawn = [segment for segment in segments if segment.drawn]
-    first, last = [segment.first for segment in drawn], [segment.last for segment in drawn]
-    clips = []
-    if drawn:
-        clips = model.generate(
-            batch(small, first),
-            batch(small, last),
-            [segment.n_drawings for segment in drawn],
-            decoding=decoding,
-            generator=generator,
-            large=(batch(large, first), batch(large, last)),
-            advance=advance,
-        )
-    drawings = dict(zip(first, clips, strict=True))  # uint8 n H W 3 by a segment's first frame
-    clip = []
-    for segment in segments:
-        if segment.drawn:
-            clip += [drawings[segment.first][k].numpy() for k in segment.shown]
-        else:
-            clip += [large[segment.first] for _ in segment.shown]
-    clip.append(large[segments[-1].last])
-    if fit == "pad":
-        clip = [frames.without_bars(frame, *size) for frame in clip]
-    return np.stack(clip)
-
-
-def write_clip(clip: np.ndarray, out: Path, fps: float) -> None:
-    """mp4, gif or a folder of frame_0000.png, ...; complete or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix.lower() == ".mp4":
-        write_video(out, iter(clip), Fraction(fps).limit_denominator(1001), **EXACT)
-        return
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        if out.suffix:
-            images = [Image.fromarray(frame) for frame in clip]
-            images[0].save(
-                partial,
-                format="GIF",
-                save_all=True,
-                append_images=images[1:],
-                duration=max(20, round(1000 / fps)),  # players slow down what is shorter
-                loop=0,
-            )
-        else:
-            partial.mkdir()
-            mark = PngInfo()
-            mark.add_text("Software", SOFTWARE)
-            for number, frame in enumerate(clip):
-                path = partial / f"frame_{number:04d}.png"
-                Image.fromarray(frame).save(path, pnginfo=mark)
-            shutil.rmtree(out, ignore_errors=True)
-        partial.replace(out)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ at the output's size, so that these keep their resolution.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -104,20 +104,65 @@ class InBetweener:
         decoding: Decoding = GREEDY,
         generator: torch.Generator | None = None,
         large: tuple[torch.Tensor, torch.Tensor] | None = None,
-        advance: Callable[[int], object] | None = None,
     ) -> list[torch.Tensor]:
         """Clips between keyframes: uint8 `B H W 3` of the model's size, to `n H W 3` each.
 
-        generator: on the CPU, for temperatures above 0. large: the keyframes at the size of the
-        output. `advance` is called with the number of frames that became pictures. Frames 0 and
-        n-1 of each clip are the given pictures themselves. Every n is at least 3. Raises NotFinite
-        where the networks give no numbers, UserError where the keyframes are of another size than
-        the model's, or the model was not trained for what `decoding` asks.
+        large: the keyframes at the size of the output. Frames 0 and n-1 of each clip are the given
+        pictures themselves. Raises what `token_ids` and `draw` raise.
+        """
+        ids = self.token_ids(first, last, n_frames, decoding, generator)
+        return self._clips(first, last, n_frames, ids, large)
+
+    @torch.no_grad()
+    def token_ids(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: Sequence[int],
+        decoding: Decoding = GREEDY,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Token ids `T B N` of the inner frames between keyframes uint8 `B H W 3`, T = longest - 2.
+
+        generator: on the CPU, for temperatures above 0. Every n is at least 3. Raises UserError
+        where the keyframes are of another size than the model's, or the model was not trained for
+        what `decoding` asks.
         """
         self._check(first, last, n_frames)
         resolve_mode(decoding.mode, self.gpt.config)
-        ids = self._token_ids(first, last, n_frames, decoding, generator)
-        return self._pictures(first, last, n_frames, ids, large, advance)
+        return self._token_ids(first, last, n_frames, decoding, generator)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n_frames: int,
+        ids: torch.Tensor,
+        large: tuple[torch.Tensor, torch.Tensor] | None = None,
+        numbers: torch.Tensor | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """The inner frames of one clip, uint8 `K H W 3` at a time, so that few are held in memory.
+
+        first, last: `H W 3` of the model's size; ids `T N`; large: keyframes at the size of the
+        output; numbers: draws these frames only. Raises NotFinite where the networks give no
+        numbers.
+        """
+        shown = large or (first, last)
+        if numbers is None:
+            numbers = torch.arange(1, n_frames - 1)
+        for part in numbers.split(max(1, MAX_PIXELS // shown[0][..., 0].numel())):
+            codes = ids[part - 1]  # K N
+            with autocast(self.device, self.precision):
+                if self.has_context:
+                    image = self._compose(codes, part, n_frames, first, last, shown)
+                else:
+                    image = self.tokenizer.decode(codes)
+                    if image.shape[-2:] != shown[0].shape[:2]:
+                        image = F.interpolate(image, shown[0].shape[:2], mode="bicubic")
+            if not image.isfinite().all():
+                raise NotFinite(f"frame {int(part[0])} or later is NaN or infinite")
+            yield frames.to_uint8(image).cpu()
 
     @torch.no_grad()
     def without_codes(
@@ -127,7 +172,7 @@ class InBetweener:
         assert self.has_context
         size = (max(n_frames), len(first), self.tokenizer.tokens_per_frame)
         ids = torch.full(size, self.tokenizer.null_code, device=self.device)
-        return self._pictures(first, last, n_frames, ids, None, None)
+        return self._clips(first, last, n_frames, ids, None)
 
     @torch.no_grad()
     def untrained(
@@ -234,37 +279,21 @@ class InBetweener:
             )
         return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
 
-    def _pictures(
+    def _clips(
         self,
         first: torch.Tensor,
         last: torch.Tensor,
         n_frames: Sequence[int],
         ids: torch.Tensor,
         large: tuple[torch.Tensor, torch.Tensor] | None,
-        advance: Callable[[int], object] | None,
     ) -> list[torch.Tensor]:
         """Ids `T B N` to clips uint8 `n H W 3`, at the output's size."""
         shown = large or (first, last)
-        chunk = max(1, MAX_PIXELS // shown[0][0, ..., 0].numel())
         clips = []
         for k, n in enumerate(n_frames):
-            clip = [shown[0][k : k + 1].cpu()]
-            for numbers in torch.arange(1, n - 1).split(chunk):
-                codes = ids[numbers - 1, k]  # K N
-                with autocast(self.device, self.precision):
-                    if self.has_context:
-                        image = self._compose(codes, numbers, n, first[k], last[k], shown, k)
-                    else:
-                        image = self.tokenizer.decode(codes)
-                        if image.shape[-2:] != shown[0].shape[1:3]:
-                            image = F.interpolate(image, shown[0].shape[1:3], mode="bicubic")
-                if not image.isfinite().all():
-                    raise NotFinite(f"frame {int(numbers[0])} or later is NaN or infinite")
-                clip.append(frames.to_uint8(image).cpu())
-                if advance:
-                    advance(len(numbers))
-            clip.append(shown[1][k : k + 1].cpu())
-            clips.append(torch.cat(clip))
+            ends = shown[0][k], shown[1][k]
+            inner = self.draw(first[k], last[k], n, ids[:, k], ends)
+            clips.append(torch.cat([ends[0][None].cpu(), *inner, ends[1][None].cpu()]))
         return clips
 
     def _compose(
@@ -275,15 +304,14 @@ class InBetweener:
         first: torch.Tensor,
         last: torch.Tensor,
         shown: tuple[torch.Tensor, torch.Tensor],
-        k: int,
     ) -> torch.Tensor:
-        """Frames `numbers` of clip k with ids `K N`: float `K 3 H W` at the size of `shown`."""
+        """Frames `numbers` with ids `K N`: float `K 3 H W` at the size of `shown`."""
         context = self.context(first, last, n, numbers)
-        if shown[0].shape[1:3] == first.shape[:2]:
+        if shown[0].shape == first.shape:
             return self.tokenizer.decode(codes, context)
-        size = tuple(shown[0].shape[1:3])
+        size = tuple(shown[0].shape[:2])
         flow = self.flow(first, last).resize(size).to(self.device)
-        ends = [frames.to_float(x[k : k + 1].to(self.device)) for x in shown]
+        ends = [frames.to_float(x[None].to(self.device)) for x in shown]
         ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
         exponent = torch.tensor(self.easing.exponent(first, last), device=self.device)
         enlarged = make_context(*ends, flow, context.time, exponent, context.confidence)

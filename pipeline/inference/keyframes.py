@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.errors import UserError
 
 N_FRAMES = 20  # of a clip of which only both ends are given
+MAX_FRAMES = 100_000  # more than an hour of film
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def _length(n_frames: int | None, last: Path | None, given: list[int], numbered:
             f"--last {last}: its frame is not known beside --frame; add --n-frames, or give it as "
             f"--frame INDEX={last}"
         )
+    if numbered and max(given) >= MAX_FRAMES:
+        raise UserError(f"--frame {max(given)}=...: expected an index below {MAX_FRAMES}")
     if n_frames is None:
         n_frames = max(given) + 1 if numbered else N_FRAMES
     elif n_frames < 3:

@@ -1,8 +1,8 @@
 """Finished models on disk: model.safetensors and a config.json that rebuilds the network.
 
 Weights do not tell by their shapes all that they were trained with: a tokenizer's fit frames of any
-size. So the header of model.safetensors holds the content of config.json once more: a value that was
-edited by hand, or belongs to another run, is named instead of drawn with.
+size. So the header of model.safetensors holds the content of config.json once more. A value that
+was edited by hand, or belongs to another run, is named instead of drawn with.
 
 Token ids mean something only to the tokenizer that made them. So what is made of them carries its
 fingerprint: the tokens, and the transformer that is trained on them (`gpt.checkpoint`, apart from

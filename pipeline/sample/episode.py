@@ -53,7 +53,7 @@ def write_episode(params: SampleEpisodes, seed: int, number: int, out: Path) -> 
     drawings, motion = [], []
     frames = film(scenes, drawings, motion)
     name = f"episode_{number:02d}"
-    write_video(out / "episodes" / f"{name}.mp4", frames, FPS, crf=CRF)
+    write_video(out / "episodes" / f"{name}.mp4", frames, FPS, crf=CRF, bt709=False)
     truth = {
         "fps": FPS,
         "n_frames": scenes[-1].end,

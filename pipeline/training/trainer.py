@@ -164,7 +164,7 @@ class Trainer:
         if save or stop:
             self._save()
         if stop:
-            raise Terminated if stop == signal.SIGTERM else KeyboardInterrupt
+            raise Terminated(stop) if stop == signal.SIGTERM else KeyboardInterrupt
 
     def batches(self, epoch: int, place: int) -> tuple[list[list[int]], list[float]]:
         """This process' batches of a step, and how much each weighs.

@@ -6,6 +6,8 @@ look-ahead weighting), so that a held drawing stays the same where it is shown a
 the worst 8x8 block of a 64x128 copy changes by 0.7 grey levels, against 0.9 to 1.3 without.
 """
 
+import errno
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.io import atomic
 
 
 def write_video(
@@ -23,70 +26,69 @@ def write_video(
     *,
     crf: int = 18,
     pix_fmt: str = "yuv420p",
+    bt709: bool = True,
+    mark: str | None = None,
 ) -> int:
-    """Writes uint8 `H W 3` RGB frames (H, W even); returns their number.
+    """Writes uint8 `H W 3` RGB frames; returns their number.
 
     The file appears under its name only when it is complete. `crf` is x264's constant rate
     factor: 0 lossless, 18 hardly visible loss. `pix_fmt` yuv420p, which every player knows, halves
-    the resolution of colour and so keeps flat drawings to 28-40 dB at any `crf`; yuv444p keeps it
-    whole. Raises UserError where ffmpeg fails.
+    the resolution of colour and so keeps flat drawings to 28-40 dB at any `crf`, and needs even H
+    and W; yuv444p keeps it whole. bt709: the standard that players know best, whatever the size,
+    and whose primaries are those of sRGB; else SMPTE 170M. mark: a word near the file's beginning.
+    Raises UserError where ffmpeg fails.
     """
     path = Path(path)
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise UserError(f"{path} would have no frame; expected at least one")
-    _check(first, first.shape, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        count = _encode(partial, chain([first], frames), first.shape, fps, crf, pix_fmt)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    with atomic(path) as partial:
+        process = _start(partial, first.shape, fps, crf, pix_fmt, bt709, mark)
+        return _feed(process, chain([first], frames), first.shape, path, pix_fmt == "yuv420p")
 
 
-def _check(frame: np.ndarray, shape: tuple, path: Path) -> None:
-    if frame.shape != shape or frame.shape[0] % 2 or frame.shape[1] % 2:
-        raise UserError(
-            f"{path}: a frame of {frame.shape[0]}x{frame.shape[1]} (height x width); expected "
-            f"even numbers, and {shape[0]}x{shape[1]} as in the first frame"
-        )
-    assert frame.dtype == np.uint8 and frame.shape[2] == 3, (frame.dtype, frame.shape)
-
-
-def _encode(
-    path: Path, frames: Iterable[np.ndarray], shape: tuple, fps, crf: int, pix_fmt: str
-) -> int:
-    process = _start(path, shape, fps, crf, pix_fmt)
+def _feed(process, frames: Iterable[np.ndarray], shape: tuple, path: Path, even: bool) -> int:
     count = 0
     try:
-        for frame in frames:
-            _check(frame, shape, path)
-            process.stdin.write(np.ascontiguousarray(frame))
-            count += 1
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # ffmpeg gave up: its own words follow
-    except BaseException:
+        try:
+            for frame in frames:
+                if frame.shape != shape or (even and (shape[0] % 2 or shape[1] % 2)):
+                    raise UserError(
+                        f"{path}: a frame of {frame.shape[0]}x{frame.shape[1]} (height x width); "
+                        f"expected {'even numbers, and ' * even}{shape[0]}x{shape[1]} as in the "
+                        "first frame"
+                    )
+                assert frame.dtype == np.uint8 and frame.shape[2] == 3, (frame.dtype, frame.shape)
+                process.stdin.write(np.ascontiguousarray(frame))
+                count += 1
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # ffmpeg gave up: its own words follow
+        words = process.stderr.read().decode(errors="replace").split()
+        if process.wait():
+            reason = " ".join(words)[-300:] or "no reason given"
+            if os.strerror(errno.ENOSPC) in reason:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise UserError(f"ffmpeg could not write {path}: {reason}")
+    finally:
         process.kill()
         process.wait()
-        raise
-    words = process.stderr.read().decode(errors="replace").strip()
-    process.stderr.close()
-    if process.wait():
-        raise UserError(f"ffmpeg could not write {path}: {words or 'no reason given'}")
+        process.stderr.close()
     return count
 
 
-def _start(path: Path, shape: tuple, fps, crf: int, pix_fmt: str):
+def _start(path: Path, shape: tuple, fps, crf: int, pix_fmt: str, bt709: bool, mark: str | None):
     import ffmpeg
     import imageio_ffmpeg
 
     rate = str(Fraction(fps).limit_denominator(1001))
     size = f"{shape[1]}x{shape[0]}"
-    raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=size, framerate=rate)
+    video = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=size, framerate=rate)
+    if bt709:
+        video = video.filter("scale", out_color_matrix="bt709", out_range="tv")
+        video = video.filter("format", pix_fmt)
+        video = video.filter("setparams", color_primaries="bt709", color_trc="bt709")
     options = {
         "format": "mp4",
         "vcodec": "libx264",
@@ -98,15 +100,16 @@ def _start(path: Path, shape: tuple, fps, crf: int, pix_fmt: str):
         "threads": 1,
         "pix_fmt": pix_fmt,
         "sws_flags": "bicubic+bitexact+accurate_rnd",
-        "colorspace": "smpte170m",
-        "color_primaries": "smpte170m",
-        "color_trc": "smpte170m",
+        "colorspace": "bt709" if bt709 else "smpte170m",
         "map_metadata": -1,
         "fflags": "+bitexact",
         "flags": "+bitexact",
         "movflags": "+faststart",
     }
-    output = raw.output(str(path), **options).global_args("-loglevel", "error")
+    if mark:
+        options["metadata:s:v:0"] = f"handler_name={mark}"
+    # The protocol's name, as any path before a colon else were one.
+    output = video.output(f"file:{path}", **options).global_args("-loglevel", "error")
     return output.overwrite_output().run_async(
         cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stderr=True
     )

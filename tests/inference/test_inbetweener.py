@@ -142,10 +142,13 @@ def test_4k_stays_within_3_gb():
     assert float(done.stdout) < 3.0
 
 
-def test_progress_counts_the_frames_between(start):
-    counts: list[int] = []
-    start.generate(FIRST, LAST, [5, 12, 3], advance=counts.append)
-    assert sum(counts) == 3 + 10 + 1
+def test_frames_are_drawn_some_at_a_time_or_alone(start):
+    ids = start.token_ids(FIRST, LAST, [5, 12, 3])
+    (clip,) = start.generate(FIRST[1:2], LAST[1:2], [12])
+    drawn = list(start.draw(FIRST[1], LAST[1], 12, ids[:, 1]))
+    assert torch.equal(torch.cat(drawn), clip[1:-1])
+    (alone,) = start.draw(FIRST[1], LAST[1], 12, ids[:, 1], numbers=torch.tensor([10]))
+    assert (alone.int() - clip[[10]].int()).abs().max() <= 1  # the last digit of a float
 
 
 def test_the_thesis_form_goes_through_the_same_class():

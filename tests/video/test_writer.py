@@ -73,7 +73,7 @@ def test_failing_frames_leave_nothing_and_keep_the_old_file(tmp_path):
 
 def test_failing_ffmpeg_says_why_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"ffmpeg could not write .*a\.mp4"):
-        write_video(tmp_path / "a.mp4", moving_square(), 0)
+        write_video(tmp_path / "a.mp4", moving_square(), 24, pix_fmt="none")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline.evaluation.report import tables
 from pipeline.evaluation.report.figures import ERROR_WHITE, line_chart
 from pipeline.evaluation.summary import CURVES, SCORES
+from pipeline.io import atomic
 
 TEMPLATE = "page.html.j2"  # beside this file, with page.css
 KINDS = {".png": "image/png", ".mp4": "video/mp4"}
@@ -27,12 +28,9 @@ def write_page(
     folder: holds videos/ and reconstruction.png; details: the content of details.json; frames:
     the tables written beside it; parameters: flat; histories: title to the table of a training.
     """
-    path = folder / "report.html"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        render(folder, details, frames, parameters, histories), "utf-8", newline="\n"
-    )
-    partial.replace(path)
+    text = render(folder, details, frames, parameters, histories)
+    with atomic(folder / "report.html") as partial:
+        partial.write_text(text, "utf-8", newline="\n")
 
 
 def render(
