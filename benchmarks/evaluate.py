@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.lines import line, show
 from pipeline import config, frames, runtime
-from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
+from pipeline.data.shard_writer import clip_schema, image_schema, open_shard
 from pipeline.evaluation.baselines import RifeBaseline, cross_fade, optical_flow
 from pipeline.evaluation.metrics.distances import frechet
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
@@ -189,19 +189,17 @@ def _write_shards(folder: Path, count: int) -> pd.DataFrame:
     """Test clips and a picture of each, from ten videos."""
     about = []
     with (
-        ShardWriter(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as clips,
-        ShardWriter(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as images,
+        open_shard(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as add_clip,
+        open_shard(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as add_image,
     ):
         for k in range(count):
             (clip,) = moving_clips(1, seed=k)
             name = f"clip-{k:05d}"
             row = {"clip_id": name, "n_frames": FRAMES, "images": clip.numpy().tobytes()}
-            clips.add(row)
-            images.add({"video_id": name, "frame": 0, "image": clip[0].numpy().tobytes()})
+            add_clip(row)
+            add_image({"video_id": name, "frame": 0, "image": clip[0].numpy().tobytes()})
             motion = float((clip[1:].float() - clip[:-1].float()).abs().mean())
             about.append({"clip_id": name, "video_id": f"video-{k % 10}", "motion": motion})
-        clips.close()
-        images.close()
     return pd.DataFrame(about)
 
 

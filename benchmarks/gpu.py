@@ -109,9 +109,8 @@ class Step:
         results = json.loads(json.dumps(results), parse_float=lambda x: float(f"{float(x):.4g}"))
         self.results |= results
         print(f"{self.out.stem}: {results}", flush=True)
-        partial = self.out.with_suffix(".partial")
-        partial.write_text(json.dumps(self.results, indent=1), "utf-8")
-        partial.replace(self.out)
+        with io.atomic(self.out) as partial:
+            partial.write_text(json.dumps(self.results, indent=1), "utf-8")
 
     @property
     def seconds_left(self) -> float:

@@ -36,7 +36,7 @@ from benchmarks.lines import line
 from benchmarks.quantizer import extra_peak
 from pipeline import config, io, runtime
 from pipeline.commands import presets
-from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
+from pipeline.data.shard_writer import clip_schema, image_schema, open_shard
 from pipeline.errors import run_main
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import FlowEstimator
@@ -162,15 +162,13 @@ def write_clips(
 ) -> None:
     """Shards of a split: clips uint8 `T H W 3`, and each `step`-th of their frames as images."""
     with (
-        ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(*size)) as videos,
-        ShardWriter(folder / f"images-{split}-00000.arrow", image_schema(*size)) as images,
+        open_shard(folder / f"clips-{split}-00000.arrow", clip_schema(*size)) as add_clip,
+        open_shard(folder / f"images-{split}-00000.arrow", image_schema(*size)) as add_image,
     ):
         for k, clip in enumerate(clips):
-            videos.add({"clip_id": f"{k}", "n_frames": len(clip), "images": clip.tobytes()})
+            add_clip({"clip_id": f"{k}", "n_frames": len(clip), "images": clip.tobytes()})
             for i in range(0, len(clip), step):
-                images.add({"video_id": f"{k}", "frame": i, "image": clip[i].tobytes()})
-        videos.close()
-        images.close()
+                add_image({"video_id": f"{k}", "frame": i, "image": clip[i].tobytes()})
 
 
 def new_tokenizer(settings: config.Params, device: torch.device) -> AnyTokenizer:

@@ -30,7 +30,7 @@ def read_text(path: Path) -> str:
 
 
 def naming(error: OSError, path: Path) -> OSError:
-    """The same error with the file's name, which Arrow leaves out of a full disk."""
+    """The same error with the file's name, which that of a full disk does not have."""
     if not error.errno or error.filename:
         return error
     return OSError(error.errno, os.strerror(error.errno), str(path))

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, naming
 
 
 def project_root() -> Path:
@@ -38,10 +38,14 @@ def atomic(path: Path) -> Iterator[Path]:
     """A new file in `path`'s folder, to be written; it takes `path`'s place if the block succeeds.
 
     Each has a name of its own: two processes may write the same file together, and the last wins.
+    An OSError that names no file, as that of a full disk, names `path`.
     """
     with temporary(path.parent) as partial:
-        yield partial
-        partial.replace(path)
+        try:
+            yield partial
+            partial.replace(path)
+        except OSError as error:
+            raise naming(error, path) from None
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def moving() -> Callable:
 @pytest.fixture(scope="session")
 def write_shards(moving) -> Callable:
     """Shards of moving clips, and their frames as pictures; the folder and each clip's motion."""
-    from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
+    from pipeline.data.shard_writer import clip_schema, image_schema, open_shard
 
     lengths = {"train": (7, 6, 7, 5), "val": (6, 5), "test": (7, 5, 6, 3)}
 
@@ -64,19 +64,20 @@ def write_shards(moving) -> Callable:
         folder.mkdir(parents=True, exist_ok=True)
         motion = {}
         for number, split in enumerate(io.SPLITS):
-            clips = ShardWriter(folder / f"clips-{split}-00000.arrow", clip_schema(height, width))
-            images = ShardWriter(
-                folder / f"images-{split}-00000.arrow", image_schema(height, width)
-            )
-            for k, n in enumerate(lengths[split]):
-                clip = moving(n, 10 * number + k, height, width).numpy()
-                clip_id = f"{split}-{k:02d}"
-                clips.add({"clip_id": clip_id, "n_frames": n, "images": clip.tobytes()})
-                for i in range(0, n, 2):
-                    images.add({"video_id": clip_id, "frame": i, "image": clip[i].tobytes()})
-                motion[clip_id] = float(k)
-            clips.close()
-            images.close()
+            size = height, width
+            with (
+                open_shard(folder / f"clips-{split}-00000.arrow", clip_schema(*size)) as add_clip,
+                open_shard(
+                    folder / f"images-{split}-00000.arrow", image_schema(*size)
+                ) as add_image,
+            ):
+                for k, n in enumerate(lengths[split]):
+                    clip = moving(n, 10 * number + k, *size).numpy()
+                    clip_id = f"{split}-{k:02d}"
+                    add_clip({"clip_id": clip_id, "n_frames": n, "images": clip.tobytes()})
+                    for i in range(0, n, 2):
+                        add_image({"video_id": clip_id, "frame": i, "image": clip[i].tobytes()})
+                    motion[clip_id] = float(k)
         return motion
 
     return write

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow as pa
 
 from pipeline import config
 from pipeline.data.frame_file import SUFFIX
+from pipeline.io import atomic, remove_stale, temporary
 from pipeline.video import decode
 
 LIBRARY = Path(__file__).parents[1]
@@ -38,7 +38,6 @@ LIBRARIES = (PIL.__version__, cv2.__version__, np.__version__, pa.__version__)
 NAMES = ("video_id", "path", "sha256")  # of a row; those belong to the file, not to its content
 SPARE = 2  # the cache may hold this many times the bytes of the present run beside it, and
 KEPT_BYTES = 20 * 10**9  # so many in any case: a run of the sample must not forget a season
-STALE_SECONDS = 3600  # younger half-made entries may be those of another run
 BLOCK_BYTES = 2**22
 
 
@@ -73,13 +72,11 @@ class FrameCache:
         """Adds a finished video."""
         row_file = self._row_file(row["sha256"])
         kept = row_file.with_suffix(SUFFIX)
-        self.folder.mkdir(parents=True, exist_ok=True)
         _link(frame_file, kept)
         content = {key: value for key, value in row.items() if key not in NAMES}
         content["crc32"] = _crc32(kept)
-        partial = row_file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(content, sort_keys=True), "utf-8")
-        partial.replace(row_file)
+        with atomic(row_file) as partial:
+            partial.write_text(json.dumps(content, sort_keys=True), "utf-8")
 
     def prune(self, used_bytes: int) -> None:
         """Removes entries, those not used for longest first, until few enough bytes are left.
@@ -87,15 +84,17 @@ class FrameCache:
         Another run may be at work in the same cache.
         """
         limit, total = max(KEPT_BYTES, (1 + SPARE) * used_bytes), 0
-        newest_first = sorted(_stats(self.folder, SUFFIX), key=lambda item: -item[1].st_mtime)
+        stats = []
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                stats.append((path, path.stat()))
+        newest_first = sorted(stats, key=lambda item: -item[1].st_mtime)
         for path, stat in newest_first:
             total += stat.st_size
             if total > limit:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-        for path, stat in _stats(self.folder, ".partial"):
-            if stat.st_ctime < time.time() - STALE_SECONDS:
-                path.unlink(missing_ok=True)
+        remove_stale(self.folder)
 
     def _row_file(self, sha256: str) -> Path:
         """The entry's JSON file; its frame file has the same name."""
@@ -103,15 +102,6 @@ class FrameCache:
         entry = {"content": sha256, "code": _code_hash(), "size": size}
         key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{key}.json"
-
-
-def _stats(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
-    """Files that were not removed meanwhile."""
-    stats = []
-    for path in folder.glob(f"*{ending}"):
-        with contextlib.suppress(FileNotFoundError):
-            stats.append((path, path.stat()))
-    return stats
 
 
 def _crc32(path: Path) -> int:
@@ -133,13 +123,12 @@ def _code_hash() -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Gives a file a second name, replacing what has it; a copy across file systems."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        partial.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, partial)
-    if target.exists() and partial.samefile(target):
-        partial.unlink()  # rename() does nothing where both names are one file
-    else:
-        partial.replace(target)
+
+    def make(partial: Path) -> None:
+        try:
+            partial.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+    with temporary(target.parent, make) as partial:
+        partial.replace(target)  # does nothing where both names are one file

@@ -7,7 +7,7 @@ every shard with rows, bytes and sha256.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,6 @@ import pyarrow as pa
 from pipeline import io
 from pipeline.data import executor
 from pipeline.data.frame_file import open_frames
-from pipeline.errors import naming
-from pipeline.io import write_json
 
 ROWS_A_BATCH = {"images": 256, "clips": 8}
 
@@ -66,7 +64,8 @@ def pack(
     unfinished one stays.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _remove(out, "index.json", "*.arrow", "*.partial")
+    for path in (out / "index.json", *out.glob("*.arrow")):
+        path.unlink(missing_ok=True)
     accepted = clips[clips.split != ""].sort_values("clip_id")
     # pictures take the split of their scene: none teaches one network and tests the other
     images = index[index.use_image].copy()
@@ -86,15 +85,10 @@ def pack(
     try:
         records = pool.run(write_shard, jobs, what="packing", unit="row", total=n_rows)
     finally:
-        _remove(out, "*.partial")
+        io.remove_stale(out)  # also of an earlier run
     height, width = size
-    write_json(out / "index.json", {"height": height, "width": width, "shards": records})
+    io.write_json(out / "index.json", {"height": height, "width": width, "shards": records})
     return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
-
-
-def _remove(folder: Path, *patterns: str) -> None:
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
-        path.unlink(missing_ok=True)
 
 
 def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
@@ -113,83 +107,43 @@ def _parts(rows: pd.DataFrame, kind: str, size: tuple[int, int], limit: float):
 def write_shard(shard: Shard, frames: Path) -> dict:
     """Writes one shard; its name, rows, bytes and sha256."""
     schema = image_schema if shard.kind == "images" else clip_schema
-    with ShardWriter(shard.path, schema(*shard.size)) as writer:
+    with open_shard(shard.path, schema(*shard.size)) as add:
         for video_id, rows in shard.rows.groupby("video_id"):
             footage = open_frames(frames, video_id)
             for row in rows.itertuples():
                 if shard.kind == "images":
                     image = footage[row.frame].tobytes()
-                    writer.add({"video_id": video_id, "frame": row.frame, "image": image})
+                    add({"video_id": video_id, "frame": row.frame, "image": image})
                 else:
                     images = b"".join(footage[frame].tobytes() for frame in row.frames)
-                    clip = {"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images}
-                    writer.add(clip)
+                    add({"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images})
                 executor.count(1)
-        return writer.close()
+    with shard.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    n_bytes = shard.path.stat().st_size
+    return {"file": shard.path.name, "rows": len(shard.rows), "bytes": n_bytes, "sha256": sha256}
 
 
-class ShardWriter:
-    """Appends rows to one shard, which gets its name when it is complete.
+@contextlib.contextmanager
+def open_shard(path: Path, fields: pa.Schema) -> Iterator[Callable[[dict], None]]:
+    """Gives a function that appends a row; the shard gets its name when it is complete."""
+    rows_a_batch = ROWS_A_BATCH[path.name.split("-")[0]]
+    rows: list[dict] = []
+    with (
+        io.atomic(path) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, fields) as writer,
+    ):
 
-    After an error, a full disk for instance, the unfinished one is removed.
-    """
+        def add(row: dict) -> None:
+            rows.append(row)
+            if len(rows) == rows_a_batch:
+                flush()
 
-    def __init__(self, path: Path, fields: pa.Schema) -> None:
-        self.path, self.fields, self.count = path, fields, 0
-        self.rows_a_batch = ROWS_A_BATCH[path.name.split("-")[0]]
-        self._rows: list[dict] = []
-        self._file = self._writer = None
+        def flush() -> None:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, fields))
+            rows.clear()
 
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            self._abandon()
-
-    def add(self, row: dict) -> None:
-        self._rows.append(row)
-        self.count += 1
-        if len(self._rows) >= self.rows_a_batch:
-            self._flush()
-
-    def close(self) -> dict:
-        """Completes the shard; gives its name, rows, bytes and sha256."""
-        self._flush()
-        with self._complete_or_gone():
-            self._writer.close()
-            self._file.close()
-            self._partial.replace(self.path)
-        record = {"file": self.path.name, "rows": self.count, "bytes": self.path.stat().st_size}
-        with self.path.open("rb") as file:
-            return record | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-    @property
-    def _partial(self) -> Path:
-        return self.path.with_name(self.path.name + ".partial")
-
-    def _flush(self) -> None:
-        with self._complete_or_gone():
-            if self._writer is None:
-                self._file = pa.OSFile(str(self._partial), "wb")
-                self._writer = pa.ipc.new_file(self._file, self.fields)
-            if self._rows:
-                self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self.fields))
-        self._rows = []
-
-    @contextlib.contextmanager
-    def _complete_or_gone(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._abandon()
-            if isinstance(error, OSError):
-                raise naming(error, self.path) from None
-            raise
-
-    def _abandon(self) -> None:
-        """Removes the unfinished shard; closing it may fail once more on a full disk."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        self._partial.unlink(missing_ok=True)
+        yield add
+        if rows:
+            flush()

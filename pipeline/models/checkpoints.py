@@ -22,7 +22,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.io import flatten, read_json, require_file, rounded, write_json
+from pipeline.io import atomic, flatten, read_json, require_file, rounded, write_json
 from pipeline.models.flow import EVEN, Easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
@@ -141,14 +141,9 @@ def require_own_tokens(tokens: Path, tokenizer: LoadedTokenizer) -> None:
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
     """All parameters and buffers as safetensors, written atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
-    try:
+    with atomic(path) as partial:
         save_file(tensors, partial, metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -13,7 +13,6 @@ deleted at the success of the same key; those of other experiments stay.
 import contextlib
 import hashlib
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 
 from pipeline.config import Section
 from pipeline.errors import UserError
-from pipeline.io import project_root
+from pipeline.io import atomic, project_root, remove_stale
 from pipeline.training.task import Task
 
 LIBRARY = Path(__file__).parents[1]
@@ -63,17 +62,13 @@ class Resume:
         """After success. States of other parameters stay: another experiment may be running."""
         self.path.unlink(missing_ok=True)
         self.failed_path.unlink(missing_ok=True)
+        remove_stale(self.folder)
         with contextlib.suppress(OSError):  # not empty
             self.folder.rmdir()
 
     def _write(self, state: dict[str, Any], path: Path) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
+        with atomic(path) as partial:
             torch.save(state, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 class BuffersAndRng:

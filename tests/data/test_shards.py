@@ -1,8 +1,9 @@
 """Shards: what is packed comes back, in order, in several files, and never half a file."""
 
-import errno
 import hashlib
 import json
+import resource
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from pipeline.data.datasets import ClipSet, ImageSet, batches
 from pipeline.data.detector_features import PLANES, TERMS
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import write_frames
-from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema, pack
+from pipeline.data.shard_writer import clip_schema, image_schema, open_shard, pack
 from pipeline.errors import UserError
 from pipeline.io import SPLITS
 
@@ -113,7 +114,7 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path, footage):
 def test_what_lay_there_before_goes(tmp_path, footage):
     packed(tmp_path, "clean")
     packed(tmp_path, shard_mb=0.0005)
-    (tmp_path / "shards/clips-train-00000.arrow.partial").write_bytes(b"of a killed run")
+    (tmp_path / "shards/.nakawari-0123.partial").write_bytes(b"of a killed run")
     packed(tmp_path)
     names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("shards", "clean")]
     assert names[0] == names[1]
@@ -134,51 +135,29 @@ def test_pictures_of_a_rejected_scene_are_in_no_split(tmp_path, footage):
     assert used == sum(i % 2 == 0 for rows in accepted for i in rows)
 
 
-def write_pictures(folder, count: int, a_shard: int) -> list[dict]:
-    records = []
-    for number, first in enumerate(range(0, count, a_shard)):
-        path = folder / f"images-train-{number:05d}.arrow"
-        with ShardWriter(path, image_schema(HEIGHT, WIDTH)) as writer:
-            for i in range(first, min(first + a_shard, count)):
-                writer.add({"video_id": "a", "frame": i, "image": bytes([i % 256]) * BYTES})
-            records.append(writer.close())
-    return records
+def write_pictures(folder, count: int) -> Path:
+    path = folder / "images-train-00000.arrow"
+    with open_shard(path, image_schema(HEIGHT, WIDTH)) as add:
+        for i in range(count):
+            add({"video_id": "a", "frame": i, "image": bytes([i % 256]) * BYTES})
+    return path
 
 
-def test_a_full_disk_leaves_no_unfinished_shard(tmp_path):
-    """/dev/full fails as a full disk does; here the second shard ends up on it."""
-    (tmp_path / "images-train-00001.arrow.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError) as caught:
-        write_pictures(tmp_path, 900, 600)
-    assert caught.value.errno == errno.ENOSPC
-    assert caught.value.filename == str(tmp_path / "images-train-00001.arrow")
-    assert [path.name for path in tmp_path.iterdir()] == ["images-train-00000.arrow"]
-    assert len(ImageSet(tmp_path, "train")) == 600
-
-
-def test_a_failure_while_closing_leaves_no_shard(tmp_path, monkeypatch):
-    import pyarrow as pa
-
-    class Full:
-        def __init__(self, *arguments):
-            self.writer = pa.RecordBatchFileWriter(*arguments)
-
-        def write_batch(self, batch):
-            self.writer.write_batch(batch)
-
-        def close(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pa.ipc, "new_file", Full)
-    with pytest.raises(OSError):
-        write_pictures(tmp_path, 3, 100)
+def test_a_full_disk_is_named_and_leaves_no_unfinished_shard(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))  # as if the disk ended there
+    try:
+        with pytest.raises(OSError) as caught:
+            write_pictures(tmp_path, 900)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "images-train-00000.arrow")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
 def test_a_truncated_shard_is_named(tmp_path, kept):
-    (record,) = write_pictures(tmp_path, 30, 100)
-    path = tmp_path / record["file"]
+    path = write_pictures(tmp_path, 30)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     with pytest.raises(UserError, match=r"images-train-00000\.arrow.*dvc repro shard_pack"):
@@ -188,9 +167,8 @@ def test_a_truncated_shard_is_named(tmp_path, kept):
 def write_shard(folder, name: str, height: int, row: dict) -> None:
     """One shard of one row; `name` such as images-test, or clips-test."""
     make = image_schema if name.startswith("images") else clip_schema
-    with ShardWriter(folder / f"{name}-00000.arrow", make(height, WIDTH)) as writer:
-        writer.add(row)
-        writer.close()
+    with open_shard(folder / f"{name}-00000.arrow", make(height, WIDTH)) as add:
+        add(row)
 
 
 def test_shards_of_different_sizes_are_named(tmp_path):
@@ -218,7 +196,7 @@ def test_an_empty_split_says_what_makes_it(tmp_path):
 
 
 def test_a_batch_is_a_copy(tmp_path):
-    write_pictures(tmp_path, 3, 100)
+    write_pictures(tmp_path, 3)
     images = ImageSet(tmp_path, "train")
     images.batch([0, 1]).fill_(9)
     assert torch.equal(images.batch([0, 1])[:, 0, 0, 0], torch.tensor([0, 1], dtype=torch.uint8))
@@ -257,8 +235,7 @@ def test_a_row_outside_is_no_picture(tmp_path, footage, row):
 def test_pictures_of_another_size_than_the_shard_says_are_named(tmp_path):
     path = tmp_path / "images-train-00000.arrow"
     fields = image_schema(HEIGHT, WIDTH).with_metadata({"height": "2", "width": "2"})
-    with ShardWriter(path, fields) as writer:
-        writer.add({"video_id": "a", "frame": 0, "image": bytes(BYTES)})
-        writer.close()
+    with open_shard(path, fields) as add:
+        add({"video_id": "a", "frame": 0, "image": bytes(BYTES)})
     with pytest.raises(UserError, match=r"fixed_size_binary\[72\], expected .*12\] for 2x2x3"):
         ImageSet(tmp_path, "train")

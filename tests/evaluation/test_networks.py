@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.data.shard_writer import ShardWriter, clip_schema, image_schema
+from pipeline.data.shard_writer import clip_schema, image_schema, open_shard
 from pipeline.evaluation.run import evaluate
 from pipeline.io import flatten, read_json
 
@@ -25,17 +25,15 @@ def shards(tmp_path, moving) -> Path:
     folder = tmp_path / "shards"
     folder.mkdir()
     with (
-        ShardWriter(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as clips,
-        ShardWriter(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as images,
+        open_shard(folder / "clips-test-00000.arrow", clip_schema(HEIGHT, WIDTH)) as add_clip,
+        open_shard(folder / "images-test-00000.arrow", image_schema(HEIGHT, WIDTH)) as add_image,
     ):
         for k in range(CLIPS):
             clip = moving(FRAMES, k, HEIGHT, WIDTH).numpy()
             clip_id = f"clip-{k}"
-            clips.add({"clip_id": clip_id, "n_frames": FRAMES, "images": clip.tobytes()})
+            add_clip({"clip_id": clip_id, "n_frames": FRAMES, "images": clip.tobytes()})
             for i in range(0, FRAMES, 3):
-                images.add({"video_id": clip_id, "frame": i, "image": clip[i].tobytes()})
-        clips.close()
-        images.close()
+                add_image({"video_id": clip_id, "frame": i, "image": clip[i].tobytes()})
     return folder
 
 

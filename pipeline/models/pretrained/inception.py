@@ -9,12 +9,11 @@ A run of the pipeline never downloads it. Without a network put the file into .s
 
 import contextlib
 import http.client
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError, run_main
-from pipeline.io import project_root
+from pipeline.io import project_root, temporary
 from pipeline.models.pretrained.weights import check_sha256
 
 FILE = "inception-2015-12-05.pt"
@@ -46,10 +45,9 @@ def download() -> Path:
         runtime.repair_torchvision()
         from cleanfid import downloads_helper
     folder = location().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as partial:
+    with temporary(folder, Path.mkdir) as partial:
         try:
-            path = Path(downloads_helper.check_download_inception(fpath=partial))
+            path = Path(downloads_helper.check_download_inception(fpath=str(partial)))
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"{FILE} cannot be downloaded from {downloads_helper.inception_url} ({error}); "
