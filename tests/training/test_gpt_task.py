@@ -337,26 +337,6 @@ def test_weight_decay_only_on_matrices(gpt_task, kind):
     assert {id(p) for p in everything} == names.keys() and len(everything) == len(names)
 
 
-@pytest.mark.parametrize("kind", ["custom", "plain"])
-@pytest.mark.parametrize(
-    ("sequence", "mode"),
-    [("full_clip", "parallel"), ("full_clip", "maskgit"), ("sliding_window", "parallel")],
-)
-def test_it_trains_and_generates_in_bf16(gpt_task, run, context_tokens, sequence, mode, kind):
-    """As a GPU does: own predictions through the cache, loss, step and validation."""
-    changes = {"train.sequence": sequence, "train.mode": mode, "base.precision": "bf16"}
-    changes |= {"transformer.transformer_type": kind, "train.stop_ground_truth_after_epoch": 0}
-    task = gpt_task(changes, folder=context_tokens)
-    history = run(task, n_epochs=2, checkpoint_interval=1e9)
-    assert all(math.isfinite(value) for row in history.epochs for value in row.values())
-    batch = batch_of(task, [0, 1])
-    task.module.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        decoding = decoding_with(steps=2, temperature=1.0)
-        frames = list(generate(task.module, batch.ids[:, 0], batch.cond, decoding))
-    assert len(frames) == 6 and all(ids.dtype == torch.int64 for ids in frames)
-
-
 def test_clips_are_named_in_messages(gpt_task):
     assert gpt_task().names([2, 0]) == ["clip train-02", "clip train-00"]
 
