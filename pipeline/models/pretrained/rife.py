@@ -6,13 +6,10 @@ arXiv:2011.06294). In: two pictures float `1 3 H W` in [0, 1] and times `K` in (
 `K 1 H W`. As in the published inference, the refinement by a context network is left out.
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.models.flow import warp
 from pipeline.models.pretrained import weights
 
@@ -21,7 +18,6 @@ SCALES = (8, 4, 2, 1)  # by which each block sees the pictures reduced
 MULTIPLE = 64  # sides that every block can reduce, also at doubled scales
 FAR = 32.0  # pixels: more than the second block is to add to both flows
 CHUNK_PIXELS = 2**19  # computed at once: bounds the memory (times 16 of 128x256)
-UNUSED = ("block_tea", "contextnet", "unet")  # teacher of the training; refinement
 PARTS = {"shrink": "conv0", "body": "convblock", "head": "lastconv"}  # name here: published name
 
 
@@ -55,22 +51,10 @@ class Rife(nn.Module):
     @classmethod
     def pretrained(cls) -> "Rife":
         """The published network, from its package; UserError where that is missing."""
-        model = cls()
-        model.load_published(weights.read_tensors(weights.RIFE))
+        model, published = cls(), weights.read_tensors(weights.RIFE)
+        names = model.state_dict().keys()
+        model.load_state_dict({name: published[_published_name(name)] for name in names})
         return model.eval()
-
-    def load_published(self, published: dict[str, torch.Tensor]) -> None:
-        """Takes the published state dict; UserError where its tensors are others than expected."""
-        names = {name: _published_name(name) for name in self.state_dict()}
-        expected = {names[name]: tensor.shape for name, tensor in self.state_dict().items()}
-        shapes = {name: x.shape for name, x in published.items() if not _unused(name)}
-        missing, unexpected = expected.items() - shapes.items(), shapes.items() - expected.items()
-        if missing or unexpected:
-            raise UserError(
-                f"weights of RIFE 4.0: missing {_listed(missing)}; unexpected "
-                f"{_listed(unexpected)}; take {weights.RIFE.file} of {weights.RIFE.package}"
-            )
-        self.load_state_dict({name: published[names[name]] for name in names})
 
     @torch.inference_mode()
     def flows(
@@ -144,12 +128,3 @@ def _published_name(name: str) -> str:
     """`blocks.2.shrink.0.0.weight` to `module.block2.conv0.0.0.weight`."""
     _, number, part, rest = name.split(".", 3)
     return f"module.block{number}.{PARTS[part]}.{rest}"
-
-
-def _unused(name: str) -> bool:
-    return name.removeprefix("module.").split(".")[0] in UNUSED
-
-
-def _listed(tensors: Iterable[tuple[str, torch.Size]]) -> str:
-    """Names with shapes, or "none"."""
-    return ", ".join(f"{name} {tuple(shape)}" for name, shape in sorted(tensors)) or "none"

@@ -14,7 +14,7 @@ VGG16's convolutions are those that LPIPS brings. VGG19's come from torchvision'
 package has: the user downloads it to FILE.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -61,7 +61,10 @@ class VggFeatures(nn.Module):
     def vgg19(cls) -> "VggFeatures":
         """From torchvision's file; UserError where it is missing or another."""
         verify()
-        return cls(VGG19)._filled(read_torchvision(FILE))
+        state = torch.load(FILE, map_location="cpu", weights_only=True)
+        places = sorted({int(name.split(".")[1]) for name in state if name.startswith("features")})
+        names = [f"features.{place}" for place in places]
+        return cls(VGG19)._filled((state[f"{n}.weight"], state[f"{n}.bias"]) for n in names)
 
     def _filled(self, layers: Iterable[Layer]) -> "VggFeatures":
         convs = (conv for group in self.groups for conv in group)
@@ -93,46 +96,6 @@ def verify() -> None:
     if not FILE.is_file():
         raise UserError(f"VGG19: {FILE} is missing; download it from {URL}")
     check_sha256("VGG19", FILE, DIGITS, f"download {URL} again")
-
-
-def read_torchvision(path: Path) -> list[Layer]:
-    """The convolutions of VGG19 in order, from a state dict of torchvision's `vgg19`."""
-    tensors = _state_dict(path)
-    shapes = dict(_published(VGG19))
-    known = {name for name in tensors if str(name).startswith("features.")}
-    faults = [f"missing {name}" for name in shapes if name not in tensors]
-    faults += [f"unexpected {name}" for name in sorted(known - shapes.keys())]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in shapes.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    if faults:
-        raise UserError(f"VGG19: {path} is another network: {'; '.join(faults[:5])}; take {URL}")
-    layers = [tensors[name] for name in shapes]
-    return list(zip(layers[::2], layers[1::2], strict=True))
-
-
-def _state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, read without running code."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in ten ways, even with an AssertionError
-        reason = (str(error).splitlines() or ["it is empty"])[0]
-        raise UserError(f"VGG19: {path} is no file of weights ({reason}); take {URL}") from None
-    content = content if isinstance(content, dict) else {}
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _published(depths: tuple[int, ...]) -> Iterator[tuple[str, torch.Size]]:
-    """torchvision's names and shapes: its list `features` counts ReLUs and poolings too."""
-    place, before = 0, 3
-    for depth, channels in zip(depths, CHANNELS, strict=True):
-        for _ in range(depth):
-            yield f"features.{place}.weight", torch.Size((channels, before, 3, 3))
-            yield f"features.{place}.bias", torch.Size((channels,))
-            place, before = place + 2, channels
-        place += 1
 
 
 def _conv(before: int, after: int) -> nn.Conv2d:
