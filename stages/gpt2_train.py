@@ -40,7 +40,7 @@ def main() -> None:
             "train": rules,
             "loss": settings.vqgan.loss,
         }
-        inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "config.json"]
+        inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "model.safetensors"]
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:
