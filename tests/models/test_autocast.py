@@ -1,4 +1,4 @@
-"""Both networks run in bf16, and call nothing that a GPU might not have for it."""
+"""Both networks stay on one device, and call nothing that a GPU might not have."""
 
 import re
 from contextlib import nullcontext
@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from keyframe_settings import (
-    clip_context,
     clip_flow,
-    randomize,
     settings,
     square_clip,
     tokenizer,
@@ -18,37 +16,16 @@ from keyframe_settings import (
 from pipeline import frames
 from pipeline.models.flow import make_context
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.models.vqgan.keyframes import compose
 from pipeline.models.vqgan.model import Tokenizer
 
 PIPELINE = Path(__file__).parents[2] / "pipeline"
 
 
-def finite_gradients(module: torch.nn.Module) -> bool:
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return len(gradients) > 4 and all(gradient.isfinite().all() for gradient in gradients)
-
-
-def test_the_tokenizer_learns_in_bf16():
-    model = tokenizer({"vqgan.keyframes.encoder": "network"}).train()
-    randomize(model)
-    clip = square_clip(6)
-    with torch.autocast("cpu", torch.bfloat16):
-        context, images = clip_context(clip), frames.to_float(clip[1:-1])
-        quantized = model.quantize(images, context, torch.Generator().manual_seed(0))
-        told = torch.ones_like(quantized.vectors[:, :1])
-        decoded = compose(model(quantized.vectors, told, context), context)
-        loss = (decoded.float() - images).abs().mean() + quantized.commitment_loss
-        loss.backward()
-    assert decoded.dtype == torch.float32 and finite_gradients(model)
-
-
-@pytest.fixture(params=["cpu", "meta"])
-def device(request, monkeypatch) -> torch.device:
+@pytest.fixture
+def device(monkeypatch) -> torch.device:
     """`meta` stands in for a GPU: elementwise operators refuse to mix it with the CPU."""
-    if request.param == "meta":
-        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    return torch.device(request.param)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    return torch.device("meta")
 
 
 def test_tokenizers_are_all_on_one_device(device):
@@ -66,20 +43,17 @@ def test_tokenizers_are_all_on_one_device(device):
 
 @pytest.mark.parametrize("kind", ["plain", "custom"])
 @pytest.mark.parametrize("mode", ["parallel", "maskgit"])
-def test_the_transformer_learns_in_bf16(kind, mode, device):
+def test_transformers_are_all_on_one_device(kind, mode, device):
     config = settings({"transformer.transformer_type": kind, "train.mode": mode})
     gpt = FrameGpt(GptConfig.from_params(config, (2, 4), context_channels=5)).train().to(device)
-    torch.manual_seed(0)
     ids = torch.randint(0, 16, (2, 4, 8), device=device)
     n_frames = torch.tensor([6, 5], device=device)
     given = Conditioning(ids[:, -1], n_frames, torch.randn(2, 6, 8, 5, device=device))
-    with torch.autocast("cpu", torch.bfloat16):
-        if mode == "maskgit":
-            _, logits = gpt.complete(ids, given, torch.where(ids < 8, ids, 16))
-        else:
-            logits = gpt(ids, given)
-        torch.nn.functional.cross_entropy(logits.float().flatten(0, -2), ids.flatten()).backward()
-    assert device.type == "meta" or finite_gradients(gpt)
+    if mode == "maskgit":
+        _, logits = gpt.complete(ids, given, torch.where(ids < 8, ids, 16))
+    else:
+        logits = gpt(ids, given)
+    torch.nn.functional.cross_entropy(logits.flatten(0, -2), ids.flatten()).backward()
 
 
 def test_no_operator_below_the_public_api_is_called():
