@@ -373,13 +373,13 @@ def ease(time: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
     return gone / (gone + (1 - time) ** exponent)
 
 
-def fit_easing(clips: Sequence[torch.Tensor], flows: Sequence[Flow]) -> tuple[Easing, float]:
+def fit_easing(clips: Sequence[torch.Tensor], flows: Sequence[Flow]) -> Easing:
     """The easing by which warped keyframes come nearest to clips uint8 `n H W 3`, by mean PSNR.
 
-    Also gives what it wins over even timing, in dB of these frames, each capped at 48 dB.
+    EVEN where it wins less than MIN_GAIN dB over even timing, or the clips are too few.
     """
     if len(clips) < MIN_FIT_CLIPS:
-        return EVEN, 0.0
+        return EVEN
     step = -(-len(clips) // FIT_CLIPS)
     clips, flows = clips[::step], flows[::step]
     changes, psnr = [], []
@@ -394,8 +394,7 @@ def fit_easing(clips: Sequence[torch.Tensor], flows: Sequence[Flow]) -> tuple[Ea
 
     grid = [Easing(a / 10, b / 10) for a, b in product(range(41), range(31))]  # EVEN comes first
     best = max(grid, key=mean_psnr)
-    gain = mean_psnr(best) - mean_psnr(EVEN)
-    return (best, gain) if gain >= MIN_GAIN else (EVEN, 0.0)
+    return best if mean_psnr(best) - mean_psnr(EVEN) >= MIN_GAIN else EVEN
 
 
 def _psnr_by_exponent(clip: torch.Tensor, flow: Flow) -> list[float]:

@@ -287,9 +287,9 @@ class KeyframeTask(VqganTask):
             ),
             "val": KeyframeSet(shards, "val", estimator, workers=workers),
         }
-        self.easing, self.easing_gain = EVEN, 0.0
+        self.easing = EVEN
         if settings.flow.easing:
-            self.easing, self.easing_gain = fit_easing(*self.frames["train"].whole_clips())
+            self.easing = fit_easing(*self.frames["train"].whole_clips())
         for split in self.frames.values():
             split.easing = self.easing
         size = (settings.ingest.height, settings.ingest.width)

@@ -243,7 +243,7 @@ def test_easing_is_fitted_to_the_train_split(vqgan_task, monkeypatch, fitted):
     from pipeline.models.flow import Easing
     from pipeline.training import vqgan
 
-    monkeypatch.setattr(vqgan, "fit_easing", lambda clips, flows: (Easing(0.7, 0.1), 0.2))
+    monkeypatch.setattr(vqgan, "fit_easing", lambda clips, flows: Easing(0.7, 0.1))
     task = vqgan_task({"flow.easing": fitted})
     wanted = Easing(0.7, 0.1) if fitted else EVEN
     assert {task.easing, *(split.easing for split in task.frames.values())} == {wanted}
