@@ -10,16 +10,14 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
+from pipeline import io
 from pipeline.data.detector_features import PLANES, TERMS
 from pipeline.errors import UserError, naming
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READABLE = ("ok", "truncated", "damaged")  # `status` of a video that has a frame file
 SUFFIX = ".arrow"
@@ -79,7 +77,9 @@ def write_frames(
 
     `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"};
     `compression` is none, lz4 or zstd.
-    A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing.
+    A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing. The
+    temporary name is that of the file, unlike `io.atomic`'s: it says what is being written when a
+    process dies.
     """
     partial = path.with_name(f"{path.name}.partial")
     packed = None if compression == "none" else compression
@@ -100,10 +100,8 @@ def write_frames(
         partial.unlink(missing_ok=True)
 
 
-def read_videos(folder: Path) -> "pd.DataFrame":
+def read_videos(folder: Path) -> pd.DataFrame:
     """The rows of `videos.parquet` that have a frame file."""
-    from pipeline import io  # pandas takes a quarter of a second, which decoders do without
-
     table = io.read_table(folder / "videos.parquet", io.VIDEOS)
     return table[table["status"].isin(READABLE)].reset_index(drop=True)
 
