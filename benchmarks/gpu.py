@@ -211,7 +211,7 @@ def tokenizer_task(settings: config.Params, shards: Path, device: torch.device) 
 def train_moving_mnist(step: Step) -> None:
     settings = step.settings(presets.overlay("moving_mnist", ROOT / "presets"), MNIST)
     rules, frames = settings.source.moving_mnist, settings.frame_subsample.image_step
-    train, test = moving_mnist.open_parts(step.data / "mnist", rules, rules.seed)
+    train, test = moving_mnist.open_parts(step.data / "mnist", rules)
     n_train = train.count - max(1, train.count // 20)
     splits = {"train": range(n_train), "val": range(n_train, train.count)}
     for split, numbers in (splits | {"test": range(test.count)}).items():
@@ -234,10 +234,9 @@ def train_and_measure(step: Step, settings: config.Params, shards: Path) -> None
     task = tokenizer_task(settings, shards, device)
     step.add({"seconds that are left for training": step.seconds_left})
     train_for(step, "tokenizer", task, settings.vqgan.trainer.batch_size, TOKENIZER_SHARE)
-    save_tokenizer(task.finished, settings, vqgan, getattr(task, "easing", EVEN))
+    save_tokenizer(task.tokenizer, settings, vqgan, getattr(task, "easing", EVEN))
     loaded = load_tokenizer(vqgan, device)
-    n_frames = settings.token_precompute.batch_size
-    step.add({"tokens": precompute(loaded, shards, tokens, n_frames, device, precision)})
+    step.add({"tokens": precompute(loaded, shards, tokens, device, precision)})
     task = GptTask(settings, tokens, loaded.tokenizer, device)
     train_for(step, "transformer", task, settings.train.batch_size, TRANSFORMER_SHARE)
     rest = (loaded.ingest, device, precision, loaded.flow_method, loaded.easing)

@@ -22,7 +22,7 @@ FLOAT32, BF16 = 2e-3, 4e-2  # relative errors that are allowed, against float32 
 BF16_ON = {"base.precision": "bf16"}
 TOKENIZERS = {
     "keyframes": {"vqgan.keyframes.encoder": "network"},
-    "fast": {"vqgan.context": "none", "vqgan.trainer.ema_decay": 0.9},
+    "fast": {"vqgan.context": "none"},
     "thesis": {
         "vqgan.context": "none",
         "vqgan.vqvae.quantizer": "vq",
@@ -101,7 +101,7 @@ def test_pictures_are_those_of_the_cpu(vqgan_task, moving, name):
     spec = task.optimizers["generator"]
     spec.optimizer.step()  # so that no layer is zero
     task.module.eval()
-    batch, network = task._reconstruct([0, 1], None), task.finished
+    batch, network = task._reconstruct([0, 1], None), task.tokenizer
     vectors = batch.quantized.vectors.detach()
 
     def decoded(device: torch.device, precision: str) -> torch.Tensor:
@@ -140,14 +140,14 @@ def test_logits_and_gradients_are_those_of_the_cpu(gpt_task, clips_with_features
 def test_checkpointed_gradients_of_a_transformer_are_the_same(gpt_task, kind):
     changes = {"transformer.transformer_type": kind, "transformer.dropout": 0.2}
     plain = gradient(gpt_task(changes, device=DEVICE))
-    changes["train.gradient_checkpointing"] = True
+    changes["base.gradient_checkpointing"] = True
     assert relative_error(gradient(gpt_task(changes, device=DEVICE)), plain) < 1e-4
 
 
 def test_checkpointed_gradients_of_a_tokenizer_are_the_same(vqgan_task):
     changes = {"vqgan.context": "none"}
     plain = gradient(vqgan_task(changes, device=DEVICE))
-    changes["vqgan.trainer.gradient_checkpointing"] = True
+    changes["base.gradient_checkpointing"] = True
     assert relative_error(gradient(vqgan_task(changes, device=DEVICE)), plain) < 1e-4
 
 
