@@ -13,7 +13,7 @@ import scenarios
 import torch
 
 from pipeline.errors import UserError
-from pipeline.models.checkpoints import save_tokenizer, sign_tokens
+from pipeline.models.checkpoints import load_tokenizer, save_tokenizer, sign_tokens
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.training.checkpoint import Resume
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext, connected
@@ -226,7 +226,8 @@ def stage_folder(tmp_path, tiny, tokens):
         size = settings.ingest.height, settings.ingest.width
         tokenizer = KeyframeTokenizer(settings.vqgan, *size)
         save_tokenizer(tokenizer, settings, tmp_path / "models/vqgan")
-        sign_tokens(tmp_path / "data/tokens", tmp_path / "models/vqgan")
+        loaded = load_tokenizer(tmp_path / "models/vqgan", torch.device("cpu"))
+        sign_tokens(tmp_path / "data/tokens", loaded)
         return tmp_path
 
     return make
