@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import config, io
-from pipeline.data.filters import NAMES, Clip, Filter, make_filters, rejection
+from pipeline.data.filters import NAMES, Clip, rejection
 from pipeline.data.frame_file import FrameFile, open_frames
 from pipeline.data.near_duplicates import find_near_duplicates, hash_scene
 from pipeline.data.splits import Keyed, check_splits, fill_empty_splits, split_key, split_of
@@ -35,14 +35,13 @@ def chunk_clips(
         scene_id: rows["frame"].to_numpy()
         for scene_id, rows in frame_index[frame_index["use_clip"]].groupby("scene_id")
     }
-    filters = make_filters(rules.filters)
     rows, hashed, keyed, rejected = [], [], {}, Counter()
     by_video = table.groupby("video_id", sort=False)
     for video_id, video_scenes in bar(by_video, what="clips", unit="video"):
         frames = open_frames(footage, video_id)
         for scene in video_scenes.itertuples():
             numbers = usable.get(scene.scene_id, np.empty(0, np.int32))
-            clips, names = scene_clips(scene, numbers, frames, rules, filters)
+            clips, names = scene_clips(scene, numbers, frames, rules)
             rows += clips
             rejected.update(names)
             if len(names) == len(clips):
@@ -98,7 +97,7 @@ def part_lengths(n_frames: int, min_frames: int, max_frames: int) -> list[int]:
 
 
 def scene_clips(
-    scene, usable: np.ndarray, footage: FrameFile, rules: config.ClipChunk, filters: list[Filter]
+    scene, usable: np.ndarray, footage: FrameFile, rules: config.ClipChunk
 ) -> tuple[list[dict], list[str]]:
     """Rows of `clips.parquet` for one scene, and a name for each rejection among them."""
     kept = usable[rules.drop_first_frames :]
@@ -109,7 +108,7 @@ def scene_clips(
     rows, rejected = [], []
     for part, frames in enumerate(np.split(kept, np.cumsum(lengths)[:-1])):
         clip = Clip(footage, frames)
-        name, reason = rejection(clip, filters)
+        name, reason = rejection(clip, rules.filters)
         rows.append(_clip_row(scene, part, clip, reason))
         rejected += [name] if name else []
     return rows, rejected

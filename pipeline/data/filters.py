@@ -1,15 +1,13 @@
-"""Clips that are not worth learning: each filter answers True, or False with its reason.
+"""Clips that are not worth learning, each with the reason.
 
-A threshold of 0 is off: such a filter is not made. The first filter that says no gives the clip's
-reason; its name counts it in the summary. The thesis' discussion asks for the removal of clips
-without motion; the others keep out blank pictures, fades and flashes. They look at the model's
-frames.
+A threshold of 0 is off. The first rule that refuses gives the clip's reason; its name counts it in
+the summary. The thesis' discussion asks for the removal of clips without motion; the others keep
+out blank pictures, fades and flashes. They look at the model's frames.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from pipeline import config
 from pipeline.data.frame_file import FrameFile
 
-Verdict = bool | tuple[bool, str]
+NAMES = ("blank", "still", "flash")
 FADE_FRAMES = 8  # in which a fade or a flash is looked for
 
 
@@ -41,81 +39,34 @@ class Clip:
         images = (self.footage[frame] for frame in self.frames)
         return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
 
+    @cached_property
+    def contrast(self) -> float:
+        """Deviation of the luma of the frame that has most of it, in grey levels."""
+        return float(self.luma.std(axis=(1, 2)).max())
 
-class Filter(Protocol):
-    name: str
+    @cached_property
+    def luma_change(self) -> float:
+        """Largest change of the mean luma within FADE_FRAMES, in grey levels.
 
-    def __call__(self, clip: Clip) -> Verdict: ...
-
-
-@dataclass(frozen=True)
-class Still:
-    """No motion to learn: the mean change from frame to frame is below `min_motion`."""
-
-    min_motion: float
-    name = "still"
-
-    def __call__(self, clip: Clip) -> Verdict:
-        if clip.motion >= self.min_motion:
-            return True
-        return False, f"still: motion {clip.motion:.2f}, at least {self.min_motion:g} needed"
-
-
-@dataclass(frozen=True)
-class Blank:
-    """Black, white or one colour: every frame's luma deviates less than `min_contrast`."""
-
-    min_contrast: float
-    name = "blank"
-
-    def __call__(self, clip: Clip) -> Verdict:
-        contrast = float(clip.luma.std(axis=(1, 2)).max())
-        if contrast >= self.min_contrast:
-            return True
-        return False, f"blank: contrast {contrast:.2f}, at least {self.min_contrast:g} needed"
-
-
-@dataclass(frozen=True)
-class Flash:
-    """A fade or a flash inside: mean luma changes by more than `max_change` in FADE_FRAMES.
-
-    A fade of a second from half-bright to black changes by some 40 in so many frames.
-    """
-
-    max_change: float
-    name = "flash"
-
-    def __call__(self, clip: Clip) -> Verdict:
-        levels = clip.luma.mean(axis=(1, 2))  # T
+        A fade of a second from half-bright to black changes by some 40 in so many frames.
+        """
+        levels = self.luma.mean(axis=(1, 2))  # T
         windows = np.lib.stride_tricks.sliding_window_view(
             levels, min(FADE_FRAMES + 1, len(levels))
         )
-        change = float(np.ptp(windows, axis=1).max())
-        if change <= self.max_change:
-            return True
-        reason = f"mean luma changes by {change:.1f} in {FADE_FRAMES} frames or fewer"
-        return False, f"flash: {reason}, at most {self.max_change:g} allowed"
+        return float(np.ptp(windows, axis=1).max())
 
 
-NAMES = tuple(kind.name for kind in (Blank, Still, Flash))
-
-
-def make_filters(rules: config.ClipFilters) -> list[Filter]:
-    """The filters that the rules switch on, in the order in which they are asked."""
-    filters: list[Filter] = []
-    if rules.min_contrast > 0:
-        filters.append(Blank(rules.min_contrast))
-    if rules.min_motion > 0:
-        filters.append(Still(rules.min_motion))
-    if rules.max_luma_change > 0:
-        filters.append(Flash(rules.max_luma_change))
-    return filters
-
-
-def rejection(clip: Clip, filters: list[Filter]) -> tuple[str, str]:
-    """Name and reason of the first filter that says no; two empty strings where none does."""
-    for filter_ in filters:
-        verdict = filter_(clip)
-        if verdict is not True:
-            return filter_.name, verdict[1]
+def rejection(clip: Clip, rules: config.ClipFilters) -> tuple[str, str]:
+    """Which of NAMES refuses the clip, and the reason; two empty strings where none does."""
+    least = rules.min_contrast
+    if least > 0 and clip.contrast < least:
+        return "blank", f"blank: contrast {clip.contrast:.2f}, at least {least:g} needed"
+    least = rules.min_motion
+    if least > 0 and clip.motion < least:
+        return "still", f"still: motion {clip.motion:.2f}, at least {least:g} needed"
+    most = rules.max_luma_change
+    if most > 0 and clip.luma_change > most:
+        change = f"mean luma changes by {clip.luma_change:.1f} in {FADE_FRAMES} frames or fewer"
+        return "flash", f"flash: {change}, at most {most:g} allowed"
     return "", ""
