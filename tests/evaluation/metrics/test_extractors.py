@@ -139,7 +139,7 @@ def test_a_failed_download_leaves_nothing(root, monkeypatch):
         monkeypatch.setattr("cleanfid.downloads_helper.check_download_inception", download)
         with pytest.raises(UserError, match=words):
             inception.download()
-        assert not list(inception.location().parent.iterdir())
+        assert not list(inception.location().parent.glob("*"))
 
 
 @pytest.fixture
