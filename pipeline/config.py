@@ -385,7 +385,6 @@ class Evaluate(Section):
 
 class Tracking(Section):
     enabled: bool
-    experiment: Name
 
 
 class Engine(Section):

@@ -321,13 +321,23 @@ def weight_files(settings: Params) -> list[Finding]:
 
 
 def tracking_store(settings: Params, store: Path = Path("mlflow.db")) -> Iterator[Finding]:
-    """A store that MLflow will not open: runs go on without a row."""
+    """A store that MLflow will not open: runs go on without a row. Names killed runs so."""
     here = store.exists() and importlib.util.find_spec("mlflow")
     if settings.tracking.enabled and here and "MLFLOW_TRACKING_URI" not in os.environ:
         from pipeline import tracking
 
         if fault := tracking.store_fault(store):
             yield Finding("warning", fault)
+            return
+        try:
+            killed = tracking.close_killed()
+        except Exception as error:  # of many kinds: mlflow's, its database's
+            reason = " ".join(str(error).split())[:300]
+            yield Finding("warning", f"{store} cannot be written ({reason}), no run is added")
+        else:
+            if killed:
+                names = ", ".join(killed)
+                yield Finding("hint", f"{names}: killed while it ran, and now named so in MLflow")
 
 
 def _gpus() -> int:
