@@ -95,7 +95,6 @@ class Base(Section):
     precision: Literal["float32", "bf16"]
     threads: Parallel
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun( [^\x00]+)?)$")]
-    compile: bool
     gradient_checkpointing: bool
 
 
