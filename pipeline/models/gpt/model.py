@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
 from pipeline.config import Count, Number, Params, Probability
@@ -45,7 +45,7 @@ ALL_FRAMES = 10**9  # a window without end
 class GptConfig:
     """Everything that rebuilds the network."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # for from_dict
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for from_dict
 
     sequence: Literal["full_clip", "sliding_window"]
     mode: Literal["parallel", "maskgit"]  # trained for; maskgit can generate in parallel too
