@@ -28,8 +28,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from pipeline import io
 from pipeline.config import Params
 
@@ -172,7 +170,7 @@ class MlflowRow:
         now = int(time.time() * 1000)
         for stage, folder in trainings.items():
             for split, file in CURVES.items():
-                table = pd.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
+                table = io.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
                 rows = [(f"{stage}/{split}.{k}", v, int(i)) for i, k, v in table.to_numpy()]
                 self.log_curve([(key, float(value), now, step) for key, value, step in rows])
         numbers = {k: v for k, v in io.flatten(metrics).items() if type(v) in (int, float)}
