@@ -121,7 +121,7 @@ class Run:
         except Exception as error:  # of many kinds: mlflow's, its database's, its network's
             self.enabled = False
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            remedy = "`dvc repro -f -s report` fills it in later"
+            remedy = "mend that, and `dvc repro -f -s report` fills it in"
             print(f"warning: {self.stage} is not in MLflow ({reason}); {remedy}", file=sys.stderr)
 
 
