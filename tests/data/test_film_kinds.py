@@ -4,16 +4,19 @@ A film shows four flat quarters: red, green above blue, grey. It is read as a pl
 was converted for that, or looks wrong, stands in `notes`.
 """
 
+import os
 import subprocess
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import io
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames
 from pipeline.data.ingest import ingest
+from pipeline.video.pictures import FITTED
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 HEIGHT, WIDTH, N_FRAMES = 36, 64, 12
@@ -290,3 +293,17 @@ def test_ingest_says_each_kind_once(tmp_path, settings, capfd):
         run(*options, str(tmp_path / "raw" / name), pixels=quarters(HEIGHT, WIDTH))
     ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(1))
     assert capfd.readouterr().err.count(f"2 of 2 videos: {SD}") == 1
+
+
+def test_remarks_on_pictures_are_whole_and_valid_text(tmp_path, settings, capfd):
+    folder = tmp_path / "raw" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    for number, size in enumerate([(64, 36), (64, 36), (36, 64), (64, 36)]):
+        picture = Image.new("RGBA", size, (200, 60, 40, 128))
+        picture.save(folder / os.fsdecode(b"\xe9_%d.png" % number))
+    ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(1))
+    (row,) = io.read_table(tmp_path / "out/videos.parquet", io.VIDEOS).to_dict("records")
+    kinds = [note.partition(":")[0] for note in notes(row)]
+    fitted = f"scaled to 36x64, {FITTED}".replace(";", ",")
+    assert kinds == ["transparent, shown on white", fitted]
+    assert capfd.readouterr().err.count("caf") == 2
