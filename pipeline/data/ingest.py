@@ -152,7 +152,7 @@ def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
     uncached = [job for job in accepted if not job.cache.has(probed[job][0]["sha256"])]
     if len(accepted) > len(uncached):
         n_cached = len(accepted) - len(uncached)
-        print(f"{n_cached} videos were decoded before and come from the cache", file=sys.stderr)
+        print(f"{n_cached} of {len(accepted)} videos come from the cache", file=sys.stderr)
     _check_disk(jobs[0], sum(probed[job][1].expected_frames for job in uncached))
     # long videos start first, so that no worker is left alone with one at the end
     longest_first = sorted(accepted, key=lambda job: -probed[job][1].expected_frames)
