@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny_settings import decoding_with
 from torch import nn
 
+from pipeline import io
 from pipeline.errors import UserError
 from pipeline.models.gpt.sampling import generate
 from pipeline.training import gpt, token_dataset
@@ -346,6 +347,11 @@ def test_tokens_of_another_tokenizer_are_refused(gpt_task, tmp_path, write_token
         folder = write_tokens(tmp_path / "tokens", {"train": [good, wrong], "val": [good]})
         with pytest.raises(UserError, match=r"clip train-01 has 3\d tokens.*token_precompute"):
             gpt_task(folder=folder)
+    write_tokens(folder, {"train": [good], "val": [good]})
+    table = io.read_table(folder / "train.parquet", io.TOKENS).assign(n_frames=7)
+    io.write_table(table, io.TOKENS, folder / "train.parquet")
+    with pytest.raises(UserError, match=r"has 22\.8571 tokens a frame"):
+        gpt_task(folder=folder)
     write_tokens(folder, {"train": [good]}, channels=2)
     write_tokens(folder, {"val": [good]}, channels=3)
     with pytest.raises(UserError, match=r"with 3 context channels, expected .* with 2: tokens"):
@@ -488,8 +494,6 @@ def test_the_published_token_table_is_taken_with_as_many_codes(
 
 
 def test_variants_of_a_clip_are_rows_of_their_own(gpt_task, tokens, tmp_path, write_tokens):
-    from pipeline import io
-
     clip = torch.zeros(5, 32, dtype=torch.int64)
     folder = write_tokens(tmp_path / "tokens", {"train": [clip, clip], "val": [clip]})
     table = io.read_table(folder / "train.parquet", io.TOKENS)
