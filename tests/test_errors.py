@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import run_main
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, signal, time
@@ -41,3 +43,23 @@ def test_one_line_and_an_exit_code(body, code, line):
     program = [sys.executable, "-c", PROGRAM.format(body=body)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (code, line + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "not enough memory"),
+        (
+            RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"),
+            "a smaller batch_size",
+        ),
+        (RuntimeError("a bug"), None),
+    ],
+)
+def test_a_want_of_memory_is_one_sentence_and_a_bug_is_not(error, said):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit if said else RuntimeError, match=said or "a bug"):
+        run_main(main)

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from pipeline import __main__
-from pipeline.errors import run_main
 
 
 def run(monkeypatch, *words: str) -> None:
@@ -26,24 +25,6 @@ def test_every_command_is_listed_and_can_be_imported(monkeypatch, capsys):
 def test_an_unknown_command_is_named(monkeypatch):
     with pytest.raises(SystemExit, match="'draw' is no command"):
         run(monkeypatch, "draw")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "not enough memory"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "not enough memory"),
-        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "lower the batch_"),
-        (OSError(28, "No space left", "clips.arrow"), "at clips.arrow. Free some space"),
-        (RuntimeError("a bug"), None),
-    ],
-)
-def test_what_the_machine_lacks_is_one_sentence_and_a_bug_is_not(error, said):
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit if said else RuntimeError, match=said or "a bug"):
-        run_main(main)
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):

@@ -54,12 +54,9 @@ def _gaussian_blur(x: torch.Tensor) -> torch.Tensor:
 
 
 def check_pair(images: torch.Tensor, truth: torch.Tensor) -> None:
-    """ValueError unless both are uint8 and of one shape."""
-    if images.dtype != torch.uint8 or truth.dtype != torch.uint8 or images.shape != truth.shape:
-        raise ValueError(
-            f"expected two uint8 sets `B H W 3` of one shape, got {images.dtype} "
-            f"{tuple(images.shape)} and {truth.dtype} {tuple(truth.shape)}"
-        )
+    """Both are uint8 and of one shape."""
+    assert images.dtype == truth.dtype == torch.uint8, (images.dtype, truth.dtype)
+    assert images.shape == truth.shape, (images.shape, truth.shape)
 
 
 @dataclass(frozen=True)

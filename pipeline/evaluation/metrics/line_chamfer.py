@@ -45,8 +45,7 @@ class Outlines:
 
 def outlines(images: torch.Tensor) -> torch.Tensor:
     """Where uint8 `B H W 3` has a line: bool `B H W`."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"expected uint8 `B H W 3`, got {images.dtype} {tuple(images.shape)}")
+    assert images.dtype == torch.uint8 and images.ndim == 4, (images.dtype, images.shape)
     lines = np.empty(images.shape[:3], bool)
     for mask, image in zip(lines, images.cpu().numpy(), strict=True):
         luma = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY)  # H W in [0, 1]
@@ -59,9 +58,7 @@ def chamfer(a: Outlines, b: Outlines) -> torch.Tensor:
 
     Two images without a line are 0 apart, one with and one without CAP.
     """
-    if a.lines.shape != b.lines.shape:
-        shapes = f"{tuple(a.lines.shape)} and {tuple(b.lines.shape)}"
-        raise ValueError(f"expected outlines of two sets `B H W` of one shape, got {shapes}")
+    assert a.lines.shape == b.lines.shape, (a.lines.shape, b.lines.shape)
     means = []
     for k in range(len(a.lines)):
         total, count = 0.0, 0

@@ -44,8 +44,7 @@ def wrap(images: torch.Tensor) -> torch.Tensor:
     """
     if images.dtype == torch.uint8:
         images = images.float() / 127.5 - 1
-    if not images.is_floating_point():
-        raise ValueError(f"expected uint8 or float images, got {images.dtype}")
+    assert images.is_floating_point(), images.dtype
     scaled = (images.float() * 0.5 + 1) * 255
     return (scaled.to(torch.int32) & 255).byte()
 

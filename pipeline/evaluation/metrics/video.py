@@ -68,22 +68,11 @@ def diversity(samples: list[torch.Tensor]) -> float | None:
 
 
 def check_clips(*clips: torch.Tensor) -> None:
-    """ValueError unless all are uint8 `n H W 3` of one shape, with an inner frame."""
+    """All are uint8 `n H W 3` of one shape, with an inner frame."""
     for clip in clips:
-        if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[-1] != 3:
-            raise ValueError(
-                f"expected a clip uint8 `n H W 3`, got {clip.dtype} {tuple(clip.shape)}"
-            )
-        if len(clip) < 3:
-            raise ValueError(
-                f"expected a clip of at least 3 frames (both given ends and one between), "
-                f"got {len(clip)}"
-            )
-        if clip.shape != clips[0].shape:
-            raise ValueError(
-                f"expected clips of one shape `n H W 3`, got {tuple(clips[0].shape)} and "
-                f"{tuple(clip.shape)}"
-            )
+        assert clip.dtype == torch.uint8 and clip.ndim == 4, (clip.dtype, clip.shape)
+        assert len(clip) >= 3 and clip.shape[-1] == 3, clip.shape
+        assert clip.shape == clips[0].shape, (clip.shape, clips[0].shape)
 
 
 def _diagnose(

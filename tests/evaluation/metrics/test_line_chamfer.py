@@ -155,14 +155,3 @@ def test_small_noise_moves_outlines_less_than_a_pixel():
     shifted = truth.roll(1, 2)
     assert float(line_chamfer(noisy(truth, 2), truth)) < 0.05
     assert float(line_chamfer(noisy(truth, 2), truth)) < float(line_chamfer(shifted, truth)) / 5
-
-
-@pytest.mark.parametrize("wrong", [PLAIN.float(), PLAIN.int(), PLAIN[0], PLAIN[..., :1]])
-def test_outlines_need_pictures(wrong):
-    with pytest.raises(ValueError, match="uint8 `B H W 3`"):
-        outlines(wrong)
-
-
-def test_outlines_of_other_sizes_are_not_compared():
-    with pytest.raises(ValueError, match="one shape"):
-        chamfer(Outlines.of(PLAIN), Outlines.of(PLAIN[:, :, :-1]))

@@ -154,20 +154,3 @@ def test_clips_are_left_as_they_were(walker):
     before = walker.clone()
     diagnose(walker[:1].expand_as(walker), walker, 1.5)
     assert torch.equal(walker, before)
-
-
-WRONG = [
-    (held().float(), "uint8 `n H W 3`, got torch.float32"),
-    (held()[0], "uint8 `n H W 3`"),
-    (held()[..., :1], "uint8 `n H W 3`"),
-    (held(n=2), "at least 3 frames .* got 2"),
-    (held()[:, 1:], "one shape"),
-    (held(n=N - 1), "one shape"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "message"), WRONG)
-def test_other_clips_are_refused(wrong, message):
-    for refused in (lambda: diagnose(wrong, held(), 1.5), lambda: diversity([wrong, held()])):
-        with pytest.raises(ValueError, match=message):
-            refused()
