@@ -334,8 +334,10 @@ def _say_conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> None
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    model = clip.model
+    model, given = clip.model, images[0].shape[:2]
     shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
+    if abs(given[0] * wished[1] - given[1] * wished[0]) > max(given):  # more than a pixel
+        say(f"the pictures of {given[0]}x{given[1]} are stretched to {wished[0]}x{wished[1]}")
     if shape != wished:
         say(
             f"the frames are the middle {shape[0]}x{shape[1]} of {wished[0]}x{wished[1]}: this "
