@@ -41,7 +41,8 @@ def check(out: Path, pictures: Iterable[Path]) -> None:
     """UserError where `out` is no name of a clip, cannot be written or would cost a file."""
     if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in (".mp4", ".gif"):
         raise UserError(
-            f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
+            f"--out {out}: expected a name ending in .mp4 or .gif, or, for PNG files, a folder's, "
+            "without a dot"
         )
     place = _place(out)
     try:
@@ -150,7 +151,8 @@ def check_content(
     free = shutil.disk_usage(folder).free / 1e6
     if needed > free:
         raise UserError(
-            f"--out {out} would take at least {needed:.1f} MB, and {free:.1f} MB are free there; "
+            f"--out {out} would take at least {math.ceil(10 * needed) / 10} MB, and "
+            f"{math.floor(10 * free) / 10} MB are free there; "
             "free some space, or choose fewer frames or a smaller --size"
         )
 

@@ -180,8 +180,9 @@ def pic(name) -> str:
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("clip.avi", r"expected a name ending in \.mp4 or \.gif, or a folder"),
-        (".mp4", r"expected a name ending in \.mp4 or \.gif, or a folder"),
+        ("clip.avi", r"expected a name ending in \.mp4 or \.gif, or, for"),
+        ("take.01", "for PNG files, a folder's, without a dot"),
+        (".mp4", r"expected a name ending in \.mp4 or \.gif, or, for"),
         ("file/clip.mp4", "file is no folder"),
         ("file/deep/clip.mp4", "file is no folder"),
         ("x" * 252 + ".mp4", "File name too long"),
@@ -280,10 +281,13 @@ def test_a_gif_takes_its_time(here, capsys, fps):
         ("clip.gif", (16, 16), 20_000, "would last 833 seconds; expected at most 655 of a GIF"),
         ("clip.mp4", (16, 16400), 3, "would be 16x16400 .*expected sides of at most 16384"),
         ("clip", (64, 64), 10**10, r"would take at least \d+\.\d MB, and .* MB are free"),
+        ("clip.mp4", (16, 16), 4, r"would take at least 0\.1 MB, and 0\.0 MB are free"),
         ("clip.mp4", (64, 64), 10**12, r"would take at least \d+\.\d MB, and .* MB are free"),
     ],
 )
-def test_what_has_no_room_is_said_first(here, out, size, n, words):
+def test_what_has_no_room_is_said_first(here, monkeypatch, out, size, n, words):
+    if n == 4:  # a disk that is nearly full
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 0, 9))
     with pytest.raises(UserError, match=words):
         check_content(Path(out), clip(1, *size), n, 1, 24)
 
