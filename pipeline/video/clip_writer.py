@@ -47,7 +47,8 @@ def check(out: Path, pictures: Iterable[Path]) -> None:
     place = _place(out)
     try:
         for picture in pictures:
-            _check_picture(out, place, picture)
+            with suppress(OSError):  # the picture's reader says it
+                _check_picture(out, place, picture)
         _check_existing(out, place)
         existing = next(folder for folder in place.parents if os.path.lexists(folder))
         if not existing.is_dir():

@@ -327,6 +327,7 @@ REFUSED = {
     "pipe.png": (os.mkfifo, "not a regular file"),
     "folder.png": (os.mkdir, "is a folder"),
     "gone.png": (lambda path: None, "does not exist"),
+    "x" * 300 + ".png": (lambda path: None, "File name too long"),
     "dot.png": (saved(np.zeros((1, 1, 3), np.uint8)), "is 1x1 pixels; expected at least 16x16"),
 }
 
