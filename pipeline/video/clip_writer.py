@@ -83,6 +83,8 @@ def _check_existing(out: Path, place: Path) -> None:
         raise OSError(errno.ELOOP, "a link that leads to itself")
     if not place.exists():
         return
+    if not os.access(place, os.W_OK):
+        raise OSError(errno.EACCES, "it exists and is protected")
     if out.suffix and place.is_dir():
         raise UserError(f"--out {out} is a folder; expected the name of a file")
     if out.suffix:
@@ -119,7 +121,9 @@ def _is_own(path: Path, suffix: str) -> bool:
         return bool(suffix)
     if suffix == ".mp4":
         with path.open("rb") as file:
-            return MARK.encode() in file.read(1000)
+            header = file.read(2**22).partition(b"mdat")[0]
+        handler = b"vide" + bytes(12) + MARK.encode() + b"\0"
+        return handler in header and b"\0\0\0\x08ilst" in header  # no tags; ffmpeg's edits have
     try:
         with Image.open(path) as image:
             if suffix == ".gif":

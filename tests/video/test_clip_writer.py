@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +94,13 @@ def state(kind: str, out: Path) -> None:
         out.touch() if out.suffix else out.mkdir()
     elif kind == "other kind":
         out.mkdir() if out.suffix else out.write_text("mine")
+    elif kind == "speaks of it":
+        out.write_bytes(b"\0\0\0 ftypisom title: nakawari" + bytes(99))
+    elif kind == "edited":
+        write(Path("own" + out.suffix), clip(9, seed=1))
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"own{out.suffix}"]
+        subprocess.run([*command, "-c", "copy", "-movflags", "+faststart", out], check=True)
+        assert clip_writer.MARK.encode() in out.read_bytes()[:1000], "ffmpeg keeps it"
     elif kind == "pipe":
         os.mkfifo(out)
     elif kind == "link to own":
@@ -122,14 +130,17 @@ def snapshot() -> dict:
             "is no clip of this program; choose|holds frame_0000.png; expected a new folder",
         ),
         ("own and foreign", "holds notes.txt; expected a new folder"),
+        ("speaks of it", "is no clip of this program"),
+        ("edited", "is no clip of this program"),
         ("other kind", "is a folder; expected the name of a file|is a file; expected a new or em"),
         ("pipe", "is no clip of this program; choose another|is a file; expected a new or empty"),
         ("link to itself", "a link that leads to itself"),
     ],
 )
 def test_only_own_clips_are_replaced(here, out, kind, words):
-    if kind == "own and foreign" and out.suffix:
-        pytest.skip("a folder's state")
+    kinds = {"own and foreign": "", "speaks of it": ".mp4", "edited": ".mp4"}
+    if out.suffix != kinds.get(kind, out.suffix):
+        pytest.skip("a state of another kind")
     state(kind, out)
     before = snapshot()
     if words:
@@ -212,6 +223,19 @@ def test_a_folder_without_permission(here, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"--out clip\.mp4 cannot be written \(Permission denied\)"):
         check(Path("clip.mp4"), [])
+
+
+@pytest.mark.parametrize("out", KINDS)
+def test_an_own_clip_that_is_protected_stays(here, monkeypatch, out):
+    write(out, clip())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # of root, chattr +i
+    with pytest.raises(UserError, match=f"--out {out} cannot be written .it exists and is protect"):
+        check(Path(out), [])
+    assert n_frames(Path(out)) == 5
+
+
+def test_a_picture_s_fault_is_not_the_output_s(here):
+    check(Path("clip.mp4"), [Path("x" * 300)])
 
 
 def test_what_came_into_the_folder_meanwhile_stays(here):
