@@ -6,6 +6,7 @@ together (`broken_rules` of the section that holds them). Nothing here computes 
 depends on this file.
 """
 
+import difflib
 import re
 import reprlib
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ def _device(value: object) -> str:
     raise PydanticCustomError("device", "cpu, cuda or cuda:N")
 
 
+def _launcher(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"python|torchrun( [\w.,:=/@+-]+)*", value):
+        return value  # a part of a shell's command line
+    raise PydanticCustomError("launcher", "python, or torchrun with its options")
+
+
 class Section(BaseModel):
     """Base of all sections: no unknown keys, no silent conversions, no change after loading."""
 
@@ -94,8 +101,7 @@ class Base(Section):
     device: Annotated[str, PlainValidator(_device)]
     precision: Literal["float32", "bf16"]
     threads: Parallel
-    launcher: Annotated[str, Field(pattern=r"^(python|torchrun( [^\x00]+)?)$")]
-    compile: bool
+    launcher: Annotated[str, PlainValidator(_launcher)]
     gradient_checkpointing: bool
 
 
@@ -385,7 +391,6 @@ class Evaluate(Section):
 
 class Tracking(Section):
     enabled: bool
-    experiment: Name
 
 
 class Engine(Section):
@@ -477,7 +482,9 @@ def read_yaml(path: Path = PARAMS_FILE, loader: YAML | None = None) -> dict:
             f"{path} is missing; run this from the root of the project, where params.yaml lies"
         ) from None
     except (YAMLError, ValueError, RecursionError) as error:  # also a number of 5,000 digits
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).partition("To suppress")[0].split())
+        reason = reason.replace('in "<unicode string>", ', "in ")
+        raise UserError(f"{path} is no valid YAML: {reason}; mend it there") from None
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "a value" if content else "nothing"
         raise UserError(f"{path} holds {kind}, expected sections with keys")
@@ -505,15 +512,22 @@ def parse(content: dict, path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        mistakes = [line for item in error.errors() for line in _describe(item)]
+        items = error.errors()
+    missing = [_dotted(item["loc"]) for item in items if item["type"] == "missing"]
+    mistakes = [line for item in items for line in _describe(item, missing)]
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
     if len(mistakes) > MOST_MISTAKES:
         mistakes[MOST_MISTAKES:] = [f"and {len(mistakes) - MOST_MISTAKES} more"]
     raise UserError(f"{count} in {path}:\n" + "\n".join(f"  {line}" for line in mistakes))
 
 
-def _describe(item: dict) -> list[str]:
-    key = ".".join(str(part) for part in item["loc"])
+def _dotted(place: tuple) -> str:
+    return ".".join(str(part) for part in place)
+
+
+def _describe(item: dict, missing: list[str]) -> list[str]:
+    """missing: keys, of which an unknown one may be a misspelling."""
+    key = _dotted(item["loc"])
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100
     shown = short.repr(item["input"])
@@ -521,10 +535,30 @@ def _describe(item: dict) -> list[str]:
         case "broken_rules":
             return item["msg"].splitlines()
         case "extra_forbidden":
-            return [f"{key}: unknown key; remove it or correct its spelling"]
+            near = difflib.get_close_matches(key, missing, 1, 0.75)
+            near = near or difflib.get_close_matches(key, _keys(Params), 1, 0.75)
+            remedy = f"did you mean {near[0]}?" if near else "remove it or correct its spelling"
+            if key in near:
+                remedy = "write each part of its name in a section of its own"
+            return [f"{key[:100]}: unknown key; {remedy}".replace("\n", " ")]
         case "missing":
             return [f"{key}: missing; copy it from the project's params.yaml"]
         case "string_pattern_mismatch":
-            return [f"{key} = {shown}: expected text that matches {item['ctx']['pattern']}"]
+            return [f"{key} = {shown}: expected text without a zero byte"]
+        case "invalid_key":
+            return [f"{key}: expected the name of a key, text"]
+        case "model_type":
+            return [f"{key} = {shown}: expected keys and values"]
     expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    expected = expected.removeprefix("String should have ")
     return [f"{key} = {shown}: expected {expected}"]
+
+
+def _keys(section: type[Section], prefix: str = "") -> list[str]:
+    """The dotted names of a section's keys, with those of its sections."""
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += _keys(field.annotation, f"{prefix}{name}.")
+    return names

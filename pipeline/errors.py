@@ -18,15 +18,24 @@ class UserError(Exception):
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP, its number as the argument: ends what it meets as Ctrl-C does."""
 
+    def __str__(self) -> str:
+        return signal.Signals(self.args[0]).name
+
 
 def read_text(path: Path) -> str:
     """A file's text, with or without a byte order mark; a UserError where it is no UTF-8."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or device"
+        raise UserError(f"{path} is {kind}, expected a text file; move it away")
     try:
-        return path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no UTF-8 text (byte {error.start} of it is not); save it as UTF-8"
-        ) from None
+        place = error.start
+    else:
+        place = text.find("\0")  # as in UTF-16 without its mark
+        if place < 0:
+            return text
+    raise UserError(f"{path} is no UTF-8 text (byte {place} of it is not); save it as UTF-8")
 
 
 def naming(error: OSError, path: Path) -> OSError:

@@ -131,6 +131,20 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table of numbers as pandas wrote it: in whole lines."""
+    require_file(path)
+    try:
+        if not path.read_bytes().endswith(b"\n"):
+            raise ValueError("its last line is cut off")
+        return pd.read_csv(path)
+    except ValueError as error:  # also pandas' own, and of bytes that are no UTF-8
+        raise UserError(
+            f"{path} is no readable table ({' '.join(str(error).split())}); `dvc repro` makes it "
+            "again"
+        ) from None
+
+
 def require_file(path: Path) -> None:
     """UserError where there is no file; OSError, with its name, where it must not be read."""
     if not path.is_file():

@@ -3,14 +3,12 @@
 import ctypes
 import functools
 import os
-import secrets
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
 
 from pipeline.config import Base
 from pipeline.errors import UserError
@@ -63,35 +61,6 @@ def free_memory() -> int:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for matrix products where `base.precision` is bf16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def compiled(module: nn.Module, base: Base, sizes_vary: bool = False) -> None:
-    """Lets `module` go through torch.compile, in place, where `base.compile` asks for it.
-
-    Names in its state stay. sizes_vary: one program for all sizes from the start; else the first
-    size has its own, and a second one makes the program for all.
-    """
-    if base.compile:
-        _try_compiler(find_device(base.device).type)
-        module.compile(dynamic=True if sizes_vary else None)
-
-
-@functools.cache
-def _try_compiler(device_type: str) -> None:
-    """Compiles something small: says before the training, not in it, that this cannot be done."""
-    constant = secrets.randbits(32)  # else the result of an earlier run may be taken from disk
-
-    def small(x: torch.Tensor) -> torch.Tensor:
-        return (x * constant).tanh()
-
-    try:
-        torch.compile(small)(torch.ones(64, device=device_type))
-    except Exception as error:  # of many kinds: no compiler, no headers, no Triton
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"base.compile = True, but torch.compile fails here ({reason}); install a C++ compiler "
-            "(g++) and Python's headers, or set base.compile to false"
-        ) from None
 
 
 def exact() -> AbstractContextManager:

@@ -7,9 +7,10 @@ missing. So a store that is dead, slow or absent costs a training one warning li
 Pipeline runs share a row of MLflow where name, baseline revision, parameters, code and data are the
 same: a killed training continues its curve, and an edit without a commit has a row of its own.
 
-A row is RUNNING while a training or `report` writes into it, and no longer: a watcher, a process of
-its own, closes it where that stage is killed outright. A project may be moved or copied with its
-mlflow.db: the pictures of its rows are looked for beside it.
+A row is RUNNING while a training or `report` writes into it. Where such a stage is killed outright,
+the next one of this machine that opens the store, or `python -m pipeline check`, marks the row
+KILLED. A project may be moved or copied with its mlflow.db: the pictures of its rows are looked for
+beside it.
 """
 
 import hashlib
@@ -25,11 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pipeline import io
 from pipeline.config import Params
+
+if TYPE_CHECKING:  # takes seconds to import, and most stages do without it
+    from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 15.0  # metrics reach the store at the latest after this time,
 MAX_LOGGING_SHARE = 0.05  # or later, where the store is so slow that more time would go there
@@ -42,12 +45,6 @@ MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-WATCHER = """
-import sys
-if not sys.stdin.read():  # ends with the stage, which said no word before
-    from pipeline import tracking
-    tracking.close_killed(*sys.argv[1:])
-"""
 CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
@@ -124,7 +121,7 @@ class Run:
         except Exception as error:  # of many kinds: mlflow's, its database's, its network's
             self.enabled = False
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            remedy = "`dvc repro -f -s report` fills it in later"
+            remedy = "mend that, and `dvc repro -f -s report` fills it in"
             print(f"warning: {self.stage} is not in MLflow ({reason}); {remedy}", file=sys.stderr)
 
 
@@ -132,48 +129,27 @@ class MlflowRow:
     """The run of this pipeline run in the store, found or made."""
 
     def __init__(self, settings: Params) -> None:
-        for key, value in MLFLOW_SETTINGS.items():
-            os.environ.setdefault(key, value)
-        from filelock import FileLock
-        from mlflow.tracking import MlflowClient
-
         root = io.project_root()
-        other_store = os.environ.get("MLFLOW_TRACKING_URI")
-        uri = other_store or f"sqlite:///{root / 'mlflow.db'}"
-        artifacts = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
+        artifacts = None
+        if not _store_uri().startswith("http"):
+            artifacts = (root / "mlartifacts").as_uri()
         mine = f"{socket.gethostname()}:{os.getpid()}:{time.time():.0f}"
         key, run_name, revision = _identity(settings)
-        lock = root / ".store" / "mlflow.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        # Creating a fresh store from several processes crashes; afterwards many may write.
-        with FileLock(lock, timeout=LOCK_SECONDS):
-            client = self.client = MlflowClient(tracking_uri=uri)
-            name = settings.tracking.experiment
-            known = client.get_experiment_by_name(name)
-            home = known.experiment_id if known else client.create_experiment(name, artifacts)
-            if known and not other_store:
+        with _locked_store() as client:
+            self.client = client
+            known = client.get_experiment_by_name(_experiment())
+            home = (
+                known.experiment_id if known else client.create_experiment(_experiment(), artifacts)
+            )
+            if known and "MLFLOW_TRACKING_URI" not in os.environ:
                 _move_artifacts(root / "mlflow.db", known.artifact_location, artifacts)
-            for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
-                tag = run.data.tags.get(PROCESS_TAG, "")
-                host, pid, opened = [*tag.split(":"), "0", "0"][:3]
-                if host == socket.gethostname() and not _is_alive(int(pid), int(opened)):
-                    client.set_terminated(run.info.run_id, "KILLED")  # and its watcher too
+            _close_killed(client, home)
             runs = client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
             tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
             run = runs[0] if runs else client.create_run(home, tags=tags, run_name=run_name)
             self.id = run.info.run_id
             client.update_run(self.id, status="RUNNING")
             client.set_tag(self.id, PROCESS_TAG, mine)
-        command = [sys.executable, "-c", WATCHER, uri, self.id, mine]
-        here, nothing = Path(__file__).parents[1], subprocess.DEVNULL
-        self.watcher = subprocess.Popen(
-            command,
-            cwd=here,
-            stdin=subprocess.PIPE,
-            stdout=nothing,
-            stderr=nothing,
-            start_new_session=True,  # neither Ctrl-C nor a signal to the stage's group ends it
-        )
         if ERROR_TAG in run.data.tags:
             self.client.delete_tag(self.id, ERROR_TAG)
         self.stored = set(run.data.metrics)
@@ -194,7 +170,7 @@ class MlflowRow:
         now = int(time.time() * 1000)
         for stage, folder in trainings.items():
             for split, file in CURVES.items():
-                table = pd.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
+                table = io.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
                 rows = [(f"{stage}/{split}.{k}", v, int(i)) for i, k, v in table.to_numpy()]
                 self.log_curve([(key, float(value), now, step) for key, value, step in rows])
         numbers = {k: v for k, v in io.flatten(metrics).items() if type(v) in (int, float)}
@@ -214,7 +190,6 @@ class MlflowRow:
         if error is not None:
             self.client.set_tag(self.id, ERROR_TAG, _text(str(error) or type(error).__name__))
         self.client.set_terminated(self.id, status)
-        self.watcher.communicate(b"closed")
 
     def _log(self, kind: str, items: list[tuple]) -> None:
         from mlflow.entities import Metric, Param
@@ -225,14 +200,44 @@ class MlflowRow:
             self.client.log_batch(self.id, **{kind: entities[i : i + size]})
 
 
-def close_killed(uri: str, run_id: str, process: str) -> None:
-    """For the watcher: the row of a process that is gone, unless another one continues it."""
+def _store_uri() -> str:
+    default = f"sqlite:///{io.project_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def _experiment() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nakawari"
+
+
+@contextmanager
+def _locked_store() -> Iterator["MlflowClient"]:
+    """Creating a fresh store from several processes crashes; afterwards many may write."""
+    for key, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    from filelock import FileLock
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
-    run = client.get_run(run_id)
-    if run.info.status == "RUNNING" and run.data.tags.get(PROCESS_TAG) == process:
-        client.set_terminated(run_id, "KILLED")
+    lock = io.project_root() / ".store" / "mlflow.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=LOCK_SECONDS):
+        yield MlflowClient(tracking_uri=_store_uri())
+
+
+def close_killed() -> list[str]:
+    """Marks the rows whose process was killed outright; their names."""
+    with _locked_store() as client:
+        known = client.get_experiment_by_name(_experiment())
+        return _close_killed(client, known.experiment_id) if known else []
+
+
+def _close_killed(client: "MlflowClient", home: str) -> list[str]:
+    names = []
+    for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
+        host, pid, opened = [*run.data.tags.get(PROCESS_TAG, "").split(":"), "0", "0"][:3]
+        if host == socket.gethostname() and not _is_alive(int(pid), int(opened)):
+            client.set_terminated(run.info.run_id, "KILLED")
+            names.append(run.info.run_name)
+    return names
 
 
 def _is_alive(pid: int, opened: int) -> bool:
@@ -292,7 +297,7 @@ def _identity(settings: Params) -> tuple[str, str, str]:
     if DATA.is_file():
         digest.update(DATA.read_bytes())
     name = os.environ.get("DVC_EXP_NAME") or f"workspace {revision[:7]}"
-    key = f"{settings.tracking.experiment}/{name}/{revision}/{digest.hexdigest()[:12]}"
+    key = f"{name}/{revision}/{digest.hexdigest()[:12]}"
     if _git("status", "--porcelain", "pipeline", "stages"):
         name += f" edited {digest.hexdigest()[:4]}"
     return key.replace("'", "_"), name, revision  # MLflow's filters know no escaped quote

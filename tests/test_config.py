@@ -103,6 +103,13 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"train.lr_max": "abc"}, "train.lr_max = 'abc': expected number"),
         ({"train.n_epoch": 3}, "train.n_epoch: unknown key"),
         ({"train.n_epochs": None}, "train.n_epochs: missing"),
+        ({"base.compile": False}, "base.compile: unknown key; remove it or correct its spelling"),
+        ({"tracking.experiment": "a"}, "tracking.experiment: unknown key; remove it or"),
+        ({"flow": [1]}, "flow = [1]: expected keys and values"),
+        ({"base.launcher": "python; ls"}, "base.launcher = 'python; ls': expected python, or"),
+        ({"base.launcher": "torchrun $(ls)"}, "base.launcher = 'torchrun $(ls)': expected python,"),
+        ({"source.path": "a\0"}, "source.path = 'a\\x00': expected text without a zero byte"),
+        ({"source.path": "a" * 5000}, "expected at most 4096 characters"),
         ({"train": None}, "train: missing"),
         ({"train.n_epochs": 2.5}, "train.n_epochs = 2.5: expected"),
         ({"train.n_epochs": "3"}, "train.n_epochs = '3': expected integer"),
@@ -328,3 +335,29 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 def test_a_missing_file_says_where_to_run(tmp_path):
     with pytest.raises(UserError, match="from the root of the project"):
         config.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "near"),
+    [
+        ("  n_epochs: 7", "  n_epoch: 7", "vqgan.trainer.n_epoch: unknown key; did you mean vqgan"),
+        ("  lr_max:", "  lrmax:", "train.lrmax: unknown key; did you mean train.lr_max?"),
+        ("\ntrain:", "\ntraining:", "training: unknown key; did you mean train?"),
+        ("\nscene_split:", "\nscene-split:", "did you mean scene_split?"),
+        ("\nbase:", "\ntrain.lr_max: 1\nbase:", "train.lr_max: unknown key; write each part"),
+        ("\nbase:", "\n5: 1\nbase:", "5: expected the name of a key, text"),
+        (
+            "  seed: 1 ",
+            "  seed: 1\n  seed: 2 ",
+            r'duplicate key "seed".*line 7.*\(line: 7\); mend it there$',
+        ),
+        ("  seed", "\tseed", r"no valid YAML: .*line 6, column 1.*; mend it there$"),
+    ],
+)
+def test_a_slip_in_the_file_is_said_with_its_place(tmp_path, old, new, near):
+    path = tmp_path / "params.yaml"
+    path.write_text(FILE.read_text("utf-8").replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        config.load(path)
+    assert near in str(caught.value) or re.search(near, str(caught.value))
+    assert "http" not in str(caught.value) and "unicode string" not in str(caught.value)

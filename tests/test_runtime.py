@@ -1,14 +1,12 @@
-"""PyTorch's preparation: devices that are not there, threads, precision, compiling, torchvision."""
+"""PyTorch's preparation: devices that are not there, threads, precision, torchvision."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
-from shutil import which
 
 import pytest
 import torch
-from torch import nn
 
 from pipeline import runtime
 from pipeline.errors import UserError
@@ -69,40 +67,6 @@ def test_precision_decides_the_type_of_products(precision, kind):
     a = torch.rand(2, 2)
     with runtime.autocast(torch.device("cpu"), precision):
         assert (a @ a).dtype == kind
-
-
-@pytest.mark.skipif(not which("g++"), reason="torch.compile needs g++")
-def test_a_compiled_network_keeps_its_names_and_its_loss(tiny):
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1))
-    inputs, names = torch.randn(5, 6), list(network.state_dict())
-    losses, slopes = [], []
-    for changes in ({}, {"base.compile": True}):
-        runtime.compiled(network, tiny(changes).base)
-        network.zero_grad()
-        loss = network(inputs).square().mean()
-        loss.backward()
-        losses.append(loss.item())
-        slopes.append(network[0].weight.grad.clone())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-6)
-    assert list(network.state_dict()) == names
-
-
-def test_without_a_compiler_compiling_is_refused_before_the_training():
-    code = """
-from types import SimpleNamespace
-from torch import nn
-from pipeline import runtime
-from pipeline.errors import UserError
-try:
-    runtime.compiled(nn.Linear(1, 1), SimpleNamespace(compile=True, device="cpu"))
-except UserError as error:
-    print(error)
-"""
-    said = python(code, CXX="/no/compiler")
-    assert said.startswith("base.compile = True, but torch.compile fails here (")
-    assert "/no/compiler" in said and said.endswith("or set base.compile to false")
 
 
 def test_torchvision_and_gpt2_can_be_imported_after_the_repair():

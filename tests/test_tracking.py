@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline import config, io, tracking
 from pipeline.commands import check
-from pipeline.errors import UserError
+from pipeline.errors import Terminated, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WRITER = """
@@ -38,7 +38,12 @@ def settings():
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
     """No test sees the store, the experiment or the repository of whoever runs the tests."""
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "DVC_EXP_NAME",
+        "DVC_EXP_BASELINE_REV",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -79,7 +84,7 @@ def other_row(store, monkeypatch):
 
 def runs(store, title: str) -> list:
     experiment = store.client.get_experiment_by_name("nakawari")
-    condition = f"tags.`nakawari.key` LIKE 'nakawari/{title}/%'"
+    condition = f"tags.`nakawari.key` LIKE '{title}/%'"
     return store.client.search_runs([experiment.experiment_id], condition)
 
 
@@ -119,16 +124,31 @@ def test_a_killed_training_continues_its_curve_in_one_run(store, settings, other
     assert steps(store, row, "vqgan_train/train.total") == list(range(10, 1220))
 
 
-def test_a_stage_that_is_killed_outright_leaves_no_row_running(store, settings, other_row):
+def test_a_stage_that_is_killed_outright_is_named_so_by_the_check(store, settings, other_row):
+    other_row("running")
+    running = tracking.Run("vqgan_train", settings)
+    running.log({"train.total": 1.0}, 1)
+    running._flush()
     other_row("outright")
     killed = WRITER + "    run._flush()\n    import os; os.kill(os.getpid(), 9)\n"
     command = [sys.executable, "-c", killed, REPOSITORY / "params.yaml", "gpt2_train"]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == -9
-    for _ in range(600):  # nothing else is started
-        if runs(store, "outright")[0].info.status != "RUNNING":
-            break
-        time.sleep(0.1)
-    assert runs(store, "outright")[0].info.status == "KILLED"
+    (hint,) = check.tracking_store(settings, store.root / "mlflow.db")
+    assert hint.level == "hint" and hint.sentence.startswith("outright edited")
+    assert not list(check.tracking_store(settings, store.root / "mlflow.db")), "once"
+    states = [runs(store, name)[0].info.status for name in ("outright", "running")]
+    assert states == ["KILLED", "RUNNING"]
+    running.close("FINISHED")
+
+
+def test_another_experiment_is_that_of_mlflows_own_variable(
+    store, settings, other_row, monkeypatch
+):
+    other_row("elsewhere")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "series two")
+    tracking.Run("gpt2_train", settings)._attempt(lambda row: row.close("FINISHED", None))
+    home = store.client.get_experiment_by_name("series two").experiment_id
+    assert len(store.client.search_runs([home])) == 1 and not runs(store, "elsewhere")
 
 
 def test_a_copied_project_keeps_its_files_beside_its_store(
@@ -202,17 +222,18 @@ def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(
     ("error", "status", "sentence"),
     [
         (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
+        (Terminated(15), "KILLED", "SIGTERM"),
         (UserError("models/gpt2 is missing"), "FAILED", "models/gpt2 is missing"),
     ],
 )
 def test_an_exception_is_passed_on_with_its_status(
     store, settings, other_row, error, status, sentence
 ):
-    other_row(f"it's {status}")  # MLflow's filters know no escaped quote
+    other_row(f"it's {sentence[:7]}")  # MLflow's filters know no escaped quote
     with pytest.raises(type(error)), tracking.stage("failing", settings) as run:
         run.log({"train.total": 1.0}, 1)
         raise error
-    (row,) = runs(store, f"it_s {status}")
+    (row,) = runs(store, f"it_s {sentence[:7]}")
     assert row.info.status == status and row.data.tags["error"] == sentence
 
 

@@ -57,7 +57,7 @@ class Finding(NamedTuple):
 def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -> list[Finding]:
     """All that is to be said of the current folder, errors first."""
     checks: list[Callable[[], Iterable[Finding]]]
-    checks = [python_version, packages, interpreter, partial(git, experiment), disk]
+    checks = [project_files, python_version, packages, interpreter, partial(git, experiment), disk]
     items = []
     try:
         settings = config.load(params_file)
@@ -73,7 +73,7 @@ def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -
             items += check()
         except UserError as error:  # a file of the project that cannot be read
             items.append(Finding("error", str(error)))
-    return sorted(items, key=lambda item: item.level)
+    return sorted(dict.fromkeys(items), key=lambda item: item.level)  # each once
 
 
 def require_weights(settings: Params) -> None:
@@ -81,6 +81,12 @@ def require_weights(settings: Params) -> None:
     missing = [item.sentence for item in weight_files(settings)]
     if missing:
         raise UserError("weight files are missing\n  " + "\n  ".join(missing))
+
+
+def project_files() -> Iterator[Finding]:
+    for path in (REQUIREMENTS, DVC_FILE):
+        if not path.exists():
+            yield Finding("error", f"{path} is missing; bring it back from git")
 
 
 def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[Finding]:
@@ -95,11 +101,11 @@ def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[
 def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
     """Pinned packages that are not there, or there in another version."""
     missing, other = [], []
-    lines = read_text(requirements).splitlines() if requirements.is_file() else []
+    lines = read_text(requirements).splitlines() if requirements.exists() else []
     for line in lines:
         name, pinned, version = line.partition("#")[0].strip().partition("==")
-        name, version = name.partition("[")[0].strip(), version.partition(";")[0].strip()
-        if not pinned or name in DEVELOPMENT:
+        name, version = name.partition("[")[0].strip(), version.partition(";")[0].strip(" =")
+        if not (name and pinned) or name in DEVELOPMENT:
             continue
         try:
             installed = importlib.metadata.version(name)
@@ -321,13 +327,23 @@ def weight_files(settings: Params) -> list[Finding]:
 
 
 def tracking_store(settings: Params, store: Path = Path("mlflow.db")) -> Iterator[Finding]:
-    """A store that MLflow will not open: runs go on without a row."""
+    """A store that MLflow will not open: runs go on without a row. Names killed runs so."""
     here = store.exists() and importlib.util.find_spec("mlflow")
     if settings.tracking.enabled and here and "MLFLOW_TRACKING_URI" not in os.environ:
         from pipeline import tracking
 
         if fault := tracking.store_fault(store):
             yield Finding("warning", fault)
+            return
+        try:
+            killed = tracking.close_killed()
+        except Exception as error:  # of many kinds: mlflow's, its database's
+            reason = " ".join(str(error).split())[:300]
+            yield Finding("warning", f"{store} cannot be written ({reason}), no run is added")
+        else:
+            if killed:
+                names = ", ".join(killed)
+                yield Finding("hint", f"{names}: killed while it ran, and now named so in MLflow")
 
 
 def _gpus() -> int:
@@ -349,7 +365,7 @@ def _has_bf16() -> bool | None:
 
 def stage_outputs(dvc_file: Path) -> dict[Path, str]:
     """What the stages in dvc.yaml write, and the stage of each."""
-    if not dvc_file.is_file():
+    if not dvc_file.exists():
         return {}
     outs = {}
     try:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -188,13 +189,15 @@ def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
     """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them."""
     images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
     for frame, path in paths.items():
-        if path.is_dir() or not path.exists():
-            fault = "is a folder" if path.exists() else "does not exist"
-            raise UserError(f"{path} {fault}; {EXPECTED}")
+        with suppress(OSError):  # the reader says which
+            if path.is_dir() or not path.exists():
+                fault = "is a folder" if path.exists() else "does not exist"
+                raise UserError(f"{path} {fault}; {EXPECTED}")
         try:
             picture = read_picture(path)
         except Unreadable as error:
-            raise UserError(f"{path} cannot be read: {error.reason}; {EXPECTED}") from None
+            reason = error.reason.removeprefix("cannot be read: ")
+            raise UserError(f"{path} cannot be read: {reason}; {EXPECTED}") from None
         for note in picture.notes:
             notes[note][str(path)] = None
         image = picture.pixels
@@ -334,8 +337,10 @@ def _say_conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> None
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    model = clip.model
+    model, given = clip.model, images[0].shape[:2]
     shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
+    if abs(given[0] * wished[1] - given[1] * wished[0]) > max(given):  # more than a pixel
+        say(f"the pictures of {given[0]}x{given[1]} are stretched to {wished[0]}x{wished[1]}")
     if shape != wished:
         say(
             f"the frames are the middle {shape[0]}x{shape[1]} of {wished[0]}x{wished[1]}: this "

@@ -13,6 +13,7 @@ import shutil
 import sys
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
     uncached = [job for job in accepted if not job.cache.has(probed[job][0]["sha256"])]
     if len(accepted) > len(uncached):
         n_cached = len(accepted) - len(uncached)
-        print(f"{n_cached} videos were decoded before and come from the cache", file=sys.stderr)
+        print(f"{n_cached} of {len(accepted)} videos come from the cache", file=sys.stderr)
     _check_disk(jobs[0], sum(probed[job][1].expected_frames for job in uncached))
     # long videos start first, so that no worker is left alone with one at the end
     longest_first = sorted(accepted, key=lambda job: -probed[job][1].expected_frames)
@@ -182,7 +183,7 @@ def probe_video(job: Job) -> tuple[dict, Header | None]:
         header = opened(job.path, job.reading)
     except Unreadable as error:
         return row | {"status": error.status, "reason": _valid_text(error.reason)}, None
-    row["notes"] = SEPARATOR.join(header.notes)
+    row["notes"] = _one_text(header.notes)
     row |= {"codec": header.codec, "fps": f"{header.fps.numerator}/{header.fps.denominator}"}
     return row | {"height": header.height, "width": header.width}, header
 
@@ -278,7 +279,7 @@ def ingest_video(job: Job, row: dict, header: Header) -> dict:
     except decode.Killed as error:
         raise executor.Died(job.name, str(error)) from None
     row = row | {"n_frames": out.n_frames, "status": status, "reason": reason}
-    row |= {"notes": SEPARATOR.join(notes), "duration": round(last - first + 1 / header.fps, 3)}
+    row |= {"notes": _one_text(notes), "duration": round(last - first + 1 / header.fps, 3)}
     job.cache.keep(row, job.frame_file)
     return row
 
@@ -329,6 +330,11 @@ def _require_whole(rows: list[dict], job: Job) -> None:
 def _named(rows: list[dict]) -> str:
     names = [f"{row['path']} ({row['status']}: {row['reason']})" for row in rows[:NAMED]]
     return ", ".join(names) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+
+
+def _one_text(notes: Iterable[str]) -> str:
+    """Remarks as one text, parted by SEPARATOR alone."""
+    return _valid_text(SEPARATOR.join(note.replace(SEPARATOR, ", ") for note in notes))
 
 
 def _valid_text(name: str) -> str:

@@ -117,6 +117,7 @@ class Evaluation:
                 )
 
     def run(self, histories: dict[str, Path]) -> dict:
+        trainings = {title: io.read_csv(path) for title, path in histories.items()}
         splits = THESIS_SPLITS[self.settings.thesis_metrics]
         protocol = self._thesis_protocol("test", self.clips) if "test" in splits else None
         table, videos, examples = self._measure_clips(protocol)
@@ -143,7 +144,7 @@ class Evaluation:
         groups, by_frame = group_table(table), self.scorer.by_frame()
         tables = {"clips": table, "groups": groups, "paired": pairs, "by_frame": by_frame}
         tables["codebook"] = code_usage(code_counts)
-        self._write(details, tables, examples, histories)
+        self._write(details, tables, examples, trainings)
         return headline(details, table.video_id.nunique())
 
     def _measure_clips(
@@ -215,7 +216,7 @@ class Evaluation:
         details: dict,
         tables: dict[str, pd.DataFrame],
         examples: list[dict[str, torch.Tensor]],
-        histories: dict[str, Path],
+        trainings: dict[str, pd.DataFrame],
     ) -> None:
         io.write_json(self.out / "details.json", details)
         (self.out / "plots").mkdir(exist_ok=True)
@@ -230,7 +231,6 @@ class Evaluation:
         figures.save_image(figures.stack(strips), self.out / "strip.png")
         figures.save_image(self._reconstructions(), self.out / "reconstruction.png")
         parameters = io.flatten(self.params.model_dump(include=set(SECTIONS)))
-        trainings = {title: pd.read_csv(path) for title, path in histories.items()}
         write_page(self.out, details, tables, parameters, trainings)
 
     def _reconstructions(self) -> "figures.Image.Image":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -60,7 +60,9 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
     try:
         vqgan = config.Vqgan.model_validate(content["vqgan"])
         ingest = config.FrameSize.model_validate(content["ingest"])
-        method, easing = content["flow"]["method"], Easing(**content["flow"]["easing"])
+        flow = content["flow"]
+        method = config.FlowSection(method=flow["method"], easing=True).method
+        easing = TypeAdapter(Easing).validate_python(flow["easing"])
     except (KeyError, TypeError, ValidationError) as error:
         raise other_version(folder, "tokenizer", error) from None
     if vqgan.context == "keyframes":
@@ -94,7 +96,7 @@ def read_config(folder: Path) -> dict:
             trained = flatten(json.loads((file.metadata() or {})["config"]))
     except SafetensorError as error:
         raise _unreadable(weights, error) from None
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, ValueError, AttributeError, RecursionError):
         raise UserError(f"{weights} was written by an older version; {REMEDY}") from None
     values = flatten(content)
     for key in sorted(values.keys() | trained.keys()):

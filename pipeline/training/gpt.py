@@ -29,7 +29,7 @@ from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.runtime import autocast, compiled
+from pipeline.runtime import autocast
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.perceptual import Perceptual, perceptual_loss
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
@@ -103,8 +103,6 @@ class GptTask(Task):
         self.module.to(device)
         if settings.base.gradient_checkpointing:
             checkpoint_activations(self.module.gpt)
-        for block in self.module.gpt.h:
-            compiled(block.mlp, settings.base, sizes_vary=True)
         self.perceptual = self._perceptual_loss(settings, config)
 
         matrices, others = [], []

@@ -49,22 +49,23 @@ class TokenSet:
         for row in table.itertuples():
             variant = " flipped" * row.flipped + " reversed" * row.reversed
             self.names.append(f"clip {row.clip_id}{variant}")
-            ids = torch.from_numpy(np.asarray(row.tokens, np.int32)).view(row.n_frames, -1)
+            ids = torch.from_numpy(np.asarray(row.tokens, np.int32))
             values = torch.from_numpy(np.frombuffer(row.features, np.float16).copy())
             if (
-                ids.shape[1] != config.tokens_per_frame
+                len(ids) != row.n_frames * config.tokens_per_frame
                 or int(ids.max()) >= config.num_embeddings
                 or len(values) != ids.numel() * config.context_channels
             ):
                 raise UserError(
-                    f"clip {row.clip_id} has {ids.shape[1]} tokens a frame up to id "
+                    f"clip {row.clip_id} has {len(ids) / row.n_frames:g} tokens a frame up to id "
                     f"{int(ids.max())} with {len(values) / ids.numel():g} context channels, "
                     f"expected {config.tokens_per_frame} tokens below {config.num_embeddings} with "
                     f"{config.context_channels}: tokens and tokenizer do not belong together; run "
                     "`dvc repro token_precompute`"
                 )
-            self.clips.append(ids)
-            self.features.append(values.view(*ids.shape, config.context_channels))
+            shape = row.n_frames, config.tokens_per_frame
+            self.clips.append(ids.view(shape))  # T N
+            self.features.append(values.view(*shape, config.context_channels))  # T N C
         self.has_context = config.context_channels > 0
         self.longest = max((len(clip) for clip in self.clips), default=0)
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline import config, frames, runtime
+from pipeline import config, frames
 from pipeline.data.augmentation import augment
 from pipeline.data.datasets import ImageSet
 from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
@@ -227,8 +227,6 @@ class ImageTask(VqganTask):
         self._build(Tokenizer(self.settings, settings.ingest.height, settings.ingest.width))
         self.tokenizer.checkpoint_gradients(settings.base.gradient_checkpointing)
         self.module.to(memory_format=torch.channels_last)
-        for network in (self.tokenizer.encoder, self.tokenizer.decoder):
-            runtime.compiled(network, settings.base)
         self._init_from_data()
 
     @torch.no_grad()
@@ -294,7 +292,6 @@ class KeyframeTask(VqganTask):
             split.easing = self.easing
         size = (settings.ingest.height, settings.ingest.width)
         self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
-        runtime.compiled(self.tokenizer.decoder, settings.base)
         self._init_from_data()
 
     @torch.no_grad()

@@ -41,12 +41,14 @@ def check(out: Path, pictures: Iterable[Path]) -> None:
     """UserError where `out` is no name of a clip, cannot be written or would cost a file."""
     if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in (".mp4", ".gif"):
         raise UserError(
-            f"--out {out}: expected a name ending in .mp4 or .gif, or a folder for PNG files"
+            f"--out {out}: expected a name ending in .mp4 or .gif, or, for PNG files, a folder's, "
+            "without a dot"
         )
     place = _place(out)
     try:
         for picture in pictures:
-            _check_picture(out, place, picture)
+            with suppress(OSError):  # the picture's reader says it
+                _check_picture(out, place, picture)
         _check_existing(out, place)
         existing = next(folder for folder in place.parents if os.path.lexists(folder))
         if not existing.is_dir():
@@ -81,6 +83,8 @@ def _check_existing(out: Path, place: Path) -> None:
         raise OSError(errno.ELOOP, "a link that leads to itself")
     if not place.exists():
         return
+    if not os.access(place, os.W_OK):
+        raise OSError(errno.EACCES, "it exists and is protected")
     if out.suffix and place.is_dir():
         raise UserError(f"--out {out} is a folder; expected the name of a file")
     if out.suffix:
@@ -117,7 +121,9 @@ def _is_own(path: Path, suffix: str) -> bool:
         return bool(suffix)
     if suffix == ".mp4":
         with path.open("rb") as file:
-            return MARK.encode() in file.read(1000)
+            header = file.read(2**22).partition(b"mdat")[0]
+        handler = b"vide" + bytes(12) + MARK.encode() + b"\0"
+        return handler in header and b"\0\0\0\x08ilst" in header  # no tags; ffmpeg's edits have
     try:
         with Image.open(path) as image:
             if suffix == ".gif":
@@ -150,7 +156,8 @@ def check_content(
     free = shutil.disk_usage(folder).free / 1e6
     if needed > free:
         raise UserError(
-            f"--out {out} would take at least {needed:.1f} MB, and {free:.1f} MB are free there; "
+            f"--out {out} would take at least {math.ceil(10 * needed) / 10} MB, and "
+            f"{math.floor(10 * free) / 10} MB are free there; "
             "free some space, or choose fewer frames or a smaller --size"
         )
 

@@ -62,6 +62,8 @@ def conversion(codec: str, stream: str, following: list[str], size: Size) -> Con
     filters, notes = [], []
     if matrix not in SWSCALE | ZIMG:
         raise Unreadable(UNDECODABLE, f"colours in {matrix}, a matrix unknown to ffmpeg's filters")
+    if transfer in ("log100", "log316"):  # `scale` refuses them, players do not heed them
+        filters.append("setparams=color_trc=bt709")
     hdr, gamut = HDR.get(transfer), WIDE_GAMUTS.get(primaries)
     has_matrix = not NO_MATRIX.match(name)
     if has_matrix and matrix == "unknown":

@@ -89,7 +89,7 @@ def decode(
         tempfile.TemporaryFile() as printed,
     ):
         timestamps = Timestamps(printed.fileno(), header.fps)
-        source = source.with_decoder(header.decoder)
+        source = source.read_by(header.decoder, header.stream)
         filters = [*_source_filters(header), *timestamps.filters]
         first = (header.crop.height, header.crop.width) if header.crop else header.decoded_size
         reductions = _reductions(first, images, samples, width)
@@ -193,7 +193,7 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
             **source.options,
         ),
         "pipe:1",
-        map="0:V:0",  # the first stream of moving pictures: no cover art
+        map=f"0:{source.stream}",
         vf=filters,
         format="rawvideo",
         pix_fmt="rgb24",

@@ -18,10 +18,11 @@ class FfmpegInput:
     url: str
     folder: Path | None = None
     options: dict[str, str | int] = field(default_factory=dict)
+    stream: int = 0  # that of the moving pictures
 
-    def with_decoder(self, name: str | None) -> "FfmpegInput":
-        """The same read by a decoder of that name; None leaves the choice to ffmpeg."""
-        return replace(self, options=self.options | ({"c:v": name} if name else {}))
+    def read_by(self, decoder: str | None, stream: int) -> "FfmpegInput":
+        """That stream, read by a decoder of that name; None leaves the choice to ffmpeg."""
+        return replace(self, options={"c:v": decoder} if decoder else {}, stream=stream)
 
 
 def executable() -> str:

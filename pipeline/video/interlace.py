@@ -40,8 +40,8 @@ def look(source: FfmpegInput, duration: float | None, fps: Fraction) -> str:
         seek = ["-noaccurate_seek", "-ss", f"{at:.3f}"] if at > 1 else []
         command += [*given, *seek, "-i", source.url]
     for number in range(n_places):
-        command += ["-map", f"{number}:V:0", "-frames:v", str(PLACE_FRAMES), "-vf", IDET]
-        command += ["-fps_mode", "passthrough", "-f", "null", "-"]
+        command += ["-map", f"{number}:{source.stream}", "-vf", IDET]
+        command += ["-frames:v", str(PLACE_FRAMES), "-fps_mode", "passthrough", "-f", "null", "-"]
     process = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -92,7 +92,7 @@ def _brightest(
         stream,
         "pipe:1",
         vf=",".join([f"select='not(mod(n,{step}))'", *filters]),
-        **{"map": "0:V:0", "frames:v": n_pictures, "fps_mode": "passthrough"},
+        **{"map": f"0:{source.stream}", "frames:v": n_pictures, "fps_mode": "passthrough"},
         **{"format": "rawvideo", "pix_fmt": "rgb24"},
     )
     process = subprocess.run(

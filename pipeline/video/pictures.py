@@ -53,7 +53,7 @@ def read_picture(path: Path) -> Picture:
         except Unreadable:
             raise
         except UnidentifiedImageError:
-            reason = "in a format that is not known"
+            reason = "in a format, or with a kind of pixels, that is not known"
         except Image.DecompressionBombError:
             reason = "far too large"
         except Exception as error:  # a broken file makes Pillow raise anything
@@ -207,7 +207,7 @@ def png_profile(gamma: float | None, primaries: tuple[float, ...] | None) -> byt
     if gamma and abs(gamma * 2.2 - 1) > 0.05:
         curve = (1 / gamma, 1.0, 0.0, 0.0, 0.0)
     x, y = np.reshape(primaries or SRGB_PRIMARIES, (4, 2)).T
-    if min(y) <= 0:
+    if min(y) <= 0 or not 0.01 <= (gamma or 1) <= 100:
         return b""
     white, *columns = np.stack([x / y, np.ones(4), (1 - x - y) / y], axis=1)  # 4 3: X, Y, Z
     columns = np.transpose(columns)

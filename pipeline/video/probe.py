@@ -19,9 +19,9 @@ from pipeline.video.letterbox import Crop, find_crop
 UNKNOWN_FPS = Fraction(25)
 WIDEST_PIXEL = 8  # a pixel aspect beyond 8:1 or 1:8 is a mistake in the file
 SAME_RATE = Fraction(101, 100)  # 24 asked for leaves 24.08 alone
-TEXT_BYTES = 512  # read of a file that ffmpeg does not know
+TEXT_BYTES = 512  # read to know a text
 
-STREAM = re.compile(r"^  Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>.*)$")
+STREAM = re.compile(r"^  Stream #0:(?P<number>\d+).*?: Video: (?P<codec>\w+)(?P<rest>.*)$")
 SIZE = re.compile(r", ([1-9]\d*)x([1-9]\d*)(?=[ ,]|$)")
 PIXEL = re.compile(r"\bSAR ([1-9]\d*):([1-9]\d*)")
 RATES = [re.compile(rf", ([\d.]+k?) {unit}\b") for unit in ("fps", "tbr")]
@@ -29,7 +29,8 @@ DURATION = re.compile(r"^  Duration: (\d+):(\d+):([\d.]+)(?:, start: (-?[\d.]+))
 START = re.compile(r", start (-?[\d.]+)")
 ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 FORMAT = re.compile(r"^Input #0, (.+?), from ")
-STILL_FORMATS = {"image2", "tty", "ico", "lrc"}  # pictures, and text that ffmpeg would draw
+STILL = ", 1 tbn"  # of the still picture in an animated AVIF; a rare film has it too
+STILL_FORMATS = {"image2", "tty", "ico"}  # pictures, and text that ffmpeg would draw
 FROM_ZERO = {"matroska", "nut"}  # their duration is the time at which a film ends
 PLAYLISTS = {"hls", "applehttp", "concat", "dash", "imf"}  # their pieces may lie anywhere
 
@@ -60,6 +61,7 @@ class Header:
     kept: Fraction = Fraction(1)  # share of the source's frames that `decode` gives
     filters: tuple[str, ...] = ()  # ffmpeg's, that make whole pictures of plain colours
     decoder: str | None = None  # None: ffmpeg's choice
+    stream: int = 0  # number in the file
     notes: tuple[str, ...] = ()  # what is converted, or looks wrong
     field_order: str = ""  # as tagged: `Conversion.field_order`
     deinterlaced: bool = False
@@ -78,13 +80,10 @@ class Header:
 def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
     """The header of a file, as `decode` will show it. Raises Unreadable with status and reason."""
     with open_input(path) as source:
-        try:
-            header = parse_header(_ffmpeg_says(source))
-        except Unreadable as error:
-            if error.status == UNDECODABLE and _is_text(path):
-                raise Unreadable(NO_STREAM, "a text, not a video") from None
-            raise
-        source = source.with_decoder(header.decoder)
+        if _is_text(path):  # ffmpeg would open what a playlist names, a pipe say
+            raise Unreadable(NO_STREAM, "a text or a playlist, not a video")
+        header = parse_header(_ffmpeg_says(source))
+        source = source.read_by(header.decoder, header.stream)
         if reading.crop_letterbox:
             decoded = header.decoded_size
             length = header.duration, header.expected_frames
@@ -136,9 +135,13 @@ def _ffmpeg_says(source: FfmpegInput) -> str:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as subtitles and notes do, and as no video does."""
+    """Whether a file begins as subtitles, notes and playlists do, and as no video does."""
     with path.open("rb") as file:
         start = file.read(TEXT_BYTES)
+    if start.startswith(b"YUV4MPEG2"):
+        return False
+    if start.startswith((b"ffconcat", b"#EXTM3U")):
+        return True
     try:
         text = start[:-4].decode("utf-8") if len(start) == TEXT_BYTES else start.decode("utf-8")
     except UnicodeDecodeError:
@@ -153,17 +156,25 @@ def parse_header(printed: str) -> Header:
     if not formats:
         raise Unreadable(UNDECODABLE, first_error(printed))
     if formats[0].endswith("_pipe") or formats[0] in STILL_FORMATS:
-        raise Unreadable(NO_STREAM, f"a picture or a text, not a video ({formats[0]})")
+        animated = "; an animated one must be saved as numbered pictures"  # ffmpeg reads none
+        animated = animated if formats[0] == "webp_pipe" else ""
+        raise Unreadable(NO_STREAM, f"a picture or a text, not a video ({formats[0]}){animated}")
     if PLAYLISTS & set(formats[0].split(",")):
         raise Unreadable(NO_STREAM, f"a playlist ({formats[0]}); its pieces are read by themselves")
-    for at, line in enumerate(lines):
-        stream = STREAM.match(line)
-        if stream and "(attached pic)" not in line:
-            following = itertools.takewhile(
-                lambda line: not line.startswith("  Stream #"), lines[at + 1 :]
-            )
-            return _parse_stream(stream, list(following), _parse_duration(lines, line))
-    raise Unreadable(NO_STREAM, f"no moving pictures in it ({formats[0]})")
+    streams = {
+        at: STREAM.match(line) for at, line in enumerate(lines) if "(attached pic)" not in line
+    }
+    streams = {at: stream for at, stream in streams.items() if stream}
+    if not streams:
+        raise Unreadable(NO_STREAM, f"no moving pictures in it ({formats[0]})")
+    at = min(streams, key=lambda at: (STILL in lines[at], "(default)" not in lines[at]))
+    following = itertools.takewhile(lambda line: not line.startswith("  Stream #"), lines[at + 1 :])
+    header = _parse_stream(streams[at], list(following), _parse_duration(lines, lines[at]))
+    n_films = sum(STILL not in lines[at] for at in streams)
+    if n_films > 1:
+        note = f"{n_films} video streams: only that with number {header.stream} is read"
+        header = replace(header, notes=(*header.notes, note))
+    return header
 
 
 def parse_fps(printed: str) -> Fraction:
@@ -182,7 +193,7 @@ def first_error(printed: str) -> str:
     """ffmpeg's first complaint without its memory addresses, which differ from run to run."""
     for line in printed.splitlines():
         text = re.sub(r"^(\[[^\]]*\] ?)+", "", line).strip()
-        if text and not text.startswith("Input #"):
+        if text and not text.startswith("Input #") and "misdetection possible" not in text:
             return text
     return "ffmpeg cannot open it"
 
@@ -194,14 +205,18 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
     decoded = int(size[2]), int(size[1])
     named = PIXEL.findall(stream["rest"])  # width of a pixel over its height
     aspect = Fraction(*map(int, named[-1])) if named else Fraction(1)  # the container's is last
+    notes = []
     if not Fraction(1, WIDEST_PIXEL) <= aspect <= WIDEST_PIXEL:
+        notes = [f"impossible pixel aspect, taken for square: {aspect}"]
         aspect = Fraction(1)
     shown = decoded[0], max(1, round(decoded[1] * aspect))
     pixels = colours.conversion(stream["codec"], stream["rest"], following, decoded)
     if _quarter_turns(following) % 2:
         decoded, shown = decoded[::-1], shown[::-1]
-    rates = [match[1] for match in (rate.search(stream["rest"]) for rate in RATES) if match]
-    fps = parse_fps(rates[0]) if rates else UNKNOWN_FPS
+    rates = [parse_fps(m[1]) for m in (rate.search(stream["rest"]) for rate in RATES) if m]
+    fps = rates[0] if rates else UNKNOWN_FPS
+    if len(rates) == 2 and fps >= 2 * rates[1]:  # DV says "60k fps, 25 tbr"
+        fps = rates[1]
     return Header(
         stream["codec"],
         *shown,
@@ -210,7 +225,8 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
         decoded if decoded != shown else None,
         filters=pixels.filters,
         decoder=pixels.decoder,
-        notes=pixels.notes,
+        stream=int(stream["number"]),
+        notes=(*pixels.notes, *notes),
         field_order=pixels.field_order,
     )
 

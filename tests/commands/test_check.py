@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    for name in ("GIT_DIR", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+    for name in ("GIT_DIR", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_CONFIG_COUNT"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -63,11 +64,21 @@ def test_an_old_python_is_named():
 
 
 def test_missing_and_other_packages_are_named_together(project):
-    pins = "# comment\nnumpy==0.0.1\nno-such-thing==1.0\nruff==0.0.1  # any will do\npip\n"
+    pins = "# comment\nnumpy==0.0.1\nno-such-thing==1.0\nruff==0.0.1  # any will do\npip\n==3\n"
     (project / "requirements.txt").write_text(pins)
     missing, other = check.packages()
     assert "packages missing: no-such-thing;" in missing.sentence
     assert "instead of 0.0.1" in other.sentence and "ruff" not in other.sentence
+
+
+def test_every_package_that_is_no_tool_of_tests_is_asked_for(project, monkeypatch):
+    def absent(name):
+        raise check.importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(check.importlib.metadata, "version", absent)
+    shutil.copy(REPOSITORY / "requirements.txt", project)
+    sentence = _sentence(check.packages(), "error")
+    assert all(name in sentence for name in ("scenedetect-headless", "torch", "mlflow", "dvc"))
 
 
 def test_a_local_version_label_is_the_same_version(project, monkeypatch):
@@ -148,14 +159,25 @@ def test_a_folder_of_very_many_files_is_not_looked_through(settings, project, mo
         ("dvc.yaml", b"stages: [1]"),
         ("dvc.yaml", b"\xff"),
         ("dvc.yaml", b"stages:\n  a: 5\n"),
+        ("dvc.yaml", b""),
+        ("dvc.yaml", None),
         ("requirements.txt", b"\xe4==1"),
+        ("requirements.txt", None),
     ],
 )
 def test_a_file_of_the_project_that_is_broken_is_one_sentence(project, name, content):
     (project / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
-    (project / name).write_bytes(content)
+    for file in ("dvc.yaml", "requirements.txt"):
+        shutil.copy(REPOSITORY / file, file)
+    (project / name).unlink()
+    if content is not None:
+        (project / name).write_bytes(content)
     said = [item.sentence for item in check.findings() if item.sentence.startswith(name)]
-    assert len(set(said)) == 1
+    assert len(said) == 1
+    (project / name).unlink(missing_ok=True)
+    (project / name).mkdir()
+    said = [item.sentence for item in check.findings() if item.sentence.startswith(name)]
+    assert said == [f"{name} is a folder, expected a text file; move it away"]
 
 
 @pytest.mark.parametrize(

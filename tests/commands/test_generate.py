@@ -365,11 +365,22 @@ def test_other_sizes_are_refused(tiny, wish):
         generate.output_size(wish, (30, 50), tiny().ingest)
 
 
-def test_the_size_model_and_a_wish_are_obeyed(project):
+@pytest.mark.parametrize(
+    ("wish", "size", "said"),
+    [
+        ("model", (16, 27), ""),
+        ("60x100", (60, 100), ""),
+        ("17x28", (17, 28), ""),  # 28.3 wide: no stretch that one sees
+        ("20x40", (20, 40), "the pictures of 30x50 are stretched to 20x40\n"),
+        ("50x30", (50, 30), "the pictures of 30x50 are stretched to 50x30\n"),
+    ],
+)
+def test_the_size_model_and_a_wish_are_obeyed(project, capsys, wish, size, said):
     folder = project(ingest__fit="squeeze")
-    for wish, size in (("model", (16, 27)), ("20x40", (20, 40))):
-        main("--n-frames", "3", "--size", wish)
-        assert read(folder / "clip/frame_0001.png").shape[:2] == size
+    main("--n-frames", "3", "--size", wish)
+    assert read(folder / "clip/frame_0001.png").shape[:2] == size
+    error = capsys.readouterr().err
+    assert said in error and ("stretched" in error) == bool(said)
 
 
 def test_a_seed_is_a_clip_at_a_temperature(project):

@@ -4,16 +4,19 @@ A film shows four flat quarters: red, green above blue, grey. It is read as a pl
 was converted for that, or looks wrong, stands in `notes`.
 """
 
+import os
 import subprocess
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import io
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import open_frames
 from pipeline.data.ingest import ingest
+from pipeline.video.pictures import FITTED
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 HEIGHT, WIDTH, N_FRAMES = 36, 64, 12
@@ -88,6 +91,26 @@ KINDS = {  # file: encoder options, quarters, notes
     "rgb.mkv": (("-c:v", "libx264rgb", "-qp", "0"), QUARTERS, []),
     "rgb_10.mp4": ((*X265, "-pix_fmt", "gbrp10le"), QUARTERS, []),
     "rgb_limited.mp4": ((*limited("gbrp")[:2], *X265, "-color_range", "tv"), QUARTERS, []),
+    "log.mkv": (
+        (*tagged("bt709")[:1], f"{tagged('bt709')[1]},setparams=color_trc=log100", "-c:v", "ffv1"),
+        QUARTERS,
+        [],
+    ),
+    "pal.dv": (
+        (
+            "-vf",
+            "scale=720:576:flags=neighbor,setpts=N/25/TB",
+            "-r",
+            "25",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:v",
+            "dvvideo",
+        ),
+        QUARTERS,
+        [SD],
+    ),
+    "moving.avif": (("-c:v", "libaom-av1", "-crf", "4", "-cpu-used", "8"), QUARTERS, []),
     "grey.mkv": (("-c:v", "ffv1", "-pix_fmt", "gray"), GREYS, []),
     "grey_10.mkv": (("-c:v", "ffv1", "-pix_fmt", "gray10le"), GREYS, []),
     "grey_limited.mkv": (limited("gray"), GREYS, []),
@@ -270,3 +293,17 @@ def test_ingest_says_each_kind_once(tmp_path, settings, capfd):
         run(*options, str(tmp_path / "raw" / name), pixels=quarters(HEIGHT, WIDTH))
     ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(1))
     assert capfd.readouterr().err.count(f"2 of 2 videos: {SD}") == 1
+
+
+def test_remarks_on_pictures_are_whole_and_valid_text(tmp_path, settings, capfd):
+    folder = tmp_path / "raw" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    for number, size in enumerate([(64, 36), (64, 36), (36, 64), (64, 36)]):
+        picture = Image.new("RGBA", size, (200, 60, 40, 128))
+        picture.save(folder / os.fsdecode(b"\xe9_%d.png" % number))
+    ingest(tmp_path / "raw", tmp_path / "out", settings.ingest, LocalPool(1))
+    (row,) = io.read_table(tmp_path / "out/videos.parquet", io.VIDEOS).to_dict("records")
+    kinds = [note.partition(":")[0] for note in notes(row)]
+    fitted = f"scaled to 36x64, {FITTED}".replace(";", ",")
+    assert kinds == ["transparent, shown on white", fitted]
+    assert capfd.readouterr().err.count("caf") == 2

@@ -200,6 +200,18 @@ def of_other(what: str) -> Callable[[Path], None]:
 VQGAN, GPT2 = "vqgan/config.json", "gpt2/config.json"
 WEIGHTS = "gpt2/model.safetensors"
 BIAS = "output_bias"
+
+
+def trained_with(dotted: str, new: object) -> Callable[[Path], None]:
+    """Another value in config.json and in the header of the weights."""
+
+    def edit(path: Path) -> None:
+        value(dotted, new)(path)
+        tensors(lambda t: t)(path.with_name("model.safetensors"))
+
+    return edit
+
+
 FAULTS = [
     (VQGAN, value("ingest.height", 32), r"ingest\.height is 32, expected 16, with which"),
     (VQGAN, value("ingest.height", 10**9), r"ingest\.height is 1000000000, expected 16"),
@@ -228,6 +240,20 @@ FAULTS = [
     (GPT2, value("gpt.grid", [1, 32]), r"gpt\.grid is \[1, 32\], expected \[4, 8\]"),
     (GPT2, value("tokenizer", "abc"), r'tokenizer is "abc", expected'),
     (GPT2, value("gpt", []), r"gpt is \[\], expected absent"),
+    (VQGAN, trained_with("flow.method", "x"), r"of this version \(method: Input should be 'dis'"),
+    (VQGAN, trained_with("flow.easing", {"pace": "x"}), r"\(pace: Input should be a valid number"),
+    (VQGAN, trained_with("flow.easing", [{}, 1]), r"\(0: Input should be a valid number"),
+    (VQGAN, trained_with("flow", 5), "is not of a tokenizer of this version"),
+    (GPT2, trained_with("gpt", [1]), "is not of a transformer of this version"),
+    (GPT2, trained_with("gpt.mode", "x"), r"\(mode: Input should be 'parallel' or 'maskgit'"),
+    (GPT2, trained_with("gpt.n_layer", "2"), r"\(n_layer: Input should be a valid integer"),
+    (GPT2, trained_with("gpt.n_layer", 10**9), r"\(n_layer: Input should be less than"),
+    (GPT2, trained_with("gpt.n_head", 0), r"\(n_head: Input should be greater than or equal to 1"),
+    (GPT2, trained_with("gpt.n_head", 3), r"\(n_embd = 16 is no multiple of n_head = 3"),
+    (GPT2, trained_with("gpt.n_frames_before", "x"), r"\(n_frames_before: Input should be a valid"),
+    (GPT2, trained_with("gpt.grid", [4]), r"\(grid.1: Field required"),
+    (GPT2, trained_with("gpt.dropout", 5), r"\(dropout: Input should be less than 1"),
+    (GPT2, trained_with("gpt.old_key", 5), r"\(old_key: Unexpected keyword argument"),
     (WEIGHTS, tensors(lambda t: t | {BIAS: None}), "missing output_bias"),
     (WEIGHTS, tensors(lambda t: t | {"extra": torch.zeros(1)}), "unexpected extra"),
     (

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +94,13 @@ def state(kind: str, out: Path) -> None:
         out.touch() if out.suffix else out.mkdir()
     elif kind == "other kind":
         out.mkdir() if out.suffix else out.write_text("mine")
+    elif kind == "speaks of it":
+        out.write_bytes(b"\0\0\0 ftypisom title: nakawari" + bytes(99))
+    elif kind == "edited":
+        write(Path("own" + out.suffix), clip(9, seed=1))
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"own{out.suffix}"]
+        subprocess.run([*command, "-c", "copy", "-movflags", "+faststart", out], check=True)
+        assert clip_writer.MARK.encode() in out.read_bytes()[:1000], "ffmpeg keeps it"
     elif kind == "pipe":
         os.mkfifo(out)
     elif kind == "link to own":
@@ -122,14 +130,17 @@ def snapshot() -> dict:
             "is no clip of this program; choose|holds frame_0000.png; expected a new folder",
         ),
         ("own and foreign", "holds notes.txt; expected a new folder"),
+        ("speaks of it", "is no clip of this program"),
+        ("edited", "is no clip of this program"),
         ("other kind", "is a folder; expected the name of a file|is a file; expected a new or em"),
         ("pipe", "is no clip of this program; choose another|is a file; expected a new or empty"),
         ("link to itself", "a link that leads to itself"),
     ],
 )
 def test_only_own_clips_are_replaced(here, out, kind, words):
-    if kind == "own and foreign" and out.suffix:
-        pytest.skip("a folder's state")
+    kinds = {"own and foreign": "", "speaks of it": ".mp4", "edited": ".mp4"}
+    if out.suffix != kinds.get(kind, out.suffix):
+        pytest.skip("a state of another kind")
     state(kind, out)
     before = snapshot()
     if words:
@@ -180,8 +191,9 @@ def pic(name) -> str:
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("clip.avi", r"expected a name ending in \.mp4 or \.gif, or a folder"),
-        (".mp4", r"expected a name ending in \.mp4 or \.gif, or a folder"),
+        ("clip.avi", r"expected a name ending in \.mp4 or \.gif, or, for"),
+        ("take.01", "for PNG files, a folder's, without a dot"),
+        (".mp4", r"expected a name ending in \.mp4 or \.gif, or, for"),
         ("file/clip.mp4", "file is no folder"),
         ("file/deep/clip.mp4", "file is no folder"),
         ("x" * 252 + ".mp4", "File name too long"),
@@ -211,6 +223,19 @@ def test_a_folder_without_permission(here, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"--out clip\.mp4 cannot be written \(Permission denied\)"):
         check(Path("clip.mp4"), [])
+
+
+@pytest.mark.parametrize("out", KINDS)
+def test_an_own_clip_that_is_protected_stays(here, monkeypatch, out):
+    write(out, clip())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # of root, chattr +i
+    with pytest.raises(UserError, match=f"--out {out} cannot be written .it exists and is protect"):
+        check(Path(out), [])
+    assert n_frames(Path(out)) == 5
+
+
+def test_a_picture_s_fault_is_not_the_output_s(here):
+    check(Path("clip.mp4"), [Path("x" * 300)])
 
 
 def test_what_came_into_the_folder_meanwhile_stays(here):
@@ -280,10 +305,13 @@ def test_a_gif_takes_its_time(here, capsys, fps):
         ("clip.gif", (16, 16), 20_000, "would last 833 seconds; expected at most 655 of a GIF"),
         ("clip.mp4", (16, 16400), 3, "would be 16x16400 .*expected sides of at most 16384"),
         ("clip", (64, 64), 10**10, r"would take at least \d+\.\d MB, and .* MB are free"),
+        ("clip.mp4", (16, 16), 4, r"would take at least 0\.1 MB, and 0\.0 MB are free"),
         ("clip.mp4", (64, 64), 10**12, r"would take at least \d+\.\d MB, and .* MB are free"),
     ],
 )
-def test_what_has_no_room_is_said_first(here, out, size, n, words):
+def test_what_has_no_room_is_said_first(here, monkeypatch, out, size, n, words):
+    if n == 4:  # a disk that is nearly full
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 0, 9))
     with pytest.raises(UserError, match=words):
         check_content(Path(out), clip(1, *size), n, 1, 24)
 

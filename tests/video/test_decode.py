@@ -109,7 +109,30 @@ def test_cover_art_and_lying_metadata_are_no_stream():
         parse_header(printed)
     film = printed + "  Stream #0:2: Video: vp8, yuv420p(tv), 480x270, SAR 1:1, 25 fps, 25 tbr\n"
     notes = ("no colour matrix tagged: bt601 assumed",)
-    assert parse_header(film) == Header("vp8", 270, 480, Fraction(25), 62.5, notes=notes)
+    assert parse_header(film) == Header("vp8", 270, 480, Fraction(25), 62.5, notes=notes, stream=2)
+    still = film.replace("25 tbr", "1 tbr, 1 tbn")  # of an animated AVIF
+    for before, number, count in ((film, 3, 2), (still, 3, 1)):
+        chosen = "  Stream #0:3: Video: vp8, gray, 48x27, 25 fps, 25 tbr (default)\n"
+        header = parse_header(before + chosen)
+        assert (header.stream, header.width) == (number, 48)
+        said = f"{count} video streams: only that with number {number} is read"
+        assert header.notes == ((said,) if count > 1 else ())
+
+
+@pytest.mark.parametrize(
+    ("stream", "fps", "shown", "said"),
+    [
+        ("720x576 [SAR 16:15 DAR 4:3], 60k fps, 25 tbr, 60k tbn", 25, (576, 768), ""),  # DV
+        ("720x576 [SAR 1:1 DAR 5:4], 50 fps, 25 tbr, 50 tbn", 25, (576, 720), ""),  # GXF
+        ("720x576, 24 fps, 29.97 tbr", 24, (576, 720), ""),
+        ("64x36 [SAR 45:4 DAR 20:1], 24 fps, 24 tbr", 24, (36, 64), "impossible pixel aspect"),
+    ],
+)
+def test_rate_and_aspect_that_a_file_cannot_mean(stream, fps, shown, said):
+    printed = f"Input #0, dv, from 'file:x':\n  Stream #0:0: Video: ffv1, bgr0, {stream}\n"
+    header = parse_header(printed)
+    assert (header.fps, (header.height, header.width)) == (fps, shown)
+    assert len(header.notes) == bool(said) and said in "".join(header.notes)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +166,30 @@ def _sound(path):
     subprocess.run([FFMPEG, "-v", "error", *options], check=True)
 
 
+def _names_pipe(content):
+    """A playlist of a named pipe, which would block whoever follows it."""
+
+    def write(path):
+        os.mkfifo(path.parent / "pipe")
+        os.mkfifo(path.parent / "pipe.ts")
+        path.write_bytes(content)
+
+    return write
+
+
 REJECTS = {
     "empty.mp4": (lambda path: path.touch(), "undecodable", "empty file"),
-    "notes.txt": (_text, "no video stream", "a picture or a text"),
+    "notes.txt": (_text, "no video stream", "a text or a playlist"),
+    "pipe.ffconcat": (
+        _names_pipe(b"ffconcat version 1.0\nfile pipe\n"),
+        "no video stream",
+        "a text",
+    ),
+    "pipe.m3u8": (
+        _names_pipe(b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npipe.ts\n\1"),
+        "no video stream",
+        "a text",
+    ),
     "noise.mp4": (_noise, "undecodable", ""),
     "sound.wav": (_sound, "no video stream", "no moving pictures"),
     "still.png": (

@@ -133,6 +133,17 @@ def turned(number):
     return exif
 
 
+def half_floats(path):
+    """RGB TIFF of 16 bits whose samples are floats (tag 339), as renderers write it."""
+    cv2.imwrite(str(path), DEEP_RGB)
+    tag = struct.pack("<HHI", 339, 3, 3)
+    place = path.read_bytes().index(tag) + len(tag)
+    content = bytearray(path.read_bytes())
+    offset = struct.unpack_from("<I", content, place)[0]
+    content[offset : offset + 6] = struct.pack("<3H", 3, 3, 3)
+    path.write_bytes(content)
+
+
 def inverted(path):
     """16-bit grey TIFF in which white is 0, by its tag 262."""
     Image.fromarray(65535 - DEEP).save(path)
@@ -257,6 +268,7 @@ KINDS = {
     "usual.png": (saved(png(8, 2, RGB, GAMMA_22, SRGB_PRIMARIES)), RGB, ""),
     "primaries.png": (saved(png(8, 2, RGB, GAMMA_1, P3_PRIMARIES)), as_srgb(RGB, 1, P3), PROFILE),
     "said.png": (saved(png(8, 2, RGB, SRGB_CHUNK, GAMMA_1, P3_PRIMARIES)), RGB, ""),
+    "black.png": (saved(png(8, 2, RGB, (b"gAMA", b"\xff" * 4))), RGB, ""),
     "nonsense.png": (saved(png(8, 2, RGB, GAMMA_1, (b"cHRM", bytes(32)))), RGB, ""),
     # several pictures in a file
     "animated.png": (saved(RGB, save_all=True, append_images=[OTHER]), RGB, FIRST),
@@ -305,15 +317,17 @@ REFUSED = {
     "large.png": (saved(png(1, 0, [], size=(9000, 9000))), "9000x9000 pixels are too many"),
     "bomb.png": (saved(png(1, 0, [], size=(2**31 - 1, 2**31 - 1))), "far too large"),
     "bomb.gif": (saved(b"GIF89a" + b"\xff" * 4 + bytes(3)), "far too large|not known"),
+    "half.tif": (half_floats, "kind of pixels, that is not known"),
     "float.tif": (saved(LINEAR.astype(np.float32)), "numbers of 32 bits or with a sign"),
     "integer.tif": (saved((LINEAR * 9e4).astype(np.int32)), "numbers of 32 bits or with a sign"),
-    "photo.heic": (saved(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "format that is not known"),
-    "text.png": (saved(b"no picture"), "format that is not known"),
+    "photo.heic": (saved(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "format, .* not known"),
+    "text.png": (saved(b"no picture"), "format, .* not known"),
     "empty.png": (saved(b""), "empty file"),
     "cut.png": (saved(png(8, 2, RGB)[:200]), "broken: image file is truncated"),
     "pipe.png": (os.mkfifo, "not a regular file"),
     "folder.png": (os.mkdir, "is a folder"),
     "gone.png": (lambda path: None, "does not exist"),
+    "x" * 300 + ".png": (lambda path: None, "File name too long"),
     "dot.png": (saved(np.zeros((1, 1, 3), np.uint8)), "is 1x1 pixels; expected at least 16x16"),
 }
 

@@ -6,7 +6,10 @@
 import shutil
 from pathlib import Path
 
-from pipeline.io import read_json, write_json
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.io import read_csv, read_json, require_file, write_json
 
 SUMMARIES = {
     "ingest": Path("data/frames/summary.json"),
@@ -49,8 +52,25 @@ def collect_metrics(out: Path) -> dict[str, dict]:
     return numbers
 
 
+def require_plots() -> None:
+    """UserError where a curve or picture is missing or damaged, before anything is written."""
+    for path in PLOTS.values():
+        if path.suffix == ".csv":
+            read_csv(path)
+            continue
+        require_file(path)
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except OSError as error:
+            raise UserError(
+                f"{path} is no readable picture ({error}); `dvc repro` makes it again"
+            ) from None
+
+
 def collect_plots(out: Path) -> list[Path]:
     """Copies curves and pictures to `out`, with all columns that dvc.yaml plots; their paths."""
+    require_plots()
     out.mkdir(parents=True, exist_ok=True)
     paths = [Path(shutil.copyfile(source, out / name)) for name, source in PLOTS.items()]
     validation = out / "vqgan_val.csv"

@@ -17,7 +17,7 @@ def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
     content = read_config(folder)
     try:
         config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise other_version(folder, "transformer", error) from None
     gpt = FrameGpt(config)
     load_weights(gpt, folder / "model.safetensors")

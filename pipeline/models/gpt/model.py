@@ -17,14 +17,16 @@ The context features of frame i+1 say what the warped keyframes show there. They
 block that predicts frame i+1.
 """
 
+import json
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from pipeline.config import Params
+from pipeline.config import Count, Number, Params, Probability
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import INIT_STD, HuggingFaceGpt, PlainGpt
 from pipeline.models.gpt.sequence import clip_mask, remaining
@@ -43,19 +45,21 @@ ALL_FRAMES = 10**9  # a window without end
 class GptConfig:
     """Everything that rebuilds the network."""
 
-    sequence: str  # full_clip | sliding_window
-    mode: str  # parallel | maskgit: what it is trained for; maskgit can generate in parallel too
-    n_frames_before: int | None  # M; None: all
+    __pydantic_config__ = ConfigDict(extra="forbid")  # for from_dict
+
+    sequence: Literal["full_clip", "sliding_window"]
+    mode: Literal["parallel", "maskgit"]  # trained for; maskgit can generate in parallel too
+    n_frames_before: Count | None  # M; None: all
     plain: bool  # our own GPT instead of transformers' GPT-2
-    n_layer: int
-    n_head: int
-    n_embd: int
-    dropout: float
-    remaining_frames_method: str  # own_embeddings | concat | token_type_ids | none
-    num_embeddings: int  # V
-    grid: tuple[int, int]  # tokens of a frame, rows and columns
-    max_frames: int  # longest clip trained on
-    context_channels: int  # C, 0: no context features
+    n_layer: Count
+    n_head: Count
+    n_embd: Count
+    dropout: Probability
+    remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
+    num_embeddings: Count  # V
+    grid: tuple[Count, Count]  # tokens of a frame, rows and columns
+    max_frames: Count  # longest clip trained on
+    context_channels: Number  # C, 0: no context features
 
     @classmethod
     def from_params(
@@ -112,8 +116,11 @@ class GptConfig:
 
     @classmethod
     def from_dict(cls, content: dict) -> "GptConfig":
-        """TypeError or KeyError where keys are unknown or missing."""
-        return cls(**content | {"grid": tuple(content["grid"])})
+        """ValidationError where keys are unknown or missing, or values impossible."""
+        config = TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
+        if config.n_embd % config.n_head:
+            raise ValueError(f"n_embd = {config.n_embd} is no multiple of n_head = {config.n_head}")
+        return config
 
 
 class Conditioning(NamedTuple):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
@@ -21,7 +22,10 @@ def finished(tmp_path, monkeypatch) -> Path:
         write_json(path, {"n": number, "share": 1 / 3})
     for number, path in enumerate(collect.PLOTS.values()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"content %d" % number)
+        if path.suffix == ".png":
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+        else:
+            path.write_bytes(b"step,loss\n%d,2.5\n" % number)
     collect.PLOTS["vqgan_val.csv"].write_text("epoch,psnr,psnr_without_codes,psnr_start\n1,3,2,1\n")
     return tmp_path
 
@@ -53,6 +57,30 @@ def test_a_missing_summary_is_named(finished):
     collect.SUMMARIES["ingest"].unlink()
     with pytest.raises(UserError, match=r"data/frames/summary\.json is missing; `dvc repro`"):
         collect.collect_metrics(Path("metrics"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("gpt2_train.csv", None, "is missing; `dvc repro` makes it"),
+        ("gpt2_train.csv", b"", r"is no readable table \(its last line is cut off\)"),
+        ("vqgan_val.csv", b"step,loss\n1,2.", "its last line is cut off"),
+        ("codebook.csv", b"\xff\xfe\n", r"is no readable table \(.*codec"),
+        ("codebook.csv", b"a,b\n1,2\n1,2,3,4\n", r"is no readable table \(Error tokenizing"),
+        ("inbetween_strip.png", None, "is missing; `dvc repro` makes it"),
+        ("inbetween_strip.png", b"\x89PNG", "is no readable picture"),
+    ],
+)
+def test_a_curve_or_picture_that_is_damaged_is_named_and_none_is_copied(
+    finished, name, content, said
+):
+    path = collect.PLOTS[name]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path} {said}|^{path} .*{said}"):
+        collect.collect_plots(Path("plots"))
+    assert not Path("plots").exists()
 
 
 def test_dvc_shows_what_the_report_writes():
