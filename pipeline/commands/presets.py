@@ -51,7 +51,7 @@ def merge(name: str, target: Path = config.PARAMS_FILE, folder: Path = PRESETS) 
     old, buffer = io.flatten(config.read_yaml(target)), StringIO()
     _yaml().dump(merged(config.read_yaml(target, _yaml()), overlay(name, folder)), buffer)
     content = YAML(typ="safe").load(buffer.getvalue())
-    config.parse(content, target)
+    config.parse(content, Path(f"{target} with {folder / name}.yaml"))
     with io.atomic(target) as partial:
         partial.write_text(buffer.getvalue(), "utf-8")
     changed = {key: new for key, new in io.flatten(content).items() if old.get(key) != new}

@@ -26,7 +26,7 @@ from torch import nn
 
 from pipeline import config, frames
 from pipeline.data.augmentation import augment
-from pipeline.data.datasets import ImageSet
+from pipeline.data.datasets import ClipSet, ImageSet
 from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
 from pipeline.models.vqgan.model import Tokenizer
@@ -277,6 +277,7 @@ class KeyframeTask(VqganTask):
         processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         super().__init__(settings, device, processes)
+        ClipSet(shards, "val")  # says what is damaged before the flow of train is computed
         estimator = FlowEstimator(settings.flow.method, device)
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
         self.frames = {

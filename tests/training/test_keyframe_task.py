@@ -1,9 +1,13 @@
 """The tokenizer with context in training: better than its start, with codes and without."""
 
+import shutil
+
 import pytest
 import torch
 from keyframe_settings import CPU, HEIGHT, WIDTH, settings
 
+from pipeline.errors import UserError
+from pipeline.training import vqgan
 from pipeline.training.checkpoint import Resume
 from pipeline.training.vqgan import KeyframeTask
 
@@ -87,3 +91,12 @@ def test_a_discriminator_learns_too(task, run):
     assert not torch.equal(before, after)
     assert "adversarial" not in steps[0] and "discriminator.total" in steps[-1]
     assert all(torch.tensor(list(step.values())).isfinite().all() for step in steps)
+
+
+def test_a_damaged_val_shard_is_said_before_the_flow_of_train(tiny, shards, tmp_path, monkeypatch):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    (shard,) = folder.glob("clips-val-*.arrow")
+    shard.write_bytes(b"")
+    monkeypatch.setattr(vqgan, "KeyframeSet", None)
+    with pytest.raises(UserError, match="clips-val-00000"):
+        KeyframeTask(tiny(), folder, CPU)
