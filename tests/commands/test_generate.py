@@ -18,8 +18,7 @@ from pipeline.errors import UserError
 from pipeline.inference import inbetweener
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import last_step
-from pipeline.io import read_json
-from pipeline.models.checkpoints import save_tokenizer
+from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
 from pipeline.models.flow import Easing
 from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.sample.episode import episode_script
@@ -36,7 +35,7 @@ def project(tmp_path, monkeypatch, tiny, untrained):
             YAML(typ="safe").dump(settings.model_dump(), file)
         model = untrained(settings)
         save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
-        weights = read_json(tmp_path / "models/vqgan/config.json")["weights"]
+        weights = load_tokenizer(tmp_path / "models/vqgan", torch.device("cpu")).sha256
         save_gpt(model.gpt, weights, tmp_path / "models/gpt2")
         for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
             random = np.random.default_rng(seed)
