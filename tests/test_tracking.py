@@ -134,7 +134,7 @@ def test_a_stage_that_is_killed_outright_is_named_so_by_the_check(store, setting
     command = [sys.executable, "-c", killed, REPOSITORY / "params.yaml", "gpt2_train"]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == -9
     (hint,) = check.tracking_store(settings, store.root / "mlflow.db")
-    assert hint.level == "hint" and hint.sentence.startswith("outright edited")
+    assert hint.level == "hint" and hint.sentence.startswith("outright")
     assert not list(check.tracking_store(settings, store.root / "mlflow.db")), "once"
     states = [runs(store, name)[0].info.status for name in ("outright", "running")]
     assert states == ["KILLED", "RUNNING"]
