@@ -234,14 +234,18 @@ class Evaluation:
         write_page(self.out, details, tables, parameters, trainings)
 
     def _reconstructions(self) -> "figures.Image.Image":
-        step = max(1, len(self.clips) // N_RECONSTRUCTIONS)
-        true, decoded = [], []
-        for row in range(0, len(self.clips), step)[:N_RECONSTRUCTIONS]:
+        """Middle frames of clips that are spread over all, and the same from their true tokens."""
+        true, decoded, titles = [], [], []
+        count = min(N_RECONSTRUCTIONS, len(self.clips))
+        for row in (int((k + 0.5) * len(self.clips) / count) for k in range(count)):
             clip = self.clips[row].frames
             middle = (len(clip) - 2) // 2
             true.append(clip[1 + middle])
             decoded.append(self.model.round_trip(clip)[0][middle])
-        return figures.reconstructions(torch.stack(true), torch.stack(decoded))
+            titles.append(f"frame {1 + middle} of {len(clip)}")
+        return figures.grid(
+            {figures.TRUE: torch.stack(true), "round_trip": torch.stack(decoded)}, titles
+        )
 
 
 def _clip_info(clips: ClipSet, table: pd.DataFrame) -> pd.DataFrame:

@@ -70,22 +70,27 @@ def error_map(generated: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 def strip(rows: dict[str, torch.Tensor]) -> Image.Image:
     """A row a method, columns evenly over the clip from first to last frame."""
-    n_frames, height, width = next(iter(rows.values())).shape[:3]
-    columns = np.unique(np.linspace(0, n_frames - 1, STRIP_FRAMES).round().astype(int))
+    last = len(next(iter(rows.values()))) - 1
+    numbers = np.unique(np.linspace(0, last, STRIP_FRAMES).round().astype(int)).tolist()
+    titles = [f"frame {i} (given)" if i in (0, last) else f"frame {i}" for i in numbers]
+    return grid({name: frames[numbers] for name, frames in rows.items()}, titles)
+
+
+def grid(rows: dict[str, torch.Tensor], titles: list[str]) -> Image.Image:
+    """A row a method, uint8 `T H W 3` each, under T titles."""
+    height, width = next(iter(rows.values())).shape[1:3]
     step = enlarge(np.empty((height, width, 3), np.uint8), STRIP_HEIGHT).shape[1] + GAP
-    size = LABEL_WIDTH + len(columns) * step, LABEL_HEIGHT + len(rows) * (STRIP_HEIGHT + GAP) + GAP
+    size = LABEL_WIDTH + len(titles) * step, LABEL_HEIGHT + len(rows) * (STRIP_HEIGHT + GAP) + GAP
     image = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    for column, title in enumerate(titles):
+        draw.text((LABEL_WIDTH + column * step + 2, 4), title, INK, font)
     for row, (name, frames) in enumerate(rows.items()):
         top = LABEL_HEIGHT + row * (STRIP_HEIGHT + GAP)
         draw.text((4, top + STRIP_HEIGHT // 2 - 8), display_name(name), INK, font)
-        for column, i in enumerate(columns):
-            left = LABEL_WIDTH + column * step
-            frame = enlarge(frames[int(i)].numpy(), STRIP_HEIGHT)
-            image.paste(Image.fromarray(frame), (left, top))
-            if row == 0:
-                given = " (given)" if i in (0, n_frames - 1) else ""
-                draw.text((left + 2, 4), f"frame {i}{given}", INK, font)
+        for column, frame in enumerate(frames.numpy()):
+            enlarged = Image.fromarray(enlarge(frame, STRIP_HEIGHT))
+            image.paste(enlarged, (LABEL_WIDTH + column * step, top))
     return image
 
 
@@ -116,15 +121,6 @@ def side_by_side(panels: dict[str, torch.Tensor]) -> Iterator[np.ndarray]:
         yield np.asarray(page)
     for _ in range(PAUSE):
         yield np.asarray(page)
-
-
-def reconstructions(truth: torch.Tensor, decoded: torch.Tensor) -> Image.Image:
-    """True images above, their reconstructions below: uint8 `B H W 3` each."""
-    rows = [
-        np.concatenate([enlarge(image.numpy(), STRIP_HEIGHT) for image in images], 1)
-        for images in (truth, decoded)
-    ]
-    return Image.fromarray(np.concatenate(rows))
 
 
 def save_image(image: Image.Image, path: Path) -> None:

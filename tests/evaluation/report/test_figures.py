@@ -58,12 +58,6 @@ def test_panels_of_different_length_are_refused():
         list(figures.side_by_side({"a": flat(3, 0), "b": flat(4, 0)}))
 
 
-def test_reconstructions_stand_below_their_originals():
-    page = np.asarray(figures.reconstructions(flat(3, 200), flat(3, 100)))
-    assert page.shape == (192, 3 * 192, 3)
-    assert (page[:96] == 200).all() and (page[96:] == 100).all()
-
-
 def test_a_chart_names_its_lines_and_gives_equal_bytes():
     lines = pd.DataFrame({"model": [20.0, 19.0, np.nan], "rife": [18.0, 18.5, 19.0]}, [1, 2, 3])
     lines.index.name = "frame"

@@ -6,7 +6,6 @@ import headless_browser
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from pipeline.evaluation.report import figures, tables
 from pipeline.evaluation.report.page import render, write_page
@@ -25,7 +24,7 @@ def folder(moving, tmp_path_factory):
     panels = {"model": moving(12, 1, 64, 128), figures.TRUE: truth, "rife": truth // 2}
     for number in (1, 2):
         figures.save_example(panels, folder / "videos", number)
-    image = figures.reconstructions(torch.stack([truth[0]]), torch.stack([truth[1]]))
+    image = figures.grid({"true": truth[:1], "round_trip": truth[1:2]}, ["frame 0"])
     figures.save_image(image, folder / "reconstruction.png")
     return folder
 
