@@ -74,35 +74,43 @@ def main(words: list[str] | None = None) -> None:
     segments = keyframes.segments(images, arguments.on)
     clip = Clip(model, images, segments, size)
     shown = [clip.shown(image) for image in clip.large.values()]
-    n_frames, n_samples = max(images) + 1, arguments.best_of or arguments.samples
+    n_frames = max(images) + 1
     clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
     _check_memory(clip, n_frames if outs[0].suffix.lower() == ".gif" else 0)
     _say_conversions(clip, images, arguments.on)
 
-    total = keyframes.frames_to_draw(segments) * arguments.samples
-    if arguments.best_of and segments[-1].drawn:
-        total += n_samples
+    write_clips(clip, outs, arguments, decoding)
+    height, width = shown[0].shape[:2]
+    for out in outs:
+        print(f"{out}: {n_frames} frames of {height}x{width}")
+
+
+def write_clips(
+    clip: "Clip", outs: list[Path], arguments: argparse.Namespace, decoding: Decoding
+) -> None:
+    """Draws and writes a sample for each of `outs`, or the best of several."""
+    n_frames = clip.segments[-1].last + 1
+    total = keyframes.frames_to_draw(clip.segments) * len(outs)
+    if arguments.best_of and clip.segments[-1].drawn:
+        total += arguments.best_of
+    best, least_jump = None, np.inf
     with progress.bar(what="drawing", unit="frame", total=total) as bar:
 
         def write(ids: TokenIds, out: Path) -> None:
             drawn = clip.frames(ids, bar.update)
             clip_writer.write_clip(drawn, n_frames, out, arguments.fps)
 
-        best = None
-        for k in range(n_samples):
+        for k in range(arguments.best_of or len(outs)):
             generator = torch.Generator().manual_seed(arguments.seed + k)
             ids = clip.token_ids(decoding, generator)
             if not arguments.best_of:
                 write(ids, outs[k])
                 continue
             jump = keyframes.last_step(clip.last_two(ids, bar.update))
-            if best is None or jump < best[0]:
-                best = jump, ids
-        if best:
-            write(best[1], outs[0])
-    height, width = shown[0].shape[:2]
-    for out in outs:
-        print(f"{out}: {n_frames} frames of {height}x{width}")
+            if best is None or jump < least_jump:
+                best, least_jump = ids, jump
+        if best is not None:
+            write(best, outs[0])
 
 
 def _parser() -> argparse.ArgumentParser:
