@@ -16,6 +16,7 @@ from pipeline import frames, runtime
 from pipeline.commands import generate
 from pipeline.errors import UserError
 from pipeline.inference import inbetweener
+from pipeline.inference.clip import output_size
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import last_step
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
@@ -354,7 +355,7 @@ def test_a_gif_has_all_frames(project):
     ],
 )
 def test_sizes_of_the_output(tiny, wish, picture, size):
-    assert generate.output_size(wish, picture, tiny().ingest) == size
+    assert output_size(wish, picture, tiny().ingest) == size
 
 
 @pytest.mark.parametrize(
@@ -362,7 +363,7 @@ def test_sizes_of_the_output(tiny, wish, picture, size):
 )
 def test_other_sizes_are_refused(tiny, wish):
     with pytest.raises(UserError, match=rf"--size {wish}: expected"):
-        generate.output_size(wish, (30, 50), tiny().ingest)
+        output_size(wish, (30, 50), tiny().ingest)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""A clip to be drawn: given pictures, the segments between them, and the frames of both.
+
+What generate, the web app and other callers share: pictures of any size in, frames of the output's
+size out, one after the other. The networks see them at the model's size.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from pipeline import config, frames, runtime
+from pipeline.config import Decoding
+from pipeline.errors import UserError
+from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import Segment
+from pipeline.models.flow import consistent_share
+
+# Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
+CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
+PIXEL_BYTES = 300  # of memory for a pixel that is drawn; measured at 2160x3840
+
+TokenIds = dict[Segment, torch.Tensor]  # `T N` of the inner drawings of each segment with any
+
+
+class Clip:
+    """Given images, the segments between them, and the frames of both."""
+
+    def __init__(
+        self,
+        model: InBetweener,
+        images: dict[int, np.ndarray],
+        segments: list[Segment],
+        size: tuple[int, int],
+    ) -> None:
+        """images: uint8 `H W 3` of any size by frame; size: height and width of the output.
+
+        A model trained with `fit: crop` knows the middle of the images only, and the clip shows
+        that.
+        """
+        self.model, self.segments, self.size = model, segments, size
+        height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
+        self.large, self.small = {}, {}  # uint8 H W 3 of the output's and the model's size
+        for frame, image in images.items():
+            self.large[frame] = frames.canvas(frames.resize(image, *size), height, width, fit)
+            self.small[frame] = frames.resize(self.large[frame], height, width)
+        self.drawn = [segment for segment in segments if segment.drawn]
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """A frame as it is written: without the bars of `fit: pad`."""
+        if self.model.ingest.fit != "pad":
+            return image
+        return frames.without_bars(image, *self.size)
+
+    def token_ids(self, decoding: Decoding, generator: torch.Generator) -> TokenIds:
+        if not self.drawn:
+            return {}
+        first, last = (
+            torch.from_numpy(np.stack([self.small[getattr(part, end)] for part in self.drawn]))
+            for end in ("first", "last")
+        )  # B H W 3
+        lengths = [segment.n_drawings for segment in self.drawn]
+        ids = self.model.token_ids(first, last, lengths, decoding, generator)  # T B N
+        return dict(zip(self.drawn, ids.unbind(1), strict=True))
+
+    def frames(self, ids: TokenIds, advance: Callable[[int], object]) -> Iterator[np.ndarray]:
+        """uint8 `H W 3`, one after the other; `advance` is told how many were drawn."""
+        for segment in self.segments:
+            hold = Counter(segment.shown)
+            yield from [self.shown(self.large[segment.first])] * hold[0]
+            number = 0
+            for part in self._draw(segment, ids, None) if segment.drawn else ():  # K H W 3
+                advance(len(part))
+                for image in part.numpy():
+                    number += 1
+                    yield from [self.shown(image)] * hold[number]
+        yield self.shown(self.large[self.segments[-1].last])
+
+    def last_two(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
+        """The last two frames alone, uint8 `2 H W 3`."""
+        segment = self.segments[-1]
+        before = self.large[segment.first]
+        if segment.drawn:
+            (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
+            before = part[0].numpy()
+            advance(1)
+        return np.stack([self.shown(before), self.shown(self.large[segment.last])])
+
+    def _draw(
+        self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        ends = segment.first, segment.last
+        small = [torch.from_numpy(self.small[end]) for end in ends]
+        large = tuple(torch.from_numpy(self.large[end]) for end in ends)
+        return self.model.draw(*small, segment.n_drawings, ids[segment], large, numbers)
+
+
+def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
+    """Height and width of the output.
+
+    `input`: the size of the first image; `model`: the height of the model's own frames (`ingest`),
+    in the first image's aspect.
+    """
+    exact = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", choice)
+    if exact:
+        size = int(exact[1]), int(exact[2])
+        if not all(16 <= side <= 8192 for side in size):
+            raise UserError(f"--size {choice}: expected sides from 16 to 8192")
+        return size
+    if choice == "model":
+        return ingest.height, max(1, round(ingest.height * image[1] / image[0]))
+    if choice == "input":
+        return image
+    raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
+
+
+def check_memory(clip: Clip, n_held: int) -> None:
+    """UserError where drawing, tokens and the `n_held` frames that a GIF holds need too much."""
+    height, width = next(iter(clip.large.values())).shape[:2]
+    tokens = clip.model.tokenizer.tokens_per_frame
+    channels = clip.model.tokenizer.context_channels if clip.model.has_context else 0
+    longest = max((segment.n_drawings for segment in clip.drawn), default=0)
+    needed = height * width * (PIXEL_BYTES + n_held) / 1e9
+    needed += len(clip.drawn) * longest * tokens * (16 + 4 * channels) / 1e9
+    free = runtime.free_memory() / 1e9
+    if needed > free:
+        raise UserError(
+            f"the clip needs about {needed:.1f} GB of memory, and {free:.1f} GB are free; choose a "
+            "smaller --size, or fewer frames"
+        )
+
+
+def conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> list[str]:
+    """A line for each thing that is drawn otherwise than one might expect."""
+    lines = []
+    model, given = clip.model, images[0].shape[:2]
+    shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
+    if abs(given[0] * wished[1] - given[1] * wished[0]) > max(given):  # more than a pixel
+        lines.append(
+            f"the pictures of {given[0]}x{given[1]} are stretched to {wished[0]}x{wished[1]}"
+        )
+    if shape != wished:
+        lines.append(
+            f"the frames are the middle {shape[0]}x{shape[1]} of {wished[0]}x{wished[1]}: this "
+            "model was trained with ingest.fit = crop"
+        )
+    for segment in clip.segments:
+        ends = f"frames {segment.first} and {segment.last}"
+        if not segment.drawn and segment.last > segment.first + 1:
+            lines.append(
+                f"nothing is drawn between {ends}: --on {on} holds the first until the last"
+            )
+        if not segment.drawn or not model.has_context:
+            continue
+        first, last = (torch.from_numpy(clip.small[end]) for end in (segment.first, segment.last))
+        change = float((first.float() - last.float()).abs().mean())
+        if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
+            lines.append(
+                f"{ends} have little in common, as across a cut, and are cross-faded; cut there, "
+                "or give a frame between"
+            )
+    return lines
