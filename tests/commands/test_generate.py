@@ -15,7 +15,7 @@ from tiny_settings import decoding_with
 from pipeline import frames, runtime
 from pipeline.commands import generate
 from pipeline.errors import UserError
-from pipeline.inference import inbetweener
+from pipeline.inference import clip, inbetweener
 from pipeline.inference.clip import output_size
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import last_step
@@ -486,8 +486,8 @@ def test_an_output_in_place_of_a_given_picture_is_refused(project):
 
 @pytest.mark.parametrize(("share", "named"), [(0.05, True), (0.6, False)])
 def test_keyframes_with_nothing_in_common_are_named(project, capsys, monkeypatch, share, named):
-    monkeypatch.setattr(generate, "consistent_share", lambda flow: share)
-    monkeypatch.setattr(generate, "CUT_CHANGE", 0.0)
+    monkeypatch.setattr(clip, "consistent_share", lambda flow: share)
+    monkeypatch.setattr(clip, "CUT_CHANGE", 0.0)
     project()
     main("--n-frames", "4")
     assert ("frames 0 and 3 have little in common" in capsys.readouterr().err) == named
