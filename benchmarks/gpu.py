@@ -57,7 +57,7 @@ from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Task
 from pipeline.training.trainer import TrainConfig, Trainer
-from pipeline.training.vqgan import ImageTask, KeyframeTask
+from pipeline.training.vqgan import TASKS
 
 ROOT = Path(__file__).parents[1]
 GPU = {
@@ -203,7 +203,7 @@ def speed_rows(
 
 
 def tokenizer_task(settings: config.Params, shards: Path, device: torch.device) -> Task:
-    kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
+    kind = TASKS[settings.vqgan.context]
     return kind(settings, shards, device)
 
 

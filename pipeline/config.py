@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import UserError, read_text
 
 PARAMS_FILE = Path("params.yaml")
+CANVAS = 64  # pixels a side of Moving MNIST
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 MOST_FRAMES = 1000  # of a clip
@@ -108,6 +109,7 @@ class Base(Section):
 class MovingMnist(Section):
     train_sequences: Count
     test_sequences: Count
+    epoch_sequences: Number
 
 
 class Source(Section):
@@ -200,6 +202,15 @@ class Keyframes(Section):
     spans_per_clip: Annotated[int, Field(ge=0, le=MOST_FRAMES)]
 
 
+class Previous(Section):
+    """With context previous."""
+
+    patch_size: Annotated[Literal[8, 16], BeforeValidator(_integer)]
+    channels: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
+    reach: Annotated[int, Field(ge=1, le=16)]
+    grey: bool
+
+
 class Vqvae(Section):
     quantizer: Literal["ema", "vq"]
     beta: Weight
@@ -263,8 +274,9 @@ class VqganTrainer(Section):
 
 
 class Vqgan(Section):
-    context: Literal["none", "keyframes"]
+    context: Literal["none", "keyframes", "previous"]
     keyframes: Keyframes
+    previous: Previous
     vqvae: Vqvae
     autoencoder: Autoencoder
     discriminator: Discriminator
@@ -438,9 +450,32 @@ class Params(Section):
                 f"train.perceptual_loss_weight = {train.perceptual_loss_weight:g}: expected 0 with "
                 f"vqgan.context = {self.vqgan.context}, whose tokens alone make no picture"
             )
+        yield from self._broken_previous_rules()
         if (mode := self.evaluate.decoding.mode) not in ("auto", "parallel", train.mode):
             trained = f"train.mode to be {mode}, not {train.mode}"
             yield f"evaluate.decoding.mode = {mode}: expected {trained}"
+
+    def _broken_previous_rules(self) -> Iterator[str]:
+        """Of context previous, and of sequences that are drawn anew."""
+        train, ingest, fresh = self.train, self.ingest, self.source.moving_mnist.epoch_sequences
+        previous = self.vqgan.context == "previous"
+        if previous and train.sequence != "full_clip":
+            key = f"train.sequence = {train.sequence}"
+            yield f"{key}: expected full_clip with vqgan.context = previous"
+        if previous and train.stop_ground_truth_after_epoch < train.n_epochs:
+            yield (
+                f"train.stop_ground_truth_after_epoch = {train.stop_ground_truth_after_epoch}: "
+                f"expected train.n_epochs = {train.n_epochs} or more with vqgan.context = previous"
+            )
+        if self.source.kind != "moving_mnist" or not fresh:
+            return
+        key = f"source.moving_mnist.epoch_sequences = {fresh}"
+        if not previous:
+            yield f"{key}: expected vqgan.context = previous, or 0"
+        if (ingest.height, ingest.width) != (CANVAS, CANVAS):
+            yield f"{key}: expected ingest.height and ingest.width of {CANVAS}, or 0"
+        if previous and train.token_noise:
+            yield f"{key}: expected train.token_noise = 0, not {train.token_noise:g}"
 
     def _broken_frame_rules(self) -> Iterator[str]:
         """Frames that the tokens do not cover, or that are too small."""
@@ -449,6 +484,9 @@ class Params(Section):
         if vqgan.context == "keyframes":
             stride = max(vqgan.keyframes.patch_size, KEYFRAME_STRIDE)
             reason = f"vqgan.keyframes.patch_size = {vqgan.keyframes.patch_size}"
+        elif vqgan.context == "previous":
+            stride = vqgan.previous.patch_size
+            reason = f"vqgan.previous.patch_size = {stride}"
         else:
             stride = sizes.patch_size * 2 ** (levels - 1)
             reason = f"vqgan.autoencoder.patch_size = {sizes.patch_size}, and {levels} levels"

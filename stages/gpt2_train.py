@@ -11,7 +11,8 @@ from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask
 from pipeline.training.trainer import TrainConfig, train
 
-TOKENS, VQGAN, OUT = Path("data/tokens"), Path("models/vqgan"), Path("models/gpt2")
+SHARDS, TOKENS = Path("data/shards"), Path("data/tokens")
+VQGAN, OUT = Path("models/vqgan"), Path("models/gpt2")
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     ):
         loaded = load_tokenizer(VQGAN, processes.device)
         require_own_tokens(TOKENS, loaded)
-        task = GptTask(settings, TOKENS, loaded.tokenizer, processes.device, processes)
+        task = GptTask(settings, TOKENS, loaded.tokenizer, processes.device, processes, SHARDS)
         rules, engine = settings.train, settings.engine
         train_config = TrainConfig(
             batch_size=rules.batch_size,
@@ -41,6 +42,7 @@ def main() -> None:
             "loss": settings.vqgan.loss,
         }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "model.safetensors"]
+        inputs += [SHARDS / "index.json"] if task.fresh else []
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:

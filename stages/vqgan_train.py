@@ -9,7 +9,7 @@ from pipeline.models.flow import EVEN
 from pipeline.training import distributed
 from pipeline.training.checkpoint import Resume
 from pipeline.training.trainer import TrainConfig, train
-from pipeline.training.vqgan import ImageTask, KeyframeTask
+from pipeline.training.vqgan import TASKS
 
 SHARDS, OUT = Path("data/shards"), Path("models/vqgan")
 
@@ -22,8 +22,7 @@ def main() -> None:
         tracking.stage("vqgan_train", settings, is_main) as run,
         distributed.connected(settings.base) as processes,
     ):
-        kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
-        task = kind(settings, SHARDS, processes.device, processes)
+        task = TASKS[settings.vqgan.context](settings, SHARDS, processes.device, processes)
         trainer, engine = settings.vqgan.trainer, settings.engine
         train_config = TrainConfig(
             batch_size=trainer.batch_size,

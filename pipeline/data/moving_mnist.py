@@ -5,10 +5,10 @@ their `mnist_test_seq.npy`. Out, as `ingest.py` has it for videos: frame files o
 sequences each, one behind the other, and `videos.parquet`. A file's metadata says how many frames
 a scene has and which split it belongs to, so no cut is looked for and no test digit is trained on.
 
-Each digit starts at a random place of a unit square, in a random direction, goes 0.1 a frame and
-bounces at the walls; where digits overlap, the brighter pixel is seen. Training sequences hold
-training digits only, test sequences test digits. Sequence k depends on split and k alone: more
-sequences change nothing of those there were.
+Training sequences hold training digits only, test sequences test digits. Sequence k depends on
+split and k alone: more sequences change nothing of those there were. With `epoch_sequences` the
+training digits are kept beside the frame files, for training to draw its own sequences (`digits`);
+those stored here then only fit codebooks and fill tables.
 
 Of `mnist_test_seq.npy` the first `train_sequences` are the train split, the next `test_sequences`
 the test split.
@@ -16,7 +16,6 @@ the test split.
 
 import gzip
 import hashlib
-import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import numpy as np
 
 from pipeline import config, frames, io
 from pipeline.data.detector_features import FrameTerms
+from pipeline.data.digits import CANVAS, DIGIT, DIGITS, DIGITS_FILE, N_FRAMES, draw
 from pipeline.data.frame_file import SUFFIX, write_frames
 from pipeline.data.ingest import summary
 from pipeline.errors import UserError
@@ -39,10 +39,7 @@ ENDINGS = ("-idx3-ubyte", ".idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte.gz")
 STORED = "mnist_test_seq.npy"
 MAGIC = 0x803  # of idx files: unsigned bytes, three dimensions
 HEADER = struct.Struct(">4I")  # magic, pictures, rows, columns
-DIGIT, CANVAS = 28, 64  # pixels a side
-DIGITS, N_FRAMES = 2, 20  # of a sequence, as the authors have it
 SEED = 1  # of digits and paths
-STEP = 0.1  # of the square in which a digit's corner moves, a frame
 SEQUENCES_A_FILE = 500
 BATCH_FRAMES = 64  # frames measured and written at once
 FPS = 10  # of the written frames: only how fast they are shown, and the terms' `time`
@@ -67,14 +64,18 @@ def ingest_sequences(source: Path, out: Path, settings: config.Params) -> dict[s
     """
     parts = open_parts(source, settings.source.moving_mnist)
     out.mkdir(parents=True, exist_ok=True)
-    for path in [*out.glob(f"*{SUFFIX}*"), out / "videos.parquet"]:  # of an earlier run
-        path.unlink(missing_ok=True)
+    for path in [*out.glob(f"*{SUFFIX}*"), out / "videos.parquet", out / DIGITS_FILE]:
+        path.unlink(missing_ok=True)  # of an earlier run
     rows = []
     with bar(what="sequences", unit="sequence", total=sum(p.count for p in parts)) as progress:
         for part in parts:
             for first in range(0, part.count, SEQUENCES_A_FILE):
                 numbers = range(first, min(first + SEQUENCES_A_FILE, part.count))
                 rows.append(_write_file(part, numbers, out, settings, progress))
+    if count := settings.source.moving_mnist.epoch_sequences:
+        digits, _ = read_idx(parts[0].file)
+        with io.atomic(out / DIGITS_FILE) as partial, partial.open("wb") as file:
+            np.savez(file, digits=digits, epoch_sequences=count)
     io.write_table(rows, io.VIDEOS, out / "videos.parquet")
     return summary(rows, settings.ingest)
 
@@ -115,6 +116,12 @@ def open_parts(folder: Path, rules: config.MovingMnist) -> list[Part]:
     """The train and the test split. Raises a UserError for files that are missing or damaged."""
     files = locate(folder)
     if files["train"].name == STORED:
+        if rules.epoch_sequences:
+            raise UserError(
+                f"source.moving_mnist.epoch_sequences = {rules.epoch_sequences}: expected 0 with "
+                f"{STORED}, which holds no digits to draw sequences of; or put MNIST's idx files "
+                "in its place"
+            )
         return _stored_parts(files["train"], rules)
     counts = {"train": rules.train_sequences, "test": rules.test_sequences}
     parts = []
@@ -170,45 +177,6 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
         raise _damaged(path, f"{len(content)} bytes", f"{size} for its {count} pictures")
     digits = np.frombuffer(content, np.uint8, offset=HEADER.size)
     return digits.reshape(count, rows, columns), hashlib.sha256(content).hexdigest()
-
-
-def draw(digits: np.ndarray, count: int, n_frames: int, key: tuple[int, ...]) -> np.ndarray:
-    """One sequence, uint8 `T 64 64`, of `count` of the digits, uint8 `n 28 28`.
-
-    `key` is all that chance depends on; more frames or digits leave what there was.
-    """
-    random = np.random.default_rng(key)
-    canvas = np.zeros((n_frames, CANVAS, CANVAS), np.uint8)
-    for _ in range(count):
-        which, y, x, turn = random.random(4)
-        digit = digits[int(which * len(digits))]
-        path = trajectory(y, x, 2 * math.pi * turn, n_frames)  # T 2
-        corners = (path * (CANVAS - DIGIT)).astype(int)
-        for picture, (top, left) in zip(canvas, corners, strict=True):
-            place = picture[top : top + DIGIT, left : left + DIGIT]
-            np.maximum(place, digit, out=place)
-    return canvas
-
-
-def trajectory(y: float, x: float, angle: float, n_frames: int) -> np.ndarray:
-    """Places in the unit square after each step, float64 `T 2` (y, x): the authors' bouncing.
-
-    A step that would cross a wall ends on it, and that direction is turned around.
-    """
-    places = np.empty((n_frames, 2))
-    speed_y, speed_x = STEP * math.sin(angle), STEP * math.cos(angle)
-    for frame in range(n_frames):
-        y, speed_y = _bounce(y, speed_y)
-        x, speed_x = _bounce(x, speed_x)
-        places[frame] = y, x
-    return places
-
-
-def _bounce(at: float, speed: float) -> tuple[float, float]:
-    at += speed
-    if 0.0 < at < 1.0:
-        return at, speed
-    return min(max(at, 0.0), 1.0), -speed
 
 
 def _stored_parts(path: Path, rules: config.MovingMnist) -> list[Part]:

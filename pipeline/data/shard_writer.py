@@ -7,6 +7,7 @@ every shard with rows, bytes and sha256.
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from pipeline import io
 from pipeline.data import executor
+from pipeline.data.digits import DIGITS_FILE
 from pipeline.data.frame_file import open_frames
 
 ROWS_A_BATCH = {"images": 256, "clips": 8}
@@ -64,7 +66,7 @@ def pack(
     unfinished one stays.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for path in (out / "index.json", *out.glob("*.arrow")):
+    for path in (out / "index.json", out / DIGITS_FILE, *out.glob("*.arrow")):
         path.unlink(missing_ok=True)
     accepted = clips[clips.split != ""].sort_values("clip_id")
     # pictures take the split of their scene: none teaches one network and tests the other
@@ -86,6 +88,10 @@ def pack(
         records = pool.run(write_shard, jobs, what="packing", unit="row", total=n_rows)
     finally:
         io.remove_stale(out)  # also of an earlier run
+    if (frames / DIGITS_FILE).is_file():  # of Moving MNIST: training draws its own sequences
+        with io.atomic(out / DIGITS_FILE) as partial:
+            shutil.copyfile(frames / DIGITS_FILE, partial)
+        records.append(_record(out / DIGITS_FILE, 0))
     height, width = size
     io.write_json(out / "index.json", {"height": height, "width": width, "shards": records})
     return counts | {"shards": len(records), "megabytes": sum(s["bytes"] for s in records) / 1e6}
@@ -118,10 +124,13 @@ def write_shard(shard: Shard, frames: Path) -> dict:
                     images = b"".join(footage[frame].tobytes() for frame in row.frames)
                     add({"clip_id": row.clip_id, "n_frames": row.n_frames, "images": images})
                 executor.count(1)
-    with shard.path.open("rb") as file:
+    return _record(shard.path, len(shard.rows))
+
+
+def _record(path: Path, rows: int) -> dict:
+    with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    n_bytes = shard.path.stat().st_size
-    return {"file": shard.path.name, "rows": len(shard.rows), "bytes": n_bytes, "sha256": sha256}
+    return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@
 The transformer works on token ids; pixels are composed once, at the end. With a tokenizer without
 context (the thesis' form) that is its picture, enlarged to the output's size. With keyframes as
 context, masks and flow are predicted at the model's size and enlarged, and mix the given pictures
-at the output's size, so that these keep their resolution.
+at the output's size, so that these keep their resolution. With the previous frame as context each
+frame is decoded before the next one's tokens are predicted.
 """
 
 from collections import OrderedDict
@@ -34,6 +35,7 @@ from pipeline.models.gpt.model import Conditioning, FrameGpt
 from pipeline.models.gpt.sampling import GREEDY, generate, resolve_mode
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.runtime import autocast
 
 MAX_PIXELS = 2**19  # of the frames that are composed at once: bounds the memory
@@ -55,7 +57,7 @@ class InBetweener:
 
     def __init__(
         self,
-        tokenizer: Tokenizer | KeyframeTokenizer,
+        tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer,
         gpt: FrameGpt,
         ingest: FrameSize,
         device: torch.device,
@@ -94,6 +96,11 @@ class InBetweener:
     def has_context(self) -> bool:
         """Whether the tokenizer sees the warped keyframes (`vqgan.context: keyframes`)."""
         return isinstance(self.tokenizer, KeyframeTokenizer)
+
+    @property
+    def has_previous(self) -> bool:
+        """Whether a frame is decoded from the one before (`vqgan.context: previous`)."""
+        return isinstance(self.tokenizer, PreviousTokenizer)
 
     @torch.no_grad()
     def generate(
@@ -151,15 +158,17 @@ class InBetweener:
         shown = large or (first, last)
         if numbers is None:
             numbers = torch.arange(1, n_frames - 1)
+        if self.has_previous:
+            followed = self._follow(frames.to_float(first[None].to(self.device)), ids)  # T 3 H W
         for part in numbers.split(max(1, MAX_PIXELS // shown[0][..., 0].numel())):
             codes = ids[part - 1]  # K N
             with autocast(self.device, self.precision):
-                if self.has_context:
+                if self.has_previous:
+                    image = enlarged(followed[part - 1], shown[0])
+                elif self.has_context:
                     image = self._compose(codes, part, n_frames, first, last, shown)
                 else:
-                    image = self.tokenizer.decode(codes)
-                    if image.shape[-2:] != shown[0].shape[:2]:
-                        image = F.interpolate(image, shown[0].shape[:2], mode="bicubic")
+                    image = enlarged(self.tokenizer.decode(codes), shown[0])
             if not image.isfinite().all():
                 raise NotFinite(f"frame {int(part[0])} or later is NaN or infinite")
             yield frames.to_uint8(image).cpu()
@@ -192,7 +201,10 @@ class InBetweener:
         """
         inner = frames.to_float(clip[1:-1].to(self.device))
         with autocast(self.device, self.precision):
-            if self.has_context:
+            if self.has_previous:
+                ids = self.tokenizer.encode(inner, frames.to_float(clip[:-2].to(self.device)))
+                decoded = self._follow(frames.to_float(clip[:1].to(self.device)), ids)
+            elif self.has_context:
                 numbers = torch.arange(1, len(clip) - 1)
                 context = self.context(clip[0], clip[-1], len(clip), numbers)
                 ids = self.tokenizer.encode(inner, context)
@@ -207,7 +219,7 @@ class InBetweener:
     @torch.no_grad()
     def given_frame(self, frame: torch.Tensor) -> torch.Tensor:
         """A keyframe uint8 `1 H W 3` as the tokenizer shows it: with context, exactly."""
-        if self.has_context:
+        if self.has_context or self.has_previous:
             return frame
         with autocast(self.device, self.precision):
             image = frames.to_float(frame.to(self.device))
@@ -254,6 +266,8 @@ class InBetweener:
                     len(first), tokens, dtype=torch.int64, device=self.device
                 )
                 features = self._features(first, last, n_frames)
+            elif self.has_previous:
+                return self._token_ids_by_frame(first, last, lengths, decoding, generator)
             else:
                 first_ids, last_ids = (
                     self.tokenizer.encode(frames.to_float(x.to(self.device))) for x in (first, last)
@@ -263,6 +277,44 @@ class InBetweener:
                 decoding = decoding.model_copy(update={"min_confidence": 0.0})
             given = Conditioning(last_ids, lengths, features)
             return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
+
+    def _token_ids_by_frame(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        lengths: torch.Tensor,
+        decoding: Decoding,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """`T B N`: with the previous frame as context, features are those of decoded frames."""
+        tokenizer = self.tokenizer
+        previous, end = (frames.to_float(x.to(self.device)) for x in (first, last))  # B 3 H W
+        size = (len(first), tokenizer.tokens_per_frame)
+        features = torch.zeros(
+            len(first), int(lengths.max()), size[1], tokenizer.context_channels, device=self.device
+        )
+        features[torch.arange(len(first)), lengths - 1] = tokenizer.context_features(end).float()
+        features[:, 1] = tokenizer.context_features(previous)
+        nothing = torch.zeros(size, dtype=torch.int64, device=self.device)
+        given = Conditioning(nothing, lengths, features)
+        # without warps there is no null code
+        decoding = decoding.model_copy(update={"min_confidence": 0.0})
+        clips = []
+        for ids in generate(self.gpt, nothing, given, decoding, generator):
+            clips.append(ids)
+            previous = tokenizer.decode(ids, previous)
+            if (following := len(clips) + 1) < features.shape[1] - 1:
+                features[:, following] = tokenizer.context_features(previous)
+        return torch.stack(clips)
+
+    def _follow(self, first: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Frames `T 3 H W`, each decoded from ids `T N` and the frame before; first: `1 3 H W`."""
+        decoded, previous = [], first
+        with autocast(self.device, self.precision):
+            for codes in ids:
+                previous = self.tokenizer.decode(codes[None].to(self.device), previous)
+                decoded.append(previous)
+        return torch.cat(decoded)
 
     def _features(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
@@ -333,3 +385,9 @@ class InBetweener:
                 f"a clip of {min(n_frames)} frames: expected at least 3, both given ones and one "
                 "between"
             )
+
+
+def enlarged(images: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Images `B 3 H W` at the size of `shown`, `H W 3`."""
+    size = tuple(shown.shape[:2])
+    return images if images.shape[-2:] == size else F.interpolate(images, size, mode="bicubic")

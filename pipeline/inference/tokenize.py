@@ -16,6 +16,7 @@ from pipeline.io import write_table
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
+from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.runtime import autocast
 
 SPLITS = ("train", "val")
@@ -51,9 +52,14 @@ def precompute(
                 if has_context:
                     flow = estimator(clip[0].numpy(), clip[-1].numpy())
                 for flipped, reverse in variants or [(False, False)]:
-                    ids, features = _encode(
-                        loaded, clip, flow, flipped, reverse, batch_size, device, precision
-                    )
+                    if isinstance(tokenizer, PreviousTokenizer):
+                        images = frames.to_float(clip[None].to(device))
+                        with autocast(device, precision):
+                            ids, features = (x[0].cpu() for x in tokenizer.encode_sequence(images))
+                    else:
+                        ids, features = _encode(
+                            loaded, clip, flow, flipped, reverse, batch_size, device, precision
+                        )
                     uses += torch.bincount(ids.flatten(), minlength=len(uses))
                     counts["frames"] += len(ids)
                     rows.append(

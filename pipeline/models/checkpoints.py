@@ -26,6 +26,7 @@ from pipeline.io import atomic, flatten, read_json, require_file, rounded, write
 from pipeline.models.flow import EVEN, Easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.previous import PreviousTokenizer
 
 REMEDY = "run `dvc repro`, or copy the folder of a finished run again"
 
@@ -33,7 +34,7 @@ REMEDY = "run `dvc repro`, or copy the folder of a finished run again"
 class LoadedTokenizer(NamedTuple):
     """A trained tokenizer, how its images were fitted, and by what keyframes are warped for it."""
 
-    tokenizer: Tokenizer | KeyframeTokenizer
+    tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer
     ingest: config.FrameSize
     flow_method: str
     easing: Easing
@@ -41,7 +42,7 @@ class LoadedTokenizer(NamedTuple):
 
 
 def save_tokenizer(
-    tokenizer: Tokenizer | KeyframeTokenizer,
+    tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer,
     settings: config.Params,
     folder: Path,
     easing: Easing = EVEN,
@@ -67,6 +68,8 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
         raise other_version(folder, "tokenizer", error) from None
     if vqgan.context == "keyframes":
         tokenizer = KeyframeTokenizer(vqgan, ingest.height, ingest.width, method)
+    elif vqgan.context == "previous":
+        tokenizer = PreviousTokenizer(vqgan, ingest.height, ingest.width)
     else:
         tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
     load_weights(tokenizer, folder / "model.safetensors")

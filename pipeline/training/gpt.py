@@ -29,11 +29,14 @@ from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.runtime import autocast
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.perceptual import Perceptual, perceptual_loss
+from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 from pipeline.training.token_dataset import (
+    FreshTokenSet,
     TokenBatch,
     TokenSet,
     add_token_noise,
@@ -76,11 +79,15 @@ class GptTask(Task):
         self,
         settings: config.Params,
         tokens: Path,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | PreviousTokenizer,
         device: torch.device,
         processes: DistributedContext = SINGLE_PROCESS,
+        shards: Path | None = None,
     ) -> None:
-        """tokenizer: the trained one, on `device`: its codebook starts the token embeddings."""
+        """tokenizer: the trained one, on `device`: its codebook starts the token embeddings.
+
+        shards: with digits there, training draws its sequences anew in every epoch.
+        """
         self.settings, self.device, self.processes = settings.train, device, processes
         self.precision, self.tokenizer = settings.base.precision, tokenizer
         self.generator = torch.Generator().manual_seed(settings.base.seed)
@@ -89,6 +96,10 @@ class GptTask(Task):
         method = self.settings.batch_method
         self.tokens = {split: TokenSet(tokens, split, config, method) for split in ("train", "val")}
         train = self.tokens["train"]
+        self.fresh = None
+        if shards is not None and isinstance(tokenizer, PreviousTokenizer):
+            sequences = SequenceSet(shards, "train", settings.base.seed)
+            self.fresh = FreshTokenSet(sequences, tokenizer) if sequences.drawn_anew else None
 
         self.module = FrameGpt(config)
         self.module.init_from_codebook(tokenizer.codebook.cpu())
@@ -134,19 +145,28 @@ class GptTask(Task):
         return perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
 
     def size(self, split: str) -> int:
+        if self.fresh is not None and split == "train":
+            return len(self.fresh)
         return len(self.tokens[split])
 
     def names(self, rows: Sequence[int]) -> list[str]:
+        if self.fresh is not None:
+            return [self.fresh.name(row) for row in rows]
         return [self.tokens["train"].names[row] for row in rows]
 
     def count_targets(self, rows: Sequence[int]) -> int:
+        if self.fresh is not None:
+            return len(rows)  # each sequence counts alike, whatever of it is predicted
         lengths = [len(self.tokens["train"].clips[row]) for row in rows]
         if self.settings.batch_method == "truncation":
             lengths = [min(lengths)] * len(lengths)
         return sum(n - 2 for n in lengths) * self.module.config.tokens_per_frame
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
-        batch = self.tokens["train"].batch(rows, self.device, self.generator)
+        if self.fresh is not None:
+            batch = self.fresh.batch(rows, self.device, epoch)
+        else:
+            batch = self.tokens["train"].batch(rows, self.device, self.generator)
         if epoch >= self.settings.stop_ground_truth_after_epoch:
             generated = self._generate(batch)[:-1]
             inputs = torch.stack([batch.ids[:, 0], *generated], 1)  # B T-2 N
@@ -176,12 +196,13 @@ class GptTask(Task):
                 total, parts = self._loss(one, batch, generator)
                 for name, value in ({"total": total} | parts).items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach())
-            generated = torch.stack(self._generate(batch), 1)  # B T-2 N
-            i = 1 + torch.arange(generated.shape[1], device=self.device)
-            exists = is_target(batch.n_frames[:, None], i[None])  # B T-2
-            correct = (generated == batch.ids[:, 1:-1])[exists]
-            sums["rollout_accuracy"] = float(correct.float().mean())
-            results.append((sums, int(exists.sum())))
+            if not isinstance(self.tokenizer, PreviousTokenizer):  # which needs drawn frames
+                generated = torch.stack(self._generate(batch), 1)  # B T-2 N
+                i = 1 + torch.arange(generated.shape[1], device=self.device)
+                exists = is_target(batch.n_frames[:, None], i[None])  # B T-2
+                correct = (generated == batch.ids[:, 1:-1])[exists]
+                sums["rollout_accuracy"] = float(correct.float().mean())
+            results.append((sums, int(batch.n_targets.sum())))
         return weighted_means(results)
 
     def _passes(self, inputs: Tensor, ids: Tensor) -> list[Pass]:
@@ -223,7 +244,7 @@ class GptTask(Task):
             perceptual = None
             if self.perceptual is not None:
                 perceptual = self._perceptual(logits, one.targets, exists, generator)
-        n_targets = (batch.n_frames - 2).sum().float() * one.targets.shape[2]  # of all passes
+        n_targets = batch.n_targets.sum().float() * one.targets.shape[2]  # of all passes
         cross_entropy = parallel.cross_entropy / n_targets
         parts = {"cross_entropy": cross_entropy, "accuracy": parallel.correct / n_targets}
         total = cross_entropy

@@ -16,8 +16,14 @@ from torch import Tensor
 
 from pipeline import io
 from pipeline.errors import UserError
+from pipeline.frames import to_float
 from pipeline.models.gpt.model import Conditioning, GptConfig
 from pipeline.models.gpt.sequence import pad, truncated_frames
+from pipeline.models.vqgan.previous import PreviousTokenizer
+from pipeline.training.sequence_dataset import SequenceSet
+
+SHORT_SHARE = 0.7  # of the batches of fresh sequences that predict one frame a sequence
+MOST_TARGETS = 4  # frames that the others predict
 
 
 class TokenBatch(NamedTuple):
@@ -27,6 +33,11 @@ class TokenBatch(NamedTuple):
     n_frames: Tensor  # B
     last: Tensor  # B N
     features: Tensor | None  # float32 B T N C, None without context
+
+    @property
+    def n_targets(self) -> Tensor:
+        """Frames to predict of each clip, `B`: all inner ones, or as many as `ids` has."""
+        return (self.n_frames - 2).clamp(max=self.ids.shape[1] - 2)
 
     @property
     def cond(self) -> Conditioning:
@@ -95,6 +106,46 @@ class TokenSet:
             last.long().to(device),
             pad(features).to(device).float() if self.has_context else None,
         )
+
+
+class FreshTokenSet:
+    """Sequences that are drawn anew in every epoch, and encoded when a batch is asked for.
+
+    A row is the end of a sequence: from its first frame on in half of the rows, else from a random
+    one on, of which the first few frames are to be predicted. The way to a far last frame is what
+    is hard to learn, and the first of these frames decides on it; later ones go on as before.
+    """
+
+    def __init__(self, sequences: SequenceSet, tokenizer: PreviousTokenizer) -> None:
+        self.sequences, self.tokenizer = sequences, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def name(self, row: int) -> str:
+        return self.sequences.name(row)
+
+    def batch(self, rows: Sequence[int], device: torch.device, epoch: int) -> TokenBatch:
+        random = np.random.default_rng((self.sequences.seed, epoch, rows[0], 2))
+        targets = 1 if random.random() < SHORT_SHARE else MOST_TARGETS  # K
+        images, lengths = [], []
+        for row in rows:
+            total = self.sequences.n_frames(row)
+            start = 0
+            if random.random() < 0.5:
+                start = int(random.integers(total - 1 - MOST_TARGETS))
+            numbers = [*range(start, start + targets + 1), total - 1]
+            images.append(self.sequences.frames(row, epoch, numbers))
+            lengths.append(total - start)
+        images = to_float(torch.from_numpy(np.stack(images)).flatten(0, 1).to(device))
+        images = images.unflatten(0, (len(rows), -1))  # B K+2 3 H W
+        ids, seen = self.tokenizer.encode_sequence(images)  # B K+2 N, B K+2 N C
+        n_frames = torch.tensor(lengths, device=device)
+        features = seen.new_zeros(len(rows), max(lengths), *seen.shape[2:])  # B T N C
+        features[:, : targets + 1] = seen[:, :-1]
+        features[torch.arange(len(rows)), n_frames - 1] = seen[:, -1]
+        ids[:, -1] = 0  # of the last frame, which is given
+        return TokenBatch(ids, n_frames, ids[:, -1], features)
 
 
 def count_context_channels(folder: Path, tokens_per_frame: int) -> int:

@@ -5,11 +5,13 @@ loss + perceptual_weight * perceptual loss + codebook_weight * (codebook + commi
 * adversarial loss, the last from step `iter_start` on.
 
 `ImageTask` trains the tokenizer of whole images, on the image shards. `KeyframeTask` trains the one
-with context, on the inner frames of the clip shards. There errors count relative to those of the
-eased warp, from which the decoder starts: with plain errors clips that move spoil those that do not
-(1.8 dB in the third with least motion). The squared error is what PSNR measures: with the absolute
+with keyframes as context, on the inner frames of the clip shards. There errors count relative to
+those of the eased warp, from which the decoder starts: with plain errors clips that move spoil
+those that do not (1.8 dB in the third with least motion). The squared error is what PSNR measures: with the absolute
 error alone still clips lose 0.3 dB. In a share of the frames all codes are left out, so that the
-decoder alone is an interpolator too, and in the others some.
+decoder alone is an interpolator too, and in the others some. `PreviousTask` trains the one with the
+previous frame as context, on consecutive frames; from the second on the decoder starts from its own
+picture, so that errors do not grow from frame to frame.
 
 What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
@@ -30,17 +32,20 @@ from pipeline.data.datasets import ClipSet, ImageSet
 from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.models.vqgan.quantizers import Quantized
 from pipeline.runtime import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 from pipeline.training.keyframe_dataset import KeyframeSet
 from pipeline.training.perceptual import edge_loss, perceptual_loss
+from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
 WARMUP_SHARE = 0.05  # of the training, in which gen_lr rises
 START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
+UNROLLED = 2  # frames that the tokenizer with context previous decodes one from the other
 # Errors of the eased warp, on [-1, 1], below which all frames count alike: absolute and squared.
 MAE_FLOOR, MSE_FLOOR = 0.005, 1e-4
 
@@ -66,7 +71,7 @@ class ImageLoss(NamedTuple):
 class VqganTask(Task):
     """Task of `trainer.train`: optimizers `generator` and, with factor > 0, `discriminator`."""
 
-    tokenizer: Tokenizer | KeyframeTokenizer
+    tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class VqganTask(Task):
         self.generator = torch.Generator().manual_seed(self.seed)
         self.perceptual = perceptual_loss(self.settings.loss, device)
 
-    def _build(self, tokenizer: Tokenizer | KeyframeTokenizer) -> None:
+    def _build(self, tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer) -> None:
         """The networks and their optimizers."""
         trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
         self.tokenizer = tokenizer
@@ -357,6 +362,62 @@ class KeyframeTask(VqganTask):
             "psnr_without_codes": psnr(batch._replace(decoded=alone.float())),
             "psnr_start": psnr(batch._replace(decoded=context.eased)),
         }
+
+
+class PreviousTask(VqganTask):
+    """The tokenizer with the previous frame as context (`vqgan.context: previous`)."""
+
+    def __init__(
+        self,
+        settings: config.Params,
+        shards: Path,
+        device: torch.device,
+        processes: DistributedContext = SINGLE_PROCESS,
+    ) -> None:
+        super().__init__(settings, device, processes)
+        self.sequences = {
+            split: SequenceSet(shards, split, self.seed) for split in ("train", "val")
+        }
+        size = (settings.ingest.height, settings.ingest.width)
+        self._build(PreviousTokenizer(self.settings, *size))
+        count = self.size("train")
+        images = self._windows(range(0, count, max(1, 2 * count // START_FRAMES)), 0)
+        self.tokenizer.init_from_data(
+            images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1), self.generator
+        )
+
+    def size(self, split: str) -> int:
+        return len(self.sequences[split])
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        return [self.sequences["train"].name(row) for row in rows]
+
+    def _windows(self, rows: Sequence[int], epoch: int | None) -> torch.Tensor:
+        """`B T 3 H W`."""
+        split = "val" if epoch is None else "train"
+        windows = self.sequences[split].windows(rows, epoch or 0, 1 + UNROLLED)  # B T H W 3
+        return frames.to_float(windows.flatten(0, 1).to(self.device)).unflatten(
+            0, windows.shape[:2]
+        )
+
+    def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
+        windows = self._windows(rows, epoch)  # B T 3 H W
+        images, true_previous = windows[:, 1:], windows[:, :-1]
+        quantized = self.tokenizer.quantize(
+            images.flatten(0, 1), true_previous.flatten(0, 1), self.generator
+        )
+        vectors = quantized.vectors.unflatten(0, images.shape[:2])  # B T D h w
+        previous, decoded = windows[:, 0], []
+        for step in range(UNROLLED):
+            decoded.append(self.tokenizer(vectors[:, step], previous).float())
+            previous = decoded[-1].detach().clamp(-1, 1)
+        return Reconstruction(
+            images.flatten(0, 1), torch.stack(decoded, 1).flatten(0, 1), quantized
+        )
+
+
+# by vqgan.context
+TASKS = {"none": ImageTask, "keyframes": KeyframeTask, "previous": PreviousTask}
 
 
 def psnr(batch: Reconstruction) -> float:

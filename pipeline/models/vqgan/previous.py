@@ -1,0 +1,179 @@
+"""The tokenizer with the previous frame as context: token ids for what moves, and where to.
+
+    encode(images, previous) -> ids       how each patch of the frame comes about
+    decode(ids, previous)    -> images    the previous frame, moved by the codes, and a residual
+
+Letters: B batch, N tokens a frame, V codes, D dimensions of a code, K shifts, h w the token grid.
+Images are float `B 3 H W` in [-1, 1]. Conditioning on the previous frame: Micheli et al.
+(Delta-IRIS, 2024, arXiv:2406.19320). A motion that goes on has the same codes in each frame, so the
+transformer has little to predict. The price: frames are decoded one after the other.
+
+The decoder mixes the previous frame, shifted by every whole number of pixels up to `reach`, by
+weights for each cell of CELL pixels (Finn et al., 2016, arXiv:1605.07157), in two layers that are
+added, because two things may move across each other. The encoder sees how well each of these shifts
+explains the frame: a cost volume, as optical flow networks have (Sun et al., PWC-Net, 2018,
+arXiv:1709.02371).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.config import Vqgan as Settings
+from pipeline.models.vqgan.keyframes import ResidualBlock
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
+
+CELL = 4  # pixels a side that are moved alike, and that the networks see as channels
+LAYERS = 2  # of things that move, each with weights of its own
+BLOCKS = 3  # residual blocks of the decoder that see the codes
+BLACK = -1.0
+
+
+class PreviousTokenizer(nn.Module):
+    """Encoder, quantizer and decoder for frames that follow a known one."""
+
+    def __init__(self, settings: Settings, height: int, width: int) -> None:
+        super().__init__()
+        sizes, dim = settings.previous, settings.vqvae.embedding_dim
+        self.patch, self.colours = sizes.patch_size, 1 if sizes.grey else 3
+        self.grid = (height // self.patch, width // self.patch)  # h w
+        c, stride = sizes.channels, self.patch // CELL
+        self.reach = sizes.reach
+        shifts = (2 * self.reach + 1) ** 2  # K
+        self.encoder = nn.Sequential(
+            nn.Conv2d(shifts + 2 * self.colours * CELL**2, 2 * c, 1),
+            ResidualBlock(2 * c),
+            nn.Conv2d(2 * c, 2 * c, stride, stride),
+            ResidualBlock(2 * c),
+            nn.Conv2d(2 * c, dim, 1),
+            nn.BatchNorm2d(dim, affine=False),  # or most codes stay unused
+        )
+        self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
+        self.decoder = Decoder(c, dim, self.colours, shifts)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.quantizer.codebook  # V D
+
+    @property
+    def context_channels(self) -> int:
+        """C of the features that condition the transformer."""
+        return self.colours * self.patch**2
+
+    def vectors(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """What the codes are chosen by: `B D h w`."""
+        images, previous = self._colours(images), self._colours(previous)
+        shifted = shift(previous.mean(1, keepdim=True), self.reach)  # B K 1 H/c c W/c c
+        error = shifted - cells(images.mean(1, keepdim=True))[:, None]
+        cost = error.square().mean((2, 4, 6))  # B K H/c W/c
+        cost = F.avg_pool2d(cost, 3, 1, 1)
+        cost = cost / (cost.mean(1, keepdim=True) + 0.04) - 1
+        seen = F.pixel_unshuffle(torch.cat([previous, images], 1), CELL)
+        return self.encoder(torch.cat([cost, seen], 1))
+
+    @torch.no_grad()
+    def init_from_data(
+        self, images: torch.Tensor, previous: torch.Tensor, generator: torch.Generator
+    ) -> None:
+        """Codes from many frames and those before them, `B 3 H W`."""
+        parts = zip(images.split(64), previous.split(64), strict=True)
+        vectors = torch.cat([self.vectors(*part).float() for part in parts])
+        self.quantizer.init_from_data(vectors.movedim(1, -1).flatten(0, 2), generator)
+
+    def quantize(
+        self, images: torch.Tensor, previous: torch.Tensor, generator: torch.Generator
+    ) -> Quantized:
+        return self.quantizer(self.vectors(images, previous), generator)
+
+    def encode(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Images `B 3 H W` and those before them to ids `B N`, row by row."""
+        assert not self.training, "encode() in training mode would move the codebook"
+        return self.quantize(images, previous, torch.Generator()).codes.flatten(1)
+
+    def decode(self, ids: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Ids `B N` and the frames before, `B 3 H W`, to images `B 3 H W`, clamped to [-1, 1]."""
+        vectors = F.embedding(ids, self.codebook).movedim(-1, 1).unflatten(2, self.grid)
+        return self.forward(vectors, previous).clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_sequence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Consecutive frames `B T 3 H W` to ids `B T N` and the transformer's features `B T N C`.
+
+        Frame 0 has no previous one: ids 0. Beside frame i stand the features of frame i-1, from
+        which it is predicted, and beside the last frame its own; frame 0 has zeros.
+        """
+        size = images[:, 1:].shape[:2]
+        codes = self.encode(images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1))
+        ids = F.pad(codes.unflatten(0, size), (0, 0, 1, 0))  # B T N
+        seen = self.context_features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        features = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-2], seen[:, -1:]], 1)
+        return ids, features
+
+    def forward(self, vectors: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Quantized vectors `B D h w` and the frames before to images `B 3 H W`, not clamped."""
+        previous = self._colours(previous)
+        weights, residual = self.decoder(vectors, previous)
+        shifted = shift(previous - BLACK, self.reach)  # B K C H/c c W/c c
+        moved = (weights[:, :, None, :, None, :, None] * shifted).sum(1)  # B C H/c c W/c c
+        moved = moved.flatten(4, 5).flatten(2, 3) + BLACK
+        return (moved + residual).expand(-1, 3, -1, -1)
+
+    def context_features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the transformer sees of a frame: the pixels of each patch, `B N C`."""
+        patches = F.pixel_unshuffle(self._colours(images), self.patch)
+        return patches.flatten(2).transpose(1, 2)
+
+    def _colours(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(1, keepdim=True) if self.colours == 1 else images
+
+
+class Decoder(nn.Module):
+    """Weights of the shifts for each cell, and a residual."""
+
+    def __init__(self, channels: int, dim: int, colours: int, shifts: int) -> None:
+        super().__init__()
+        self.inputs = nn.Conv2d(colours * CELL**2, channels, 3, padding=1)
+        self.code = nn.Conv2d(dim, channels, 3, padding=1)
+        self.code_again = nn.Conv2d(dim, channels, 3, padding=1)
+        self.first = ResidualBlock(channels)
+        self.blocks = nn.Sequential(*[ResidualBlock(channels) for _ in range(BLOCKS)])
+        self.weights = nn.Conv2d(channels, LAYERS * (shifts + 1), 1)
+        self.residual = nn.Conv2d(channels, colours * CELL**2, 3, padding=1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where the adaptive weight compares gradients (thesis, eq. 7)."""
+        return self.residual.weight
+
+    def forward(
+        self, vectors: torch.Tensor, previous: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`B D h w` and `B C H W` to weights `B K H/c W/c` and a residual `B C H W`."""
+        x = self.inputs(F.pixel_unshuffle(previous, CELL))  # B c H/4 W/4
+        x = self.first(x + F.interpolate(self.code(vectors), x.shape[2:]))
+        x = self.blocks(x + F.interpolate(self.code_again(vectors), x.shape[2:]))
+        layers = self.weights(x).float().unflatten(1, (LAYERS, -1))  # B L K+1 H/4 W/4
+        strength = torch.sigmoid(layers[:, :, -1:] + 1)
+        weights = (layers[:, :, :-1].softmax(2) * strength).sum(1)
+        return weights, F.pixel_shuffle(self.residual(x).float(), CELL)
+
+
+def cells(images: torch.Tensor) -> torch.Tensor:
+    """`B C H W` as cells: `B C H/c c W/c c`."""
+    return images.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))
+
+
+def shift(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """`B C H W` shifted by up to `reach` pixels: `B K C H/c c W/c c`; edges go on outside."""
+    batch, colours, height, width = images.shape
+    side = 2 * reach + 1
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    shifted = F.unfold(padded, side)  # B CKK HW
+    shifted = shifted.view(batch, colours, side * side, height, width).transpose(1, 2)
+    return shifted.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL))

@@ -1,0 +1,57 @@
+"""Consecutive frames of clips, for networks that go from each frame to the next.
+
+Clips are those of the shards. Of Moving MNIST the train split may be drawn anew in every epoch
+instead (`source.moving_mnist.epoch_sequences`): no sequence is then seen twice.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.data.datasets import ClipSet
+from pipeline.data.digits import CANVAS, DIGITS, DIGITS_FILE, N_FRAMES, draw
+
+
+class SequenceSet:
+    """Sequences of one split by row and epoch."""
+
+    def __init__(self, shards: Path, split: str, seed: int = 0) -> None:
+        """seed: of what is drawn anew, and of where windows begin."""
+        self.clips, self.seed, self.digits = ClipSet(shards, split), seed, None
+        self.count = len(self.clips)
+        if split == "train" and (shards / DIGITS_FILE).is_file():
+            with np.load(shards / DIGITS_FILE) as content:
+                self.digits, self.count = content["digits"], int(content["epoch_sequences"])
+            self.clips.require_size(CANVAS, CANVAS)
+
+    @property
+    def drawn_anew(self) -> bool:
+        return self.digits is not None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def n_frames(self, row: int) -> int:
+        return self.clips.lengths[row] if self.digits is None else N_FRAMES
+
+    def name(self, row: int) -> str:
+        return self.clips.clip_id(row) if self.digits is None else f"sequence {row}"
+
+    def frames(self, row: int, epoch: int, numbers: Sequence[int]) -> np.ndarray:
+        """uint8 `T H W 3`: the frames of these numbers."""
+        if self.digits is None:
+            return self.clips.view(row)[list(numbers)]
+        # four numbers: unlike the three of any stored sequence
+        grey = draw(self.digits, DIGITS, N_FRAMES, (self.seed, epoch, row, 0), numbers)
+        return np.repeat(grey[..., None], 3, axis=3)
+
+    def windows(self, rows: Sequence[int], epoch: int, length: int) -> torch.Tensor:
+        """uint8 `B T H W 3`: `length` consecutive frames of each row, from a random one on."""
+        windows = []
+        for row in rows:
+            random = np.random.default_rng((self.seed, epoch, row, 1))
+            start = int(random.integers(self.n_frames(row) - length + 1))
+            windows.append(self.frames(row, epoch, range(start, start + length)))
+        return torch.from_numpy(np.stack(windows))
