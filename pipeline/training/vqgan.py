@@ -7,11 +7,11 @@ loss + perceptual_weight * perceptual loss + codebook_weight * (codebook + commi
 `ImageTask` trains the tokenizer of whole images, on the image shards. `KeyframeTask` trains the one
 with keyframes as context, on the inner frames of the clip shards. There errors count relative to
 those of the eased warp, from which the decoder starts: with plain errors clips that move spoil
-those that do not (1.8 dB in the third with least motion). The squared error is what PSNR measures: with the absolute
-error alone still clips lose 0.3 dB. In a share of the frames all codes are left out, so that the
-decoder alone is an interpolator too, and in the others some. `PreviousTask` trains the one with the
-previous frame as context, on consecutive frames; from the second on the decoder starts from its own
-picture, so that errors do not grow from frame to frame.
+those that do not (1.8 dB in the third with least motion). The squared error is what PSNR measures:
+with the absolute error alone still clips lose 0.3 dB. In a share of the frames all codes are left
+out, so that the decoder alone is an interpolator too, and in the others some. `PreviousTask` trains
+the one with the previous frame as context, on consecutive frames; from the second on the decoder
+starts from its own picture, so that errors do not grow from frame to frame.
 
 What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
