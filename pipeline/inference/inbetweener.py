@@ -293,8 +293,9 @@ class InBetweener:
         features = torch.zeros(
             len(first), int(lengths.max()), size[1], tokenizer.context_channels, device=self.device
         )
-        features[torch.arange(len(first)), lengths - 1] = tokenizer.context_features(end).float()
-        features[:, 1] = tokenizer.context_features(previous)
+        given = tokenizer.context_features(end, end).float()
+        features[torch.arange(len(first)), lengths - 1] = given
+        features[:, 1] = tokenizer.context_features(previous, end)
         nothing = torch.zeros(size, dtype=torch.int64, device=self.device)
         given = Conditioning(nothing, lengths, features)
         # without warps there is no null code
@@ -304,7 +305,7 @@ class InBetweener:
             clips.append(ids)
             previous = tokenizer.decode(ids, previous)
             if (following := len(clips) + 1) < features.shape[1] - 1:
-                features[:, following] = tokenizer.context_features(previous)
+                features[:, following] = tokenizer.context_features(previous, end)
         return torch.stack(clips)
 
     def _follow(self, first: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

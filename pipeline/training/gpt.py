@@ -99,7 +99,8 @@ class GptTask(Task):
         self.fresh = None
         if shards is not None and isinstance(tokenizer, PreviousTokenizer):
             sequences = SequenceSet(shards, "train", settings.base.seed)
-            self.fresh = FreshTokenSet(sequences, tokenizer) if sequences.drawn_anew else None
+            if sequences.drawn_anew:
+                self.fresh = FreshTokenSet(sequences, tokenizer, self.settings.n_epochs)
 
         self.module = FrameGpt(config)
         self.module.init_from_codebook(tokenizer.codebook.cpu())

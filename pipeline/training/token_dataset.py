@@ -24,6 +24,7 @@ from pipeline.training.sequence_dataset import SequenceSet
 
 SHORT_SHARE = 0.7  # of the batches of fresh sequences that predict one frame a sequence
 MOST_TARGETS = 4  # frames that the others predict
+GROWING = 0.6  # share of the epochs in which their parts grow to whole sequences
 
 
 class TokenBatch(NamedTuple):
@@ -111,13 +112,13 @@ class TokenSet:
 class FreshTokenSet:
     """Sequences that are drawn anew in every epoch, and encoded when a batch is asked for.
 
-    A row is the end of a sequence: from its first frame on in half of the rows, else from a random
-    one on, of which the first few frames are to be predicted. The way to a far last frame is what
-    is hard to learn, and the first of these frames decides on it; later ones go on as before.
+    A row is a part of a sequence, of which the first few frames are to be predicted. The way to a
+    far last frame is what is hard to learn, and the first frame decides on it. So parts are short
+    at first, and grow to whole sequences during the first GROWING of all epochs.
     """
 
-    def __init__(self, sequences: SequenceSet, tokenizer: PreviousTokenizer) -> None:
-        self.sequences, self.tokenizer = sequences, tokenizer
+    def __init__(self, sequences: SequenceSet, tokenizer: PreviousTokenizer, n_epochs: int) -> None:
+        self.sequences, self.tokenizer, self.n_epochs = sequences, tokenizer, n_epochs
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -128,15 +129,17 @@ class FreshTokenSet:
     def batch(self, rows: Sequence[int], device: torch.device, epoch: int) -> TokenBatch:
         random = np.random.default_rng((self.sequences.seed, epoch, rows[0], 2))
         targets = 1 if random.random() < SHORT_SHARE else MOST_TARGETS  # K
+        grown = min(1.0, (epoch + 1) / (GROWING * self.n_epochs))
         images, lengths = [], []
         for row in rows:
-            total = self.sequences.n_frames(row)
-            start = 0
-            if random.random() < 0.5:
-                start = int(random.integers(total - 1 - MOST_TARGETS))
-            numbers = [*range(start, start + targets + 1), total - 1]
+            total, shortest = self.sequences.n_frames(row), targets + 2
+            longest = shortest + round(grown * (total - shortest))
+            half = random.random() < 0.5
+            length = longest if half else int(random.integers(shortest, longest + 1))
+            start = int(random.integers(total - length + 1))
+            numbers = [*range(start, start + targets + 1), start + length - 1]
             images.append(self.sequences.frames(row, epoch, numbers))
-            lengths.append(total - start)
+            lengths.append(length)
         images = to_float(torch.from_numpy(np.stack(images)).flatten(0, 1).to(device))
         images = images.unflatten(0, (len(rows), -1))  # B K+2 3 H W
         ids, seen = self.tokenizer.encode_sequence(images)  # B K+2 N, B K+2 N C

@@ -15,6 +15,8 @@ explains the frame: a cost volume, as optical flow networks have (Sun et al., PW
 arXiv:1709.02371).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,6 +29,10 @@ CELL = 4  # pixels a side that are moved alike, and that the networks see as cha
 LAYERS = 2  # of things that move, each with weights of its own
 BLOCKS = 3  # residual blocks of the decoder that see the codes
 BLACK = -1.0
+WINDOW = 12  # pixels a side, at half the size, by which a place is found again in the last frame
+PEAKS, PEAK_RADIUS = 2, 2  # places that are told, and how near to one there is no other
+PERIODS = (128.0, 64.0, 32.0, 16.0, 8.0)  # pixels
+MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
 
 
 class PreviousTokenizer(nn.Module):
@@ -62,7 +68,7 @@ class PreviousTokenizer(nn.Module):
     @property
     def context_channels(self) -> int:
         """C of the features that condition the transformer."""
-        return self.colours * self.patch**2
+        return self.colours * self.patch**2 + MATCH_CHANNELS
 
     def vectors(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """What the codes are chosen by: `B D h w`."""
@@ -109,7 +115,9 @@ class PreviousTokenizer(nn.Module):
         size = images[:, 1:].shape[:2]
         codes = self.encode(images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1))
         ids = F.pad(codes.unflatten(0, size), (0, 0, 1, 0))  # B T N
-        seen = self.context_features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        last = images[:, -1:].expand_as(images)
+        seen = self.context_features(images.flatten(0, 1), last.flatten(0, 1))
+        seen = seen.unflatten(0, images.shape[:2])
         features = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-2], seen[:, -1:]], 1)
         return ids, features
 
@@ -122,10 +130,14 @@ class PreviousTokenizer(nn.Module):
         moved = moved.flatten(4, 5).flatten(2, 3) + BLACK
         return (moved + residual).expand(-1, 3, -1, -1)
 
-    def context_features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the transformer sees of a frame: the pixels of each patch, `B N C`."""
-        patches = F.pixel_unshuffle(self._colours(images), self.patch)
-        return patches.flatten(2).transpose(1, 2)
+    def context_features(self, images: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """What the transformer sees of frames `B 3 H W`, whose clips end with `last`: `B N C`.
+
+        The pixels of each patch, and where in the last frame it is found again.
+        """
+        patches = F.pixel_unshuffle(self._colours(images), self.patch).flatten(2)
+        found = match(images.mean(1), last.mean(1), self.grid)
+        return torch.cat([patches.transpose(1, 2), found], 2)
 
     def _colours(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean(1, keepdim=True) if self.colours == 1 else images
@@ -177,3 +189,38 @@ def shift(images: torch.Tensor, reach: int) -> torch.Tensor:
     shifted = F.unfold(padded, side)  # B CKK HW
     shifted = shifted.view(batch, colours, side * side, height, width).transpose(1, 2)
     return shifted.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL))
+
+
+@torch.no_grad()
+def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Where the surroundings of each token are found again in the last frame: `B N C`.
+
+    images, last: grey `B H W`, of which BLACK is empty. Windows are compared at half the size by
+    their normalised correlation. Of the PEAKS best places: the correlation, and the way there as
+    sines and cosines, by which near and far ways are told apart alike.
+    """
+    half = [F.avg_pool2d(x[:, None].float() - BLACK, 2) for x in (images, last)]  # B 1 H/2 W/2
+    height, width = half[1].shape[2:]
+    stride = height // grid[0]
+    before = (WINDOW - stride) // 2  # of a window, above and left of its token
+    after = WINDOW - stride - before
+    windows = F.unfold(F.pad(half[0], (before, after) * 2), WINDOW, stride=stride)  # B WW N
+    places = F.unfold(F.pad(half[1], (before, WINDOW - 1 - before) * 2), WINDOW)  # B WW HW/4
+    windows, places = (x / (x.norm(dim=1, keepdim=True) + 0.2) for x in (windows, places))
+    correlation = windows.transpose(1, 2) @ places  # B N HW/4
+    token = torch.arange(grid[0] * grid[1], device=images.device)
+    at = torch.stack([token // grid[1], token % grid[1]], 1) * stride  # N 2
+    rows = torch.arange(height, dtype=torch.int16, device=images.device)[:, None]
+    columns = torch.arange(width, dtype=torch.int16, device=images.device)
+    frequencies = 2 * math.pi / torch.tensor(PERIODS, device=images.device)
+    channels = []
+    for _ in range(PEAKS):
+        best, index = correlation.max(2)  # B N
+        found = torch.stack([index // width, index % width], 2)  # B N 2
+        way = 2.0 * (found - at)  # pixels
+        angles = (way[..., None] * frequencies).flatten(2)  # B N 2F
+        channels += [best[..., None], way / height, angles.sin(), angles.cos()]
+        row, column = found.to(torch.int16)[..., None, None].unbind(2)  # B N 1 1
+        near = ((rows - row).abs() <= PEAK_RADIUS) & ((columns - column).abs() <= PEAK_RADIUS)
+        correlation = correlation.masked_fill(near.flatten(2), -1)
+    return torch.cat(channels, 2)
