@@ -55,7 +55,9 @@ def precompute(
                     if isinstance(tokenizer, PreviousTokenizer):
                         images = frames.to_float(clip[None].to(device))
                         with autocast(device, precision):
-                            ids, features = (x[0].cpu() for x in tokenizer.encode_sequence(images))
+                            length = torch.tensor([len(clip)], device=device)
+                            coded = tokenizer.encode_sequence(images, length)
+                        ids, features = coded[0][0].cpu(), coded[1][0].cpu()
                     else:
                         ids, features = _encode(
                             loaded, clip, flow, flipped, reverse, batch_size, device, precision

@@ -142,12 +142,8 @@ class FreshTokenSet:
             lengths.append(length)
         images = to_float(torch.from_numpy(np.stack(images)).flatten(0, 1).to(device))
         images = images.unflatten(0, (len(rows), -1))  # B K+2 3 H W
-        ids, seen = self.tokenizer.encode_sequence(images)  # B K+2 N, B K+2 N C
         n_frames = torch.tensor(lengths, device=device)
-        features = seen.new_zeros(len(rows), max(lengths), *seen.shape[2:])  # B T N C
-        features[:, : targets + 1] = seen[:, :-1]
-        features[torch.arange(len(rows)), n_frames - 1] = seen[:, -1]
-        ids[:, -1] = 0  # of the last frame, which is given
+        ids, features = self.tokenizer.encode_sequence(images, n_frames)
         return TokenBatch(ids, n_frames, ids[:, -1], features)
 
 

@@ -106,19 +106,25 @@ class PreviousTokenizer(nn.Module):
         return self.forward(vectors, previous).clamp(-1, 1)
 
     @torch.no_grad()
-    def encode_sequence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Consecutive frames `B T 3 H W` to ids `B T N` and the transformer's features `B T N C`.
+    def encode_sequence(
+        self, images: torch.Tensor, n_frames: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The frames 0..K and the last one of clips to token ids and the transformer's features.
 
-        Frame 0 has no previous one: ids 0. Beside frame i stand the features of frame i-1, from
-        which it is predicted, and beside the last frame its own; frame 0 has zeros.
+        images: `B K+2 3 H W`; n_frames: `B`. Ids `B K+2 N` are 0 for both given frames. Features
+        `B T N C`, T the longest: beside frame i stand those of frame i-1, from which it is
+        predicted, beside a clip's last frame its own, and zeros elsewhere.
         """
-        size = images[:, 1:].shape[:2]
-        codes = self.encode(images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1))
-        ids = F.pad(codes.unflatten(0, size), (0, 0, 1, 0))  # B T N
-        last = images[:, -1:].expand_as(images)
-        seen = self.context_features(images.flatten(0, 1), last.flatten(0, 1))
-        seen = seen.unflatten(0, images.shape[:2])
-        features = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-2], seen[:, -1:]], 1)
+        before, after = images[:, :-2], images[:, 1:-1]  # B K 3 H W
+        codes = self.encode(after.flatten(0, 1), before.flatten(0, 1))
+        ids = F.pad(codes.unflatten(0, before.shape[:2]), (0, 0, 1, 1))  # B K+2 N
+        seen = torch.cat([before, images[:, -1:]], 1)  # B K+1 3 H W
+        last = images[:, -1:].expand_as(seen)
+        found = self.context_features(seen.flatten(0, 1), last.flatten(0, 1))
+        found = found.unflatten(0, seen.shape[:2])  # B K+1 N C
+        features = found.new_zeros(len(images), int(n_frames.max()), *found.shape[2:])
+        features[:, 1 : seen.shape[1]] = found[:, :-1]
+        features[torch.arange(len(images)), n_frames - 1] = found[:, -1]
         return ids, features
 
     def forward(self, vectors: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
