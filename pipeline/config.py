@@ -207,7 +207,6 @@ class Previous(Section):
 
     patch_size: Annotated[Literal[8, 16], BeforeValidator(_integer)]
     channels: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
-    reach: Annotated[int, Field(ge=1, le=16)]
     grey: bool
 
 
@@ -300,6 +299,7 @@ class Transformer(Section):
     n_layer: Count
     n_head: Count
     n_embd: Count
+    merge: Annotated[Literal[1, 2], BeforeValidator(_integer)]
     dropout: Probability
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
 

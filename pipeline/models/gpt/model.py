@@ -58,6 +58,7 @@ class GptConfig:
     remaining_frames_method: Literal["own_embeddings", "concat", "token_type_ids", "none"]
     num_embeddings: Count  # V
     grid: tuple[Count, Count]  # tokens of a frame, rows and columns
+    merge: Literal[1, 2]  # side of the square of tokens that share a position
     max_frames: Count  # longest clip trained on
     context_channels: Number  # C, 0: no context features
 
@@ -80,6 +81,7 @@ class GptConfig:
             remaining_frames_method=gpt.remaining_frames_method,
             num_embeddings=settings.vqgan.vqvae.num_embeddings,
             grid=grid,
+            merge=gpt.merge,
             # a scene that is too long for one clip and too short for two stays whole
             max_frames=max(clips.max_frames, 2 * clips.min_frames - 1),
             context_channels=context_channels,
@@ -93,6 +95,11 @@ class GptConfig:
     @property
     def tokens_per_frame(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def positions_per_frame(self) -> int:
+        """P: tokens, or squares of them."""
+        return self.tokens_per_frame // self.merge**2
 
     @property
     def window(self) -> int:
@@ -120,6 +127,8 @@ class GptConfig:
         config = TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
         if config.n_embd % config.n_head:
             raise ValueError(f"n_embd = {config.n_embd} is no multiple of n_head = {config.n_head}")
+        if any(side % config.merge for side in config.grid):
+            raise ValueError(f"grid = {config.grid} is no multiple of merge = {config.merge}")
         return config
 
 
@@ -140,8 +149,12 @@ class FrameGpt(nn.Module):
         self.gpt = PlainGpt(config) if config.plain else HuggingFaceGpt(config)
         self.output_bias = nn.Parameter(torch.zeros(config.num_embeddings))
         if config.full_clip:
-            self.rows = _embedding(config.grid[0], config.n_embd)
-            self.columns = _embedding(config.grid[1], config.n_embd)
+            self.rows = _embedding(config.grid[0] // config.merge, config.n_embd)
+            self.columns = _embedding(config.grid[1] // config.merge, config.n_embd)
+        shared = config.merge**2  # tokens of a position
+        if shared > 1:
+            self.merge = nn.Linear(shared * config.n_embd, config.n_embd)
+            self.split = nn.Linear(config.n_embd, shared * config.n_embd)
         if config.mode == "maskgit":
             self.mask_token = nn.Parameter(INIT_STD * torch.randn(config.n_embd))
             self.query_proj = nn.Linear(config.n_embd, config.n_embd)
@@ -154,7 +167,7 @@ class FrameGpt(nn.Module):
         if config.context_channels:
             self.register_buffer("context_mean", torch.zeros(config.context_channels))
             self.register_buffer("context_std", torch.ones(config.context_channels))
-            self.context_proj = nn.Linear(config.context_channels, config.n_embd)
+            self.context_proj = nn.Linear(shared * config.context_channels, config.n_embd)
 
     @property
     def table(self) -> Tensor:
@@ -197,19 +210,19 @@ class FrameGpt(nn.Module):
         where the window is longer than the position table.
         """
         self._check(frames)
-        n_tokens = self.config.tokens_per_frame
+        n_positions = self.config.positions_per_frame
         blocks = torch.cat([self.embed_last(cond), self.embed_frames(frames, start, cond)], 1)
-        inputs = blocks.flatten(1, 2)  # B (1+T)N E
+        inputs = blocks.flatten(1, 2)  # B (1+T)P E
         if not self.config.full_clip:
             if self.config.remaining_frames_method == "concat":
                 left = remaining(cond.n_frames[:, None], start + frames.shape[1])  # B 1
                 counter = self.table[self._scaled(left, cond.n_frames).round().long()]  # B 1 E
                 inputs = torch.cat([counter, inputs], 1)
-            hidden = self.backbone(inputs)[:, -n_tokens:]  # B N E
+            hidden = self.backbone(inputs)[:, -n_positions:]  # B P E
             return self.logits(hidden)[:, None]
-        mask = clip_mask(blocks.shape[1], 0, n_tokens, self.config.window, frames.device)
-        hidden = self.backbone(inputs, mask)[:, n_tokens:]  # B TN E
-        return self.logits(hidden.unflatten(1, (-1, n_tokens)))
+        mask = clip_mask(blocks.shape[1], 0, n_positions, self.config.window, frames.device)
+        hidden = self.backbone(inputs, mask)[:, n_positions:]  # B TP E
+        return self.logits(hidden.unflatten(1, (-1, n_positions)))
 
     def complete(
         self, frames: Tensor, cond: Conditioning, partial: Tensor
@@ -220,12 +233,12 @@ class FrameGpt(nn.Module):
         of the frames after each, V: not known.
         """
         self._check(frames)
-        n_tokens, n_frames = self.config.tokens_per_frame, frames.shape[1]
+        n_positions, n_frames = self.config.positions_per_frame, frames.shape[1]
         blocks = self.embed_frames(frames, 0, cond)
         queries = self.embed_query(blocks, partial)
-        sequence = torch.cat([self.embed_last(cond), blocks, queries], 1)  # B 1+2T N E
-        mask = clip_mask(1 + n_frames, n_frames, n_tokens, self.config.window, frames.device)
-        hidden = self.backbone(sequence.flatten(1, 2), mask).unflatten(1, (-1, n_tokens))
+        sequence = torch.cat([self.embed_last(cond), blocks, queries], 1)  # B 1+2T P E
+        mask = clip_mask(1 + n_frames, n_frames, n_positions, self.config.window, frames.device)
+        hidden = self.backbone(sequence.flatten(1, 2), mask).unflatten(1, (-1, n_positions))
         logits = self.logits(hidden[:, 1:])  # B 2T N V
         return logits[:, :n_frames], logits[:, n_frames:]
 
@@ -237,12 +250,14 @@ class FrameGpt(nn.Module):
         return self.gpt(inputs, positions, mask, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states `... E` to logits `... V`; the bias is added in float32."""
+        """Hidden states `... P E` to logits `... N V`; the bias is added in float32."""
+        if self.config.merge > 1:
+            hidden = self._apart(self.split(hidden))
         return hidden @ self.table.T + self.output_bias
 
     def embed_last(self, cond: Conditioning) -> Tensor:
-        """The given last frame as a block `B 1 N E`."""
-        block = F.embedding(cond.last[:, None], self.table)
+        """The given last frame as a block `B 1 P E`."""
+        block = self._merged(F.embedding(cond.last[:, None], self.table))
         if self.config.context_channels:
             clip = torch.arange(len(cond.last), device=cond.last.device)
             block = block + self._context(cond.features[clip, cond.n_frames - 1][:, None])
@@ -250,12 +265,12 @@ class FrameGpt(nn.Module):
         return self._add_place(self._add_time(block, left, cond.n_frames))
 
     def embed_frames(self, frames: Tensor, start: int, cond: Conditioning) -> Tensor:
-        """Token ids `B T N` of the frames start, start+1, ... as blocks `B T N E`.
+        """Token ids `B T N` of the frames start, start+1, ... as blocks `B T P E`.
 
         Each block gets the time and the context features of the frame that is predicted from it.
         """
         predicted = start + 1 + torch.arange(frames.shape[1], device=frames.device)  # T
-        blocks = F.embedding(frames, self.table)
+        blocks = self._merged(F.embedding(frames, self.table))
         if self.config.context_channels:
             features = cond.features[:, start + 1 : start + 1 + frames.shape[1]]  # B T N C
             blocks = blocks + self._context(features)
@@ -263,15 +278,32 @@ class FrameGpt(nn.Module):
         return self._add_place(self._add_time(blocks, left, cond.n_frames))
 
     def embed_query(self, blocks: Tensor, partial: Tensor) -> Tensor:
-        """Query blocks `B T N E`: the predicting blocks plus the partly known frames `B T N`."""
+        """Query blocks `B T P E`: the predicting blocks plus the partly known frames `B T N`."""
         unknown = partial == self.config.num_embeddings
         tokens = F.embedding(partial.masked_fill(unknown, 0), self.table)
         tokens = torch.where(unknown[..., None], self.mask_token, tokens)
-        return blocks + self.query_proj(tokens)
+        return blocks + self._merged(self.query_proj(tokens))
 
     def _context(self, features: Tensor) -> Tensor:
-        """Context features `... C` to the width `... E`."""
-        return self.context_proj((features.float() - self.context_mean) / self.context_std)
+        """Context features `... N C` to the width, `... P E`."""
+        features = (features.float() - self.context_mean) / self.context_std
+        return self.context_proj(self._together(features))
+
+    def _merged(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens `... N E` to positions `... P E`."""
+        return tokens if self.config.merge == 1 else self.merge(self._together(tokens))
+
+    def _together(self, tokens: Tensor) -> Tensor:
+        """`... N C` to the squares that share a position, `... P mmC`, m = merge."""
+        m, (rows, columns) = self.config.merge, self.config.grid
+        squares = tokens.unflatten(-2, (rows // m, m, columns // m, m))
+        return squares.transpose(-4, -3).flatten(-3).flatten(-3, -2)
+
+    def _apart(self, positions: Tensor) -> Tensor:
+        """The other way: `... P mmC` to `... N C`."""
+        m, (rows, columns) = self.config.merge, self.config.grid
+        squares = positions.unflatten(-1, (m, m, -1)).unflatten(-4, (rows // m, columns // m))
+        return squares.transpose(-4, -3).flatten(-5, -2)
 
     def _add_time(self, blocks: Tensor, left: Tensor, n_frames: Tensor) -> Tensor:
         """Adds where in its clip the predicted frame stands: `B T N E`.

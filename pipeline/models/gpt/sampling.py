@@ -58,7 +58,7 @@ def generate(
     config = model.config
     mode = resolve_mode(decoding.mode, config)
     generator = generator or torch.Generator().manual_seed(0)
-    n_steps, n_tokens = int(cond.n_frames.max()) - 2, config.tokens_per_frame
+    n_steps, n_positions = int(cond.n_frames.max()) - 2, config.positions_per_frame
     if not config.full_clip:
         frames = first_ids[:, None]  # B T N
         for i in range(n_steps):
@@ -72,18 +72,18 @@ def generate(
     cache, n_cached = model.gpt.new_cache(), 0  # blocks: last, first, window
 
     def read(block: Tensor) -> Tensor:
-        """A block `B N E` after the cached ones, which it sees all; gives hidden states `B N E`."""
-        n_seen = (n_cached + 1) * n_tokens
-        mask = torch.ones(n_tokens, n_seen, dtype=torch.bool, device=block.device)
+        """A block `B P E` after the cached ones, which it sees all; gives hidden states `B P E`."""
+        n_seen = (n_cached + 1) * n_positions
+        mask = torch.ones(n_positions, n_seen, dtype=torch.bool, device=block.device)
         return model.backbone(block, mask, cache)
 
     read(model.embed_last(cond)[:, 0])
     n_cached, ids = 1, first_ids
     for i in range(n_steps):
         if n_cached == 2 + config.window:  # the oldest frame leaves the window
-            model.gpt.forget(cache, 2 * n_tokens, 3 * n_tokens)
+            model.gpt.forget(cache, 2 * n_positions, 3 * n_positions)
             n_cached -= 1
-        block = model.embed_frames(ids[:, None], i, cond)  # B 1 N E
+        block = model.embed_frames(ids[:, None], i, cond)  # B 1 P E
         hidden = read(block[:, 0])
         n_cached += 1
         if mode == "parallel":
@@ -93,9 +93,9 @@ def generate(
             continue
         partial = torch.full_like(ids, config.num_embeddings)
         for step in range(1, decoding.steps + 1):
-            query = model.embed_query(block, partial[:, None])[:, 0]  # B N E
+            query = model.embed_query(block, partial[:, None])[:, 0]  # B P E
             logits = model.logits(read(query))
-            model.gpt.forget(cache, n_cached * n_tokens, (n_cached + 1) * n_tokens)
+            model.gpt.forget(cache, n_cached * n_positions, (n_cached + 1) * n_positions)
             partial = unmask(partial, logits, step, decoding, generator)
         ids = partial
         yield ids

@@ -8,7 +8,7 @@ Images are float `B 3 H W` in [-1, 1]. Conditioning on the previous frame: Miche
 (Delta-IRIS, 2024, arXiv:2406.19320). A motion that goes on has the same codes in each frame, so the
 transformer has little to predict. The price: frames are decoded one after the other.
 
-The decoder mixes the previous frame, shifted by every whole number of pixels up to `reach`, by
+The decoder mixes the previous frame, shifted by every whole number of pixels up to REACH, by
 weights for each cell of CELL pixels (Finn et al., 2016, arXiv:1605.07157), in two layers that are
 added, because two things may move across each other. The encoder sees how well each of these shifts
 explains the frame: a cost volume, as optical flow networks have (Sun et al., PWC-Net, 2018,
@@ -26,6 +26,8 @@ from pipeline.models.vqgan.keyframes import ResidualBlock
 from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
 
 CELL = 4  # pixels a side that are moved alike, and that the networks see as channels
+REACH = 4  # pixels; Moving MNIST's digits go 3.6 a frame
+SHIFTS = (2 * REACH + 1) ** 2  # K
 LAYERS = 2  # of things that move, each with weights of its own
 BLOCKS = 3  # residual blocks of the decoder that see the codes
 BLACK = -1.0
@@ -44,10 +46,8 @@ class PreviousTokenizer(nn.Module):
         self.patch, self.colours = sizes.patch_size, 1 if sizes.grey else 3
         self.grid = (height // self.patch, width // self.patch)  # h w
         c, stride = sizes.channels, self.patch // CELL
-        self.reach = sizes.reach
-        shifts = (2 * self.reach + 1) ** 2  # K
         self.encoder = nn.Sequential(
-            nn.Conv2d(shifts + 2 * self.colours * CELL**2, 2 * c, 1),
+            nn.Conv2d(SHIFTS + 2 * self.colours * CELL**2, 2 * c, 1),
             ResidualBlock(2 * c),
             nn.Conv2d(2 * c, 2 * c, stride, stride),
             ResidualBlock(2 * c),
@@ -55,7 +55,7 @@ class PreviousTokenizer(nn.Module):
             nn.BatchNorm2d(dim, affine=False),  # or most codes stay unused
         )
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
-        self.decoder = Decoder(c, dim, self.colours, shifts)
+        self.decoder = Decoder(c, dim, self.colours)
 
     @property
     def tokens_per_frame(self) -> int:
@@ -73,7 +73,7 @@ class PreviousTokenizer(nn.Module):
     def vectors(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """What the codes are chosen by: `B D h w`."""
         images, previous = self._colours(images), self._colours(previous)
-        shifted = shift(previous.mean(1, keepdim=True), self.reach)  # B K 1 H/c c W/c c
+        shifted = shift(previous.mean(1, keepdim=True))  # B K 1 H/c c W/c c
         error = shifted - cells(images.mean(1, keepdim=True))[:, None]
         cost = error.square().mean((2, 4, 6))  # B K H/c W/c
         cost = F.avg_pool2d(cost, 3, 1, 1)
@@ -131,7 +131,7 @@ class PreviousTokenizer(nn.Module):
         """Quantized vectors `B D h w` and the frames before to images `B 3 H W`, not clamped."""
         previous = self._colours(previous)
         weights, residual = self.decoder(vectors, previous)
-        shifted = shift(previous - BLACK, self.reach)  # B K C H/c c W/c c
+        shifted = shift(previous - BLACK)  # B K C H/c c W/c c
         moved = (weights[:, :, None, :, None, :, None] * shifted).sum(1)  # B C H/c c W/c c
         moved = moved.flatten(4, 5).flatten(2, 3) + BLACK
         return (moved + residual).expand(-1, 3, -1, -1)
@@ -152,14 +152,14 @@ class PreviousTokenizer(nn.Module):
 class Decoder(nn.Module):
     """Weights of the shifts for each cell, and a residual."""
 
-    def __init__(self, channels: int, dim: int, colours: int, shifts: int) -> None:
+    def __init__(self, channels: int, dim: int, colours: int) -> None:
         super().__init__()
         self.inputs = nn.Conv2d(colours * CELL**2, channels, 3, padding=1)
         self.code = nn.Conv2d(dim, channels, 3, padding=1)
         self.code_again = nn.Conv2d(dim, channels, 3, padding=1)
         self.first = ResidualBlock(channels)
         self.blocks = nn.Sequential(*[ResidualBlock(channels) for _ in range(BLOCKS)])
-        self.weights = nn.Conv2d(channels, LAYERS * (shifts + 1), 1)
+        self.weights = nn.Conv2d(channels, LAYERS * (SHIFTS + 1), 1)
         self.residual = nn.Conv2d(channels, colours * CELL**2, 3, padding=1)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
@@ -187,13 +187,12 @@ def cells(images: torch.Tensor) -> torch.Tensor:
     return images.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))
 
 
-def shift(images: torch.Tensor, reach: int) -> torch.Tensor:
-    """`B C H W` shifted by up to `reach` pixels: `B K C H/c c W/c c`; edges go on outside."""
+def shift(images: torch.Tensor) -> torch.Tensor:
+    """`B C H W` shifted by up to REACH pixels: `B K C H/c c W/c c`; edges go on outside."""
     batch, colours, height, width = images.shape
-    side = 2 * reach + 1
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    shifted = F.unfold(padded, side)  # B CKK HW
-    shifted = shifted.view(batch, colours, side * side, height, width).transpose(1, 2)
+    padded = F.pad(images, (REACH,) * 4, mode="replicate")
+    shifted = F.unfold(padded, 2 * REACH + 1)  # B CK HW
+    shifted = shifted.view(batch, colours, SHIFTS, height, width).transpose(1, 2)
     return shifted.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL))
 
 
