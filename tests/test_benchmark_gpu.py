@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import gpu
 from pipeline.data import moving_mnist
+from pipeline.data.digits import DIGIT
 
 ROOT = Path(__file__).parents[1]
 ABSENT = ["dvc", "mlflow", "scenedetect", "cleanfid", "ffmpeg", "imageio_ffmpeg", "ray"]
@@ -31,7 +32,7 @@ RATES += ("generate/2_clips/tokens (tokens/s)", "transformer/operations (% of pe
 
 def write_digits(folder: Path) -> None:
     folder.mkdir()
-    digits = np.full((9, moving_mnist.DIGIT, moving_mnist.DIGIT), 200, np.uint8)
+    digits = np.full((9, DIGIT, DIGIT), 200, np.uint8)
     header = moving_mnist.HEADER.pack(moving_mnist.MAGIC, *digits.shape)
     for stem in moving_mnist.STEMS.values():
         (folder / f"{stem}-idx3-ubyte").write_bytes(header + digits.tobytes())

@@ -11,24 +11,17 @@ import pytest
 from pipeline import config, io
 from pipeline.data import moving_mnist
 from pipeline.data.detector_features import block_change
+from pipeline.data.digits import CANVAS, DIGIT, DIGITS_FILE, STEP, draw, trajectory
 from pipeline.data.frame_file import frame_bytes, open_frames, read_videos
-from pipeline.data.moving_mnist import (
-    CANVAS,
-    DIGIT,
-    FPS,
-    STEP,
-    draw,
-    ingest_sequences,
-    open_parts,
-    trajectory,
-)
+from pipeline.data.moving_mnist import FPS, ingest_sequences, open_parts
 from pipeline.errors import UserError
 
 ANGLES = np.random.default_rng(0).uniform(0, 2 * math.pi, 40)
 
 
 def rules(**changes):
-    return config.MovingMnist(**{"train_sequences": 4, "test_sequences": 3} | changes)
+    counts = {"train_sequences": 4, "test_sequences": 3, "epoch_sequences": 0}
+    return config.MovingMnist(**counts | changes)
 
 
 def idx(digits: np.ndarray, magic: int = 0x803) -> bytes:
@@ -236,7 +229,7 @@ def made(settings, monkeypatch):
     monkeypatch.setattr(moving_mnist, "N_FRAMES", LENGTH)
 
     def make(**changes) -> config.Params:
-        rules = {"train_sequences": 5, "test_sequences": 3}
+        rules = {"train_sequences": 5, "test_sequences": 3, "epoch_sequences": 0}
         size = {"height": 64, "width": 64} | {k: v for k, v in changes.items() if k in SIZES}
         rules |= {key: value for key, value in changes.items() if key not in SIZES}
         source = settings.source.model_copy(update={"moving_mnist": config.MovingMnist(**rules)})
@@ -263,6 +256,24 @@ def test_frames_are_read_back_as_the_sequences(source, made, tmp_path):
             for frame, picture in enumerate(part.sequence(number)):
                 expected = np.repeat(picture[..., None], 3, 2)
                 np.testing.assert_array_equal(footage[first + frame], expected)
+
+
+def test_digits_to_draw_from_are_kept_where_training_draws_its_sequences(source, made, tmp_path):
+    out = tmp_path / "out"
+    ingest_sequences(source, out, made(epoch_sequences=7))
+    with np.load(out / DIGITS_FILE) as content:
+        assert int(content["epoch_sequences"]) == 7
+        digits, _ = moving_mnist.read_idx(moving_mnist.locate(source)["train"])
+        np.testing.assert_array_equal(content["digits"], digits)
+    ingest_sequences(source, out, made())
+    assert not (out / DIGITS_FILE).exists()
+
+
+def test_stored_sequences_hold_no_digits_to_draw_from(stored):
+    with pytest.raises(
+        UserError, match=r"epoch_sequences = 5: expected 0 with mnist_test_seq\.npy"
+    ):
+        open_parts(stored, rules(epoch_sequences=5))
 
 
 def test_table_and_summary_tell_what_was_written(source, made, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.data.datasets import ClipSet, ImageSet, batches
 from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.digits import DIGITS_FILE
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import write_frames
 from pipeline.data.shard_writer import clip_schema, image_schema, open_shard, pack
@@ -118,6 +119,17 @@ def test_what_lay_there_before_goes(tmp_path, footage):
     packed(tmp_path)
     names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("shards", "clean")]
     assert names[0] == names[1]
+
+
+def test_digits_to_draw_from_go_with_the_shards(tmp_path, footage):
+    (tmp_path / DIGITS_FILE).write_bytes(b"digits")
+    packed(tmp_path)
+    assert (tmp_path / "shards" / DIGITS_FILE).read_bytes() == b"digits"
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    assert DIGITS_FILE in [shard["file"] for shard in index["shards"]]
+    (tmp_path / DIGITS_FILE).unlink()
+    packed(tmp_path)
+    assert not (tmp_path / "shards" / DIGITS_FILE).exists()
 
 
 def test_a_failing_worker_leaves_nothing_half_written(tmp_path, footage):

@@ -42,13 +42,12 @@ def tokens(tmp_path_factory, write_tokens) -> Path:
 @pytest.fixture
 def vqgan_task(tiny, shards) -> Callable:
     """Of the settings' `vqgan.context`: keyframes is the default."""
-    from pipeline.training.vqgan import ImageTask, KeyframeTask, VqganTask
+    from pipeline.training.vqgan import TASKS, VqganTask
 
     def make(changes: dict | None = None, seed: int = 1, device: torch.device = CPU) -> VqganTask:
         torch.manual_seed(seed)
         settings = tiny(changes)
-        kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
-        return kind(settings, shards, device)
+        return TASKS[settings.vqgan.context](settings, shards, device)
 
     return make
 

@@ -21,7 +21,7 @@ from pipeline.training.distributed import DistributedContext, connected
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Loss, OptimizerSpec, Task, weighted_means
 from pipeline.training.trainer import TrainConfig, train
-from pipeline.training.vqgan import ImageTask, KeyframeTask
+from pipeline.training.vqgan import TASKS
 
 
 class Killed(Exception):
@@ -91,7 +91,7 @@ def transformer(job: dict, processes: DistributedContext) -> Task:
 def tokenizer(job: dict, processes: DistributedContext) -> Task:
     torch.manual_seed(1)
     settings = config.parse(job["settings"])
-    kind = KeyframeTask if settings.vqgan.context == "keyframes" else ImageTask
+    kind = TASKS[settings.vqgan.context]
     return kind(settings, Path(job["shards"]), processes.device, processes)
 
 

@@ -5,7 +5,9 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.models.gpt.model import GPT2_POSITIONS, Conditioning, FrameGpt, GptConfig
+from pipeline.models.gpt.sampling import GREEDY, generate
 
+PARALLEL = GREEDY.model_copy(update={"mode": "parallel"})
 CODES, N, FRAMES, CHANNELS = 16, 8, 6, 3
 SEQUENCES = pytest.mark.parametrize("sequence", ["full_clip", "sliding_window"])
 BACKBONES = pytest.mark.parametrize("plain", [False, True], ids=["transformers", "plain"])
@@ -24,6 +26,7 @@ def make(seed: int = 0, **changes) -> FrameGpt:
         "remaining_frames_method": "own_embeddings",
         "num_embeddings": CODES,
         "grid": (2, 4),
+        "merge": 1,
         "max_frames": 12,
         "context_channels": 0,
     }
@@ -299,3 +302,31 @@ def test_the_untrained_model_predicts_the_most_frequent_code_everywhere(sequence
     assert (logits.argmax(-1) == 7).all() and logits.isfinite().all()
     probabilities = logits.softmax(-1).mean((0, 1, 2))
     assert torch.allclose(probabilities, (counts + 1.0) / (counts + 1).sum(), atol=0.05)
+
+
+def test_squares_of_tokens_share_a_position_and_come_apart_again():
+    model = make(merge=2, context_channels=CHANNELS, n_embd=32)
+    assert model.config.positions_per_frame == N // 4
+    tokens = torch.arange(N * 2.0).view(1, N, 2)
+    squares = model._together(tokens)  # 1 P 8
+    assert squares[0, 0].tolist() == [0, 1, 2, 3, 8, 9, 10, 11], "tokens 0, 1, 4 and 5"
+    assert torch.equal(model._apart(squares), tokens)
+    ids, cond = clip(channels=CHANNELS)
+    before = model(ids, cond)
+    assert before.shape == (1, FRAMES, N, CODES)
+    assert changed(before, model(changed_at(ids, 2), cond)) == [
+        False,
+        False,
+        True,
+        True,
+        *[False] * 2,
+    ]
+
+
+def test_a_merged_model_generates_what_one_pass_predicts():
+    model = make(merge=2, mode="maskgit")
+    ids, cond = clip()
+    frames = torch.stack([ids[:, 0], *generate(model, ids[:, 0], cond, PARALLEL)], 1)
+    assert torch.equal(model(frames[:, :-1], cond).argmax(-1), frames[:, 1:])
+    steps = list(generate(model, ids[:, 0], cond))
+    assert len(steps) == FRAMES and all(int(x.min()) >= 0 and int(x.max()) < CODES for x in steps)

@@ -1,0 +1,87 @@
+"""The tokenizer with the previous frame as context: what it moves, and what it finds again."""
+
+import pytest
+import torch
+from previous_settings import CPU, floats, sequence, settings, tokenizer
+
+from pipeline import frames
+from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
+from pipeline.models.vqgan.previous import BLACK, REACH, SHIFTS, match, shift
+
+IMAGES = floats(3)[0]
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (REACH, -REACH), (-1, 2)])
+def test_each_shift_is_the_image_moved_by_whole_pixels(down, right):
+    moved = shift(IMAGES[:1])
+    moved = moved.flatten(5, 6).flatten(3, 4)[0]  # K C H W
+    number = (REACH - down) * (2 * REACH + 1) + REACH - right
+    assert len(moved) == SHIFTS
+    inner = slice(REACH, -REACH)
+    expected = IMAGES[0].roll((down, right), (1, 2))
+    assert torch.equal(moved[number][:, inner, inner], expected[:, inner, inner])
+
+
+def test_black_stays_black_whatever_the_codes_say():
+    model = tokenizer()
+    ids = torch.randint(0, 16, (2, model.tokens_per_frame))
+    nothing = torch.full((2, 3, 64, 64), BLACK)
+    assert (model.decode(ids, nothing) - nothing).abs().max() < 1e-6
+
+
+def test_what_comes_next_depends_on_codes_and_the_previous_frame():
+    model = tokenizer()
+    ids = model.encode(IMAGES[1:3], IMAGES[:2])
+    assert ids.shape == (2, 16) and int(ids.min()) >= 0 and int(ids.max()) < 16
+    decoded = model.decode(ids, IMAGES[:2])
+    assert decoded.shape == (2, 3, 64, 64) and decoded.abs().max() <= 1
+    assert not torch.equal(decoded, model.decode((ids + 1) % 16, IMAGES[:2]))
+    assert not torch.equal(decoded, model.decode(ids, IMAGES[5:7]))
+
+
+def test_grey_frames_stay_grey_and_colour_is_kept_where_it_is_asked_for():
+    coloured = IMAGES[:2].clone()
+    coloured[:, 0] = BLACK
+    for grey in (True, False):
+        model = tokenizer({"vqgan.previous.grey": grey})
+        decoded = model.decode(torch.zeros(2, 16, dtype=torch.int64), coloured)
+        assert bool((decoded[:, 0] == decoded[:, 1]).all()) == grey
+
+
+@pytest.mark.parametrize(("remaining", "share"), [(2, 0.8), (18, 0.7)])
+def test_a_digit_is_found_again_in_the_last_frame(remaining, share):
+    """One digit, so that each place with something of it has gone the same way."""
+    right, count = 0, 0
+    for seed in range(8):
+        clip = frames.to_float(sequence(seed, digits=1)).mean(1)  # T H W
+        corners = [(frame > BLACK).nonzero().amin(0) for frame in clip]
+        way = (corners[remaining] - corners[0]).float()
+        found = match(clip[:1], clip[remaining][None], (8, 8))[0]  # N C
+        full = clip[0].unflatten(1, (8, 8)).unflatten(0, (8, 8)).amax((1, 3)).flatten() > BLACK
+        gone = found[:, 1:3] * 32  # the height of half a frame
+        right += int(((gone - way).norm(dim=1) <= 3)[full].sum())
+        count += int(full.sum())
+    assert right / count >= share
+
+
+def test_features_stand_where_the_transformer_looks_for_them():
+    model, images = tokenizer(), floats(1, 2)
+    known = torch.cat([images[:, :4], images[:, -1:]], 1)  # frames 0..3 and the last: K = 3
+    lengths = torch.tensor([20, 20])
+    ids, features = model.encode_sequence(known, lengths)
+    assert ids.shape == (2, 5, 16) and features.shape == (2, 20, 16, model.context_channels)
+    assert not ids[:, 0].any() and not ids[:, -1].any(), "both are given"
+    assert torch.equal(ids[:, 2], model.encode(images[:, 2], images[:, 1]))
+    for frame, seen in ((1, 0), (3, 2), (19, 19)):
+        expected = model.context_features(images[:, seen], images[:, 19])
+        assert torch.allclose(features[:, frame], expected, atol=1e-5)
+    assert not features[:, 0].any() and not features[:, 4:19].any()
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    model = tokenizer()
+    save_tokenizer(model, settings(), tmp_path)
+    loaded = load_tokenizer(tmp_path, CPU).tokenizer
+    ids = model.encode(IMAGES[1:3], IMAGES[:2])
+    assert torch.equal(loaded.encode(IMAGES[1:3], IMAGES[:2]), ids)
+    assert torch.equal(loaded.decode(ids, IMAGES[:2]), model.decode(ids, IMAGES[:2]))
