@@ -13,6 +13,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.license is not None:
         given, arguments.license = arguments.license, arguments.license.lower()
         if arguments.license not in LICENSES:
-            near = difflib.get_close_matches(arguments.license, LICENSES, 3, 0.5)
+            words = re.sub("licen[cs]e", "", arguments.license).split()  # MIT License
+            near = difflib.get_close_matches("-".join(words), LICENSES, 3, 0.5)
             expected = " or ".join([*near, "other"])
             raise UserError(f"--license {given}: not on the hub's list; expected {expected}")
         if arguments.license == "other" and not _said(arguments.rights):

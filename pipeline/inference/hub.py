@@ -57,7 +57,7 @@ def from_pretrained(
         if not is_name(str(name)):
             raise UserError(f"{str(name)!r}: expected a folder, or a name on the hub, USER/MODEL")
         with _one_sentence(f"{name} is no folder here and cannot be downloaded"):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+            folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
     require_networks(folder)
     model = InBetweener.load(folder / "vqgan", folder / "gpt2", place, precision)
     if model.has_context and model.flow_method != "dis":

@@ -146,6 +146,7 @@ def test_a_run_without_some_numbers_has_a_card(run):
     ("options", "words"),
     [
         ("--license gpl3", "--license gpl3: not on the hub's list; expected .*gpl-3.0"),
+        ("--license mit-licence", "not on the hub's list; expected mit or .*other"),
         ("--license proprietary", "--license proprietary: not on the hub's list; expected .*other"),
         ("--license other", "--license other: expected the terms beside it, in --rights"),
         ("--license=", "--license : not on the hub's list"),

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -250,6 +251,23 @@ def test_another_model_in_the_same_folder_is_loaded_again(comfy, saved_models):
     assert print_of("cartoon", "cpu") == before and print_of("nothing", "cpu")
     saved_models(comfy.models / "cartoon", {"base.seed": 5})
     assert print_of("cartoon", "cpu") != before
+
+
+@pytest.mark.parametrize(
+    ("copied", "words"),
+    [
+        (True, "link integrations/comfyui of a clone"),
+        (False, "another package of the name pipeline"),
+    ],
+)
+def test_what_cannot_find_its_code_says_why(comfy, tmp_path, monkeypatch, copied, words):
+    source = shutil.copy(PACKAGE / "nodes.py", tmp_path) if copied else PACKAGE / "nodes.py"
+    other = ModuleType("pipeline")
+    other.__file__ = "/custom_nodes/other/pipeline/__init__.py"
+    monkeypatch.setitem(sys.modules, "pipeline", other)
+    spec = importlib.util.spec_from_file_location("nodes_alone", source)
+    with pytest.raises(ImportError, match=words):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
