@@ -16,6 +16,7 @@ beside it.
 import hashlib
 import json
 import os
+import platform
 import re
 import socket
 import sqlite3
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,10 @@ MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+WEIGHTS = {  # of the trainings
+    "vqgan_train": Path("models/vqgan/model.safetensors"),
+    "gpt2_train": Path("models/gpt2/model.safetensors"),
+}
 CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
@@ -59,7 +64,7 @@ def stage(name: str, settings: Params, is_main: bool = True) -> Iterator["Run"]:
     if not is_main:
         yield run
         return
-    started = time.monotonic()
+    started, resumed = time.monotonic(), (io.project_root() / ".resume" / name).exists()
     print(f"{name}: starts", file=sys.stderr, flush=True)
     try:
         yield run
@@ -69,6 +74,36 @@ def stage(name: str, settings: Params, is_main: bool = True) -> Iterator["Run"]:
     run.close("FINISHED")
     parts = [run.headline, f"{time.monotonic() - started:.1f} s", f"{_peak_mb():,.0f} MB"]
     print(f"{name}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
+    if name in WEIGHTS and not resumed:  # of a resumed one only a part is known
+        with suppress(OSError):
+            _write_cost(WEIGHTS[name], time.monotonic() - started, settings)
+
+
+def _write_cost(weights: Path, seconds: float, settings: Params) -> None:
+    """Beside the run and not in models/, whose bytes do not depend on the machine."""
+    device = settings.base.device
+    if device.startswith("cuda"):
+        import torch
+
+        name, number = torch.cuda.get_device_name(device), int(os.environ.get("WORLD_SIZE", 1))
+        hardware = f"{number} x {name}"
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        model = re.search("model name.*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+        hardware = f"{settings.base.threads} threads, {model[1] if model else platform.machine()}"
+    io.write_json(_cost_of(weights), {"seconds": seconds, "hardware": hardware})
+
+
+def read_cost(weights: Path) -> dict | None:
+    """`seconds` and `hardware` of the training of these weights, where it ran here as a whole."""
+    path = _cost_of(weights)
+    return io.read_json(path) if path.is_file() else None
+
+
+def _cost_of(weights: Path) -> Path:
+    with weights.open("rb") as file:
+        name = hashlib.file_digest(file, "sha256").hexdigest()
+    return io.project_root() / ".store/trainings" / f"{name}.json"
 
 
 class Run:

@@ -159,6 +159,26 @@ def untrained(moving) -> Callable:
 
 
 @pytest.fixture(scope="session")
+def saved_models(tiny, untrained) -> Callable[..., Path]:
+    """Writes random networks as the stages leave them in models/, of the settings with changes."""
+
+    def save(folder: Path, changes: dict | None = None) -> Path:
+        import torch
+
+        from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
+        from pipeline.models.gpt.checkpoint import save_gpt
+
+        settings = tiny(changes)
+        model = untrained(settings)
+        save_tokenizer(model.tokenizer, settings, folder / "vqgan")
+        weights = load_tokenizer(folder / "vqgan", torch.device("cpu")).sha256
+        save_gpt(model.gpt, weights, folder / "gpt2")
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def published_gpt2() -> Callable[..., Path]:
     """Writes a random GPT-2 of 2 layers, 2 heads, width 16 as `save_pretrained` writes it."""
 
