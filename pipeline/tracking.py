@@ -194,9 +194,10 @@ class MlflowRow:
             self.client.set_tag(self.id, "mlflow.loggedImages", "True")
 
     def log_model(self, metrics: dict, trainings: dict[str, Path]) -> None:
-        """The numbers of `evaluate` once more, as those of the model on the data set of test."""
+        """The model, and once more what `evaluate` measured on it, as its numbers."""
         folders = {folder.name: folder for folder in trainings.values()}
-        numbers = _numbers({"evaluate": metrics.get("evaluate", {})})
+        tested = {k: v for k, v in metrics["evaluate"].items() if not k.startswith("baselines")}
+        numbers = _numbers({"evaluate": tested})
         logged_model.log(self.client, self.home, self.id, self.settings, folders, numbers)
 
     def close(self, status: str, error: BaseException | None) -> None:

@@ -61,7 +61,9 @@ class Nakawari(mlflow.pyfunc.PythonModel):
         folders = [Path(context.artifacts[name]) for name in ("vqgan", "gpt2")]
         self.model = InBetweener.load(*folders, runtime.prepare(base), base.precision)
         self.easing, self.lock = self.model.easing, threading.Lock()
-        logging.getLogger("mlflow.models.utils").addFilter(refuse_unknown)
+        checks = logging.getLogger("mlflow.models.utils")
+        checks.setLevel(logging.WARNING)  # whatever MLFLOW_LOGGING_LEVEL says
+        checks.addFilter(refuse_unknown)
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None):
         """A row with the columns clip (base64) and notes for each row of first and last."""
