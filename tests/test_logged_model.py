@@ -36,7 +36,7 @@ METRICS = {
     "evaluate": {"inbetween": {"psnr": 25.5}, "baselines_high_motion": {"rife": {"psnr": 20.5}}},
     "ingest": {"frames": 9},
 }
-SECONDS = 100  # patience with a busy machine
+SECONDS = 300  # patience with a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_a_server_answers_pictures_with_a_clip(ask, tmp_path, row, params, shape
         ({}, {"n_frames": "abc"}, "Invalid parameters found: .*n_frames"),
         ({}, {"n_frames": 5.5}, "Invalid parameters found: .*n_frames"),
         ({}, {"on": 0}, "on 0: expected 1 to"),
-        ({}, {"ease": 0.5}, "ease 0.5: expected from 1"),
+        ({}, {"ease": 0.5}, "ease 0.5: expected 1 to 16"),
         ({}, {"ease": float("nan")}, "ease nan: expected"),
         ({}, {"temperature": -1.0}, "temperature -1.0: expected"),
         ({}, {"fps": float("inf")}, "fps inf: expected"),
