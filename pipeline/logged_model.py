@@ -27,7 +27,7 @@ NAME = "nakawari"
 MAX_COPY = 100e6  # of networks; the default's have 6 MB, the thesis' GPT-2 medium 1.4 GB
 WEIGHTS_TAG = "nakawari.weights"
 CODE = Path(__file__).parent
-NOT_SERVED = ("__pycache__", "commands", "evaluation", "sample", "training")
+NOT_SERVED = ("__pycache__", "commands", "data", "evaluation", "sample", "training")
 SHARDS = Path("data/shards")
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
