@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import io
+from pipeline import io, logged_model
 from pipeline.config import Params
 
 if TYPE_CHECKING:  # takes seconds to import, and most stages do without it
@@ -43,6 +43,7 @@ KEY_TAG, PROCESS_TAG, ERROR_TAG = "nakawari.key", "nakawari.process", "error"
 MLFLOW_SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow's own seven wait for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -51,6 +52,11 @@ WEIGHTS = {  # of the trainings
     "gpt2_train": Path("models/gpt2/model.safetensors"),
 }
 CURVES = {"train": "history.csv", "val": "validation.csv"}  # in the output of a training
+ADDRESSES = {  # columns of the store by table, beside that of the experiments
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 DATA = Path("data/shards/index.json")  # holds the hashes of all shards
 
 
@@ -130,8 +136,10 @@ class Run:
         self.headline = ", ".join(f"{counts[k]:,} {k.replace('_', ' ')}" for k in list(counts)[:3])
 
     def publish(self, metrics: dict, files: list[Path], trainings: dict[str, Path]) -> None:
-        """For `report`: fills the row. trainings: stage to the folder with its curves."""
+        """For `report`: fills the row. trainings: stage to the folder with its model and curves."""
         self._attempt(lambda row: row.fill(metrics, files, trainings))
+        if trainings:
+            self._attempt(lambda row: row.log_model(metrics, trainings))
 
     def close(self, status: str, error: BaseException | None = None) -> None:
         if self.points:
@@ -182,7 +190,7 @@ class MlflowRow:
             runs = client.search_runs([home], f"tags.`{KEY_TAG}` = '{key}'")
             tags = {KEY_TAG: key, "mlflow.source.git.commit": revision}
             run = runs[0] if runs else client.create_run(home, tags=tags, run_name=run_name)
-            self.id = run.info.run_id
+            self.id, self.home, self.settings = run.info.run_id, home, settings
             client.update_run(self.id, status="RUNNING")
             client.set_tag(self.id, PROCESS_TAG, mine)
         if ERROR_TAG in run.data.tags:
@@ -208,8 +216,7 @@ class MlflowRow:
                 table = io.read_csv(folder / file).drop(columns="epoch").melt("step").dropna()
                 rows = [(f"{stage}/{split}.{k}", v, int(i)) for i, k, v in table.to_numpy()]
                 self.log_curve([(key, float(value), now, step) for key, value, step in rows])
-        numbers = {k: v for k, v in io.flatten(metrics).items() if type(v) in (int, float)}
-        self._log("metrics", [(key, float(value), now, 0) for key, value in numbers.items()])
+        self._log("metrics", [(key, value, now, 0) for key, value in _numbers(metrics).items()])
         for path in files:
             self.client.log_artifact(self.id, str(path))
             if path.suffix != ".png":
@@ -220,6 +227,13 @@ class MlflowRow:
                 self.client.log_image(self.id, image.convert("RGB"), f"{name}.png")
                 self.client.log_image(self.id, image.convert("RGB"), f"{name}+compressed.webp")
             self.client.set_tag(self.id, "mlflow.loggedImages", "True")
+
+    def log_model(self, metrics: dict, trainings: dict[str, Path]) -> None:
+        """The model, and once more what `evaluate` measured on it, as its numbers."""
+        folders = {folder.name: folder for folder in trainings.values()}
+        tested = {k: v for k, v in metrics["evaluate"].items() if not k.startswith("baselines")}
+        numbers = _numbers({"evaluate": tested})
+        logged_model.log(self.client, self.home, self.id, self.settings, folders, numbers)
 
     def close(self, status: str, error: BaseException | None) -> None:
         if error is not None:
@@ -292,8 +306,9 @@ def _move_artifacts(store: Path, old: str, new: str) -> None:
     with closing(sqlite3.connect(store, timeout=60)) as database, database:
         change = "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?"
         database.execute(change, (new, old))
-        change = "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)"
-        database.execute(change, (f"{old}/", f"{new}/"))
+        for table, column in ADDRESSES.items():
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            database.execute(change, (f"{old}/", f"{new}/"))
     print(f"{store} was moved here: its files are now in {new}, not in {old}", file=sys.stderr)
 
 
@@ -354,6 +369,11 @@ def _peak_mb() -> float:
     scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     kilobytes = sum(resource.getrusage(scope).ru_maxrss for scope in scopes)
     return kilobytes / 1024 / (1024 if sys.platform == "darwin" else 1)
+
+
+def _numbers(metrics: dict) -> dict[str, float]:
+    flat = io.flatten(metrics).items()
+    return {key: float(value) for key, value in flat if type(value) in (int, float)}
 
 
 def _text(value: object) -> str:

@@ -19,6 +19,7 @@ WITHOUT_EFFECT = {
         "commands/check.py",
         "config.py",
         "errors.py",
+        "logged_model.py",
         "progress.py",
         "tracking.py",
     )

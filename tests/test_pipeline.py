@@ -93,6 +93,20 @@ def test_second_run_does_nothing(project):
     assert stages_run(run(project, "dvc", "repro")) == []
 
 
+def test_data_and_models_travel(project, tmp_path):
+    """By a remote to a clone, which then has nothing to do; by a tag to who has no clone."""
+    clone, weights = tmp_path / "clone", "gpt2/model.safetensors"
+    run(ROOT, "git", "clone", "-q", str(project), str(clone))
+    for folder, way in ((project, "push"), (clone, "pull")):
+        run(folder, "dvc", "remote", "add", "--local", "-d", "store", str(tmp_path / "store"))
+        run(folder, "dvc", way)
+    assert stages_run(run(clone, "dvc", "repro")) == []
+    assert not run(clone, "git", "status", "--porcelain").stdout
+    run(project, "git", "tag", "-a", "nakawari@v1.0.0", "-m", "first")
+    run(tmp_path, "dvc", "artifacts", "get", str(project), "nakawari", "--rev", "v1.0.0")
+    assert (tmp_path / "models" / weights).read_bytes() == (clone / "models" / weights).read_bytes()
+
+
 def test_metrics_are_complete(project):
     content = json.loads((project / "metrics/evaluate.json").read_text())
     assert len(io.flatten(content)) <= 30 and 0 < content["inbetween"]["psnr"] <= 60
@@ -141,6 +155,7 @@ def test_one_tracking_row_a_pipeline_run(project):
     assert {row[2]["train.n_frames_before"] for row in parents} == {"2", "8"}
     assert all("evaluate.inbetween.psnr" in row[3] for row in parents)
     assert len(list((project / "mlartifacts").rglob("report.html"))) == 2
+    assert len(list((project / "mlartifacts").glob("models/*/artifacts/MLmodel"))) == 2
 
 
 def test_generate_from_the_trained_models(project, tmp_path):
