@@ -45,7 +45,7 @@ SOFTWARE = 305  # tag of EXIF
 
 def check(out: Path, pictures: Iterable[Path]) -> None:
     """UserError where `out` is no name of a clip, cannot be written or would cost a file."""
-    if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in LEAST_SHARE:
+    if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in (".mp4", ".gif", ".webp"):
         raise UserError(
             f"--out {out}: expected a name ending in .mp4, .gif or .webp, or, for PNG files, a "
             "folder's, without a dot"

@@ -93,7 +93,7 @@ def premultiplied(image: np.ndarray) -> np.ndarray:
 
 
 def straight(mixed: np.ndarray) -> np.ndarray:
-    """The inverse of `premultiplied`; what lies outside the range is clipped."""
-    alpha = mixed[..., 3:].clip(0, 1)
-    colour = mixed[..., :3].clip(0, alpha) / np.maximum(alpha, 1e-6)
-    return (np.concatenate([colour, alpha], -1) * 255).round().astype(np.uint8)
+    """The inverse of `premultiplied`; a colour is at most as strong as alpha, which is clipped."""
+    alpha = mixed[..., 3:]
+    colour = mixed[..., :3].clip(0, alpha.clip(0)) / np.maximum(alpha, 1e-6)
+    return (np.concatenate([colour, alpha.clip(0, 1)], -1) * 255).round().astype(np.uint8)
