@@ -226,14 +226,10 @@ def read_pictures(
             reason = error.reason.removeprefix("cannot be read: ")
             raise UserError(f"{path} cannot be read: {reason}; {EXPECTED}") from None
         image = picture.pixels
-        if image.shape[2] == 4:
-            clear = not image[..., 3].any()
-            if colour:
-                wholly = f"wholly: {background}" if clear else f"shown on {background}"
-                picture.notes.append(f"transparent, {wholly}")
-                image = transparency.over(image, colour)
-            elif clear:
-                picture.notes.append("wholly transparent")
+        if image.shape[2] == 4 and colour:
+            how = "shown on" if image[..., 3].any() else "wholly:"
+            picture.notes.append(f"transparent, {how} {background}")
+            image = transparency.over(image, colour)
         for note in picture.notes:
             notes[note][str(path)] = None
         size = size_text(image)
@@ -247,7 +243,9 @@ def read_pictures(
     for note, names in notes.items():
         print(f"{', '.join(names)}: {note}", file=sys.stderr)
     if any(image.shape[2] == 4 for image in images.values()):
-        images = {frame: transparency.with_alpha(image) for frame, image in images.items()}
+        for frame, image in images.items():
+            opaque = np.full_like(image[..., :1], 255)
+            images[frame] = np.concatenate([image, opaque], axis=2)[..., :4]
     return images
 
 

@@ -49,26 +49,21 @@ class Clip:
         the clip shows that.
         """
         self.model, self.segments, self.size = model, segments, size
-        height, width = model.ingest.height, model.ingest.width
         self.has_alpha = model.has_context and images[0].shape[2] == 4
         self.background = contrasting(list(images.values())) if self.has_alpha else WHITE
+        height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
         self.large, self.small = {}, {}  # uint8 of the output's size, and H W 3 of the model's
         for frame, image in images.items():
-            seen = self._canvas(frames.resize(over(image, self.background), *size))
-            self.small[frame] = frames.resize(seen, height, width)
-            self.large[frame] = self._canvas_with_alpha(image) if self.has_alpha else seen
+            seen = frames.resize(over(image, self.background), *size)
+            self.large[frame] = frames.canvas(seen, height, width, fit)
+            self.small[frame] = frames.resize(self.large[frame], height, width)
+            if self.has_alpha:
+                if image.shape[:2] != size:
+                    image = straight(frames.resize(premultiplied(image), *size))
+                layers = image[..., :3], image[..., 3:].repeat(3, axis=2)
+                colour, alpha = (frames.canvas(x, height, width, fit) for x in layers)
+                self.large[frame] = np.dstack([colour, alpha[..., 0]])  # bars are transparent
         self.drawn = [segment for segment in segments if segment.drawn]
-
-    def _canvas(self, image: np.ndarray) -> np.ndarray:
-        ingest = self.model.ingest
-        return frames.canvas(image, ingest.height, ingest.width, ingest.fit)
-
-    def _canvas_with_alpha(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `H W 4` at the output's size; bars are transparent."""
-        if image.shape[:2] != self.size:
-            image = straight(frames.resize(premultiplied(image), *self.size))
-        alpha = image[..., 3:].repeat(3, axis=2)  # H W 3
-        return np.dstack([self._canvas(image[..., :3]), self._canvas(alpha)[..., 0]])
 
     def shown(self, image: np.ndarray) -> np.ndarray:
         """A frame as it is written: without the bars of `fit: pad`."""
@@ -114,48 +109,47 @@ class Clip:
     def _draw(
         self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None
     ) -> Iterator[torch.Tensor]:
-        if self.has_alpha:
-            return self._draw_with_alpha(segment, ids[segment], numbers)
         ends = segment.first, segment.last
         small = [torch.from_numpy(self.small[end]) for end in ends]
         large = tuple(torch.from_numpy(self.large[end]) for end in ends)
-        return self.model.draw(*small, segment.n_drawings, ids[segment], large, numbers)
+        draw = self._draw_with_alpha if self.has_alpha else self.model.draw
+        return draw(*small, segment.n_drawings, ids[segment], large, numbers)
 
     @torch.no_grad()
     def _draw_with_alpha(
-        self, segment: Segment, ids: torch.Tensor, numbers: torch.Tensor | None
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n: int,
+        ids: torch.Tensor,
+        large: tuple[torch.Tensor, torch.Tensor],
+        numbers: torch.Tensor | None,
     ) -> Iterator[torch.Tensor]:
-        """As `InBetweener.draw`, uint8 `K H W 4`.
-
-        What residual and codes add goes to the colours, as far as alpha has room for it.
-        """
-        model, tokenizer, n = self.model, self.model.tokenizer, segment.n_drawings
-        ends = segment.first, segment.last
-        small = [torch.from_numpy(self.small[end]) for end in ends]
-        large = [torch.from_numpy(premultiplied(self.large[end])) for end in ends]
-        size = large[0].shape[:2]
-        flow = model.flow(*small).resize(size).to(model.device)
-        exponent = torch.tensor(model.easing.exponent(*small), device=model.device)
-        large = [2 * x.movedim(-1, 0)[None].to(model.device) - 1 for x in large]  # 1 4 H W
+        """As `InBetweener.draw`, `K H W 4`; what residual and codes add goes to the colours."""
+        model, tokenizer, size = self.model, self.model.tokenizer, tuple(large[0].shape[:2])
+        flow = model.flow(first, last).resize(size).to(model.device)
+        exponent = torch.tensor(model.easing.exponent(first, last), device=model.device)
+        mixed = [torch.from_numpy(premultiplied(x.numpy())).to(model.device) for x in large]
+        mixed = [2 * x.movedim(-1, 0)[None] - 1 for x in mixed]  # 1 4 H W
         if numbers is None:
             numbers = torch.arange(1, n - 1)
         for part in numbers.split(max(1, MAX_PIXELS // (size[0] * size[1]))):
             codes = ids[part - 1]  # K N
             with runtime.autocast(model.device, model.precision):
-                context = model.context(*small, n, part)
+                context = model.context(first, last, n, part)
                 known = (codes != tokenizer.null_code).unflatten(1, tokenizer.grid)[:, None]
                 vectors = F.embedding(codes.clamp(max=tokenizer.null_code - 1), tokenizer.codebook)
                 vectors = vectors.movedim(-1, 1).unflatten(2, tokenizer.grid)  # K D h w
                 output = tokenizer.forward(vectors, known.float(), context)
                 added = [F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (output.residual, output.difference)]
                 output = output._replace(residual=added[0], difference=added[1])  # K 4 H W
-                expanded = [x.expand(len(part), -1, -1, -1) for x in large]
+                expanded = [x.expand(len(part), -1, -1, -1) for x in mixed]
                 enlarged = make_context(*expanded, flow, context.time, exponent, context.confidence)
                 image = compose(output, enlarged)
             if not image.isfinite().all():
                 raise NotFinite(f"frame {int(part[0])} or later is NaN or infinite")
-            mixed = image.float().add(1).div(2).movedim(1, -1).cpu().numpy()  # K H W 4
-            yield torch.from_numpy(straight(mixed))
+            image = image.float().add(1).div(2).movedim(1, -1).cpu()  # K H W 4
+            yield torch.from_numpy(straight(image.numpy()))
 
 
 def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:

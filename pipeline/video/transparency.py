@@ -71,13 +71,6 @@ def over(image: np.ndarray, colour: Colour) -> np.ndarray:
     return np.array(page)  # a copy: writable
 
 
-def with_alpha(image: np.ndarray) -> np.ndarray:
-    """uint8 `H W 3` or 4 to `H W 4`."""
-    if image.shape[2] == 4:
-        return image
-    return np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-
-
 def contrasting(images: list[np.ndarray]) -> Colour:
     """White, or black where uint8 `H W 4` pictures are light: what shows their outlines."""
     grey = sum((image[..., :3].mean(2) * image[..., 3]).sum() for image in images)
