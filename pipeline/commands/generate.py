@@ -1,4 +1,4 @@
-"""Draws the in-between frames of given images: a clip as mp4, gif or PNG files.
+"""Draws the in-between frames of given images: a clip as mp4, gif, webp or PNG files.
 
     python -m pipeline generate --first a.png --last b.png --n-frames 20 --out clip.mp4
 
@@ -24,9 +24,9 @@ from pipeline.inference.clip import Clip, TokenIds, check_memory, conversions, o
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import MAX_EXPONENT, Easing
 from pipeline.models.gpt.sampling import resolve_mode
-from pipeline.video import clip_writer
+from pipeline.video import clip_writer, transparency
 from pipeline.video.folder import Unreadable
-from pipeline.video.pictures import EXPECTED, FITTED, read_picture, size_text
+from pipeline.video.pictures import EXPECTED, FITTED, size_text
 
 VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
 MIN_SIDE = 16  # pixels of a given picture
@@ -50,7 +50,10 @@ def main(words: list[str] | None = None) -> None:
         outs = [arguments.out.with_stem(f"{arguments.out.stem}_{k}") for k in numbers]
     for out in outs:
         clip_writer.check(out, paths.values())
-    images = read_pictures(paths)
+    background = arguments.background
+    if background is None and outs[0].suffix.lower() not in clip_writer.KEEPS_ALPHA:
+        background = "white"
+    images = read_pictures(paths, background)
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
     size = output_size(arguments.size, images[0].shape[:2], model.ingest)
@@ -71,7 +74,7 @@ def main(words: list[str] | None = None) -> None:
     shown = [clip.shown(image) for image in clip.large.values()]
     n_frames = max(images) + 1
     clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
-    check_memory(clip, n_frames if outs[0].suffix.lower() == ".gif" else 0)
+    check_memory(clip, n_frames * clip_writer.HELD.get(outs[0].suffix.lower(), 0))
     for line in conversions(clip, images, arguments.on):
         print(line, file=sys.stderr)
 
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("action", None, _Once)
     add = parser.add_argument_group("given frames").add_argument
     first = "image of frame 0; the others get its size, their edges cropped to its aspect"
     add("--first", type=Path, help=first)
@@ -125,10 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-frames", type=int, help=length)
     add("--on", type=int, default=1, help="frames that each drawing is held; 2: on twos")
     add = parser.add_argument_group("output").add_argument
-    out = "clip.mp4, clip.gif, or a folder for PNG files; replaces an earlier clip, no other file"
+    out = "clip.mp4, .gif, .webp, or a folder of PNG files; replaces an earlier clip, no other file"
     add("--out", type=Path, required=True, help=out)
     add("--size", default="input", help="input (default), model, or HxW with the height first")
-    add("--fps", type=float, default=24.0, help="frames a second of mp4 and gif")
+    add("--fps", type=float, default=24.0, help="frames a second of mp4, gif and webp")
+    colour = "put under transparent parts; default: none for webp and PNG files, white for others"
+    add("--background", metavar="COLOUR", help=colour)
     add("--samples", type=int, default=1, help="number of clips: clip_1.mp4, clip_2.mp4, ...")
     best = "sample so many clips and keep the one that arrives best at the last frame"
     add("--best-of", type=int, metavar="SAMPLES", help=best)
@@ -145,6 +151,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--ease", type=float, help=ease)
     add("--seed", type=int, default=0, help="random seed; sample k has seed + k - 1")
     return parser
+
+
+class _Once(argparse.Action):
+    """Stores an option's value; argparse itself lets the last one win."""
+
+    def __call__(self, parser, namespace, value, option=None) -> None:
+        if self.dest in namespace.__dict__.setdefault("given", set()):
+            raise UserError(f"{self.option_strings[0]} {value} is given twice; leave one out")
+        namespace.given.add(self.dest)
+        setattr(namespace, self.dest, value)
 
 
 def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
@@ -189,8 +205,15 @@ def _short(value: float) -> str:
     return text if len(text) < 30 else f"{text[:10]}...{text[-5:]}"
 
 
-def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
-    """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them."""
+def read_pictures(
+    paths: dict[int, Path], background: str | None = "white"
+) -> dict[int, np.ndarray]:
+    """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them.
+
+    background: a colour that is put under transparent parts; None keeps them: if any picture has
+    some, all are `H W 4`.
+    """
+    colour = transparency.parse_colour(background) if background is not None else None
     images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
     for frame, path in paths.items():
         with suppress(OSError):  # the reader says which
@@ -198,23 +221,31 @@ def read_pictures(paths: dict[int, Path]) -> dict[int, np.ndarray]:
                 fault = "is a folder" if path.exists() else "does not exist"
                 raise UserError(f"{path} {fault}; {EXPECTED}")
         try:
-            picture = read_picture(path)
+            picture = transparency.read(path)
         except Unreadable as error:
             reason = error.reason.removeprefix("cannot be read: ")
             raise UserError(f"{path} cannot be read: {reason}; {EXPECTED}") from None
+        image = picture.pixels
+        if image.shape[2] == 4 and colour:
+            how = "shown on" if image[..., 3].any() else "wholly:"
+            picture.notes.append(f"transparent, {how} {background}")
+            image = transparency.over(image, colour)
         for note in picture.notes:
             notes[note][str(path)] = None
-        image = picture.pixels
         size = size_text(image)
         if min(image.shape[:2]) < MIN_SIDE:
             raise UserError(f"{path} is {size} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
         first = images.get(0, image)
-        if image.shape != first.shape:
+        if image.shape[:2] != first.shape[:2]:
             notes[f"scaled to {size_text(first)}, {FITTED}"][f"{path} ({size})"] = None
             image = frames.canvas(image, *first.shape[:2], "crop")
         images[frame] = image
     for note, names in notes.items():
         print(f"{', '.join(names)}: {note}", file=sys.stderr)
+    if any(image.shape[2] == 4 for image in images.values()):
+        for frame, image in images.items():
+            opaque = np.full_like(image[..., :1], 255)
+            images[frame] = np.concatenate([image, opaque], axis=2)[..., :4]
     return images
 
 

@@ -2,6 +2,10 @@
 
 What generate, the web app and other callers share: pictures of any size in, frames of the output's
 size out, one after the other. The networks see them at the model's size.
+
+Alpha is drawn by the masks and flow that the networks find in the pictures put on white, or on
+black where these are light. What they mix is premultiplied, so that no colour of a background stays
+at the edges.
 """
 
 import re
@@ -10,13 +14,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pipeline import config, frames, runtime
 from pipeline.config import Decoding
 from pipeline.errors import UserError
-from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite
 from pipeline.inference.keyframes import Segment
-from pipeline.models.flow import consistent_share
+from pipeline.models.flow import consistent_share, make_context
+from pipeline.models.vqgan.keyframes import compose
+from pipeline.video.transparency import WHITE, contrasting, over, premultiplied, straight
 
 # Keyframes that differ by more grey levels, with a less consistent flow, are taken for a cut.
 CUT_CHANGE, CUT_CONSISTENT = 12.0, 0.12
@@ -37,15 +44,25 @@ class Clip:
     ) -> None:
         """images: uint8 `H W 3` of any size by frame; size: height and width of the output.
 
-        A model trained with `fit: crop` knows the middle of the images only, and the clip shows
-        that.
+        With alpha all are `H W 4`, and so are the frames, if the model warps keyframes; else they
+        are put on white. A model trained with `fit: crop` knows the middle of the images only, and
+        the clip shows that.
         """
         self.model, self.segments, self.size = model, segments, size
+        self.has_alpha = model.has_context and images[0].shape[2] == 4
+        self.background = contrasting(list(images.values())) if self.has_alpha else WHITE
         height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
-        self.large, self.small = {}, {}  # uint8 H W 3 of the output's and the model's size
+        self.large, self.small = {}, {}  # uint8 of the output's size, and H W 3 of the model's
         for frame, image in images.items():
-            self.large[frame] = frames.canvas(frames.resize(image, *size), height, width, fit)
+            seen = frames.resize(over(image, self.background), *size)
+            self.large[frame] = frames.canvas(seen, height, width, fit)
             self.small[frame] = frames.resize(self.large[frame], height, width)
+            if self.has_alpha:
+                if image.shape[:2] != size:
+                    image = straight(frames.resize(premultiplied(image), *size))
+                layers = image[..., :3], image[..., 3:].repeat(3, axis=2)
+                colour, alpha = (frames.canvas(x, height, width, fit) for x in layers)
+                self.large[frame] = np.dstack([colour, alpha[..., 0]])  # bars are transparent
         self.drawn = [segment for segment in segments if segment.drawn]
 
     def shown(self, image: np.ndarray) -> np.ndarray:
@@ -66,7 +83,7 @@ class Clip:
         return dict(zip(self.drawn, ids.unbind(1), strict=True))
 
     def frames(self, ids: TokenIds, advance: Callable[[int], object]) -> Iterator[np.ndarray]:
-        """uint8 `H W 3`, one after the other; `advance` is told how many were drawn."""
+        """uint8 `H W 3` or 4, one after the other; `advance` is told how many were drawn."""
         for segment in self.segments:
             hold = Counter(segment.shown)
             yield from [self.shown(self.large[segment.first])] * hold[0]
@@ -79,14 +96,15 @@ class Clip:
         yield self.shown(self.large[self.segments[-1].last])
 
     def last_two(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
-        """The last two frames alone, uint8 `2 H W 3`."""
+        """The last two frames alone, uint8 `2 H W 3`, without alpha."""
         segment = self.segments[-1]
         before = self.large[segment.first]
         if segment.drawn:
             (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
             before = part[0].numpy()
             advance(1)
-        return np.stack([self.shown(before), self.shown(self.large[segment.last])])
+        both = self.shown(before), self.shown(self.large[segment.last])
+        return np.stack([over(image, self.background) for image in both])
 
     def _draw(
         self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None
@@ -94,7 +112,44 @@ class Clip:
         ends = segment.first, segment.last
         small = [torch.from_numpy(self.small[end]) for end in ends]
         large = tuple(torch.from_numpy(self.large[end]) for end in ends)
-        return self.model.draw(*small, segment.n_drawings, ids[segment], large, numbers)
+        draw = self._draw_with_alpha if self.has_alpha else self.model.draw
+        return draw(*small, segment.n_drawings, ids[segment], large, numbers)
+
+    @torch.no_grad()
+    def _draw_with_alpha(
+        self,
+        first: torch.Tensor,
+        last: torch.Tensor,
+        n: int,
+        ids: torch.Tensor,
+        large: tuple[torch.Tensor, torch.Tensor],
+        numbers: torch.Tensor | None,
+    ) -> Iterator[torch.Tensor]:
+        """As `InBetweener.draw`, `K H W 4`; what residual and codes add goes to the colours."""
+        model, tokenizer, size = self.model, self.model.tokenizer, tuple(large[0].shape[:2])
+        flow = model.flow(first, last).resize(size).to(model.device)
+        exponent = torch.tensor(model.easing.exponent(first, last), device=model.device)
+        mixed = [torch.from_numpy(premultiplied(x.numpy())).to(model.device) for x in large]
+        mixed = [2 * x.movedim(-1, 0)[None] - 1 for x in mixed]  # 1 4 H W
+        if numbers is None:
+            numbers = torch.arange(1, n - 1)
+        for part in numbers.split(max(1, MAX_PIXELS // (size[0] * size[1]))):
+            codes = ids[part - 1]  # K N
+            with runtime.autocast(model.device, model.precision):
+                context = model.context(first, last, n, part)
+                known = (codes != tokenizer.null_code).unflatten(1, tokenizer.grid)[:, None]
+                vectors = F.embedding(codes.clamp(max=tokenizer.null_code - 1), tokenizer.codebook)
+                vectors = vectors.movedim(-1, 1).unflatten(2, tokenizer.grid)  # K D h w
+                output = tokenizer.forward(vectors, known.float(), context)
+                added = [F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (output.residual, output.difference)]
+                output = output._replace(residual=added[0], difference=added[1])  # K 4 H W
+                expanded = [x.expand(len(part), -1, -1, -1) for x in mixed]
+                enlarged = make_context(*expanded, flow, context.time, exponent, context.confidence)
+                image = compose(output, enlarged)
+            if not image.isfinite().all():
+                raise NotFinite(f"frame {int(part[0])} or later is NaN or infinite")
+            image = image.float().add(1).div(2).movedim(1, -1).cpu()  # K H W 4
+            yield torch.from_numpy(straight(image.numpy()))
 
 
 def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
@@ -116,13 +171,16 @@ def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -
     raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
 
 
-def check_memory(clip: Clip, n_held: int) -> None:
-    """UserError where drawing, tokens and the `n_held` frames that a GIF holds need too much."""
-    height, width = next(iter(clip.large.values())).shape[:2]
+def check_memory(clip: Clip, held: int) -> None:
+    """UserError where drawing, tokens and the frames that a file holds need too much.
+
+    held: bytes of these for each pixel of the output.
+    """
+    height, width, depth = next(iter(clip.large.values())).shape
     tokens = clip.model.tokenizer.tokens_per_frame
     channels = clip.model.tokenizer.context_channels if clip.model.has_context else 0
     longest = max((segment.n_drawings for segment in clip.drawn), default=0)
-    needed = height * width * (PIXEL_BYTES + n_held) / 1e9
+    needed = height * width * (PIXEL_BYTES * depth / 3 + held) / 1e9
     needed += len(clip.drawn) * longest * tokens * (16 + 4 * channels) / 1e9
     free = runtime.free_memory() / 1e9
     if needed > free:
@@ -137,6 +195,8 @@ def conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> list[str]
     lines = []
     model, given = clip.model, images[0].shape[:2]
     shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
+    if images[0].shape[2] == 4 and not clip.has_alpha:
+        lines.append("this model draws no transparency (vqgan.context = none): shown on white")
     if abs(given[0] * wished[1] - given[1] * wished[0]) > max(given):  # more than a pixel
         lines.append(
             f"the pictures of {given[0]}x{given[1]} are stretched to {wished[0]}x{wished[1]}"

@@ -1,4 +1,4 @@
-"""Writes the clip that a user asked for: mp4, GIF, or a folder of PNG files.
+"""Writes the clip that a user asked for: mp4, GIF, animated WebP, or a folder of PNG files.
 
     check(Path("clip.mp4"), given_pictures)                before the drawing
     write_clip(frames, n_frames, Path("clip.mp4"), fps)
@@ -31,18 +31,24 @@ MARK = "nakawari"
 FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 # Half the colour resolution, as most video has it, would keep flat drawings to 28-40 dB at any crf.
 EXACT = {"crf": 8, "pix_fmt": "yuv444p"}  # at least 42 dB, on noise
-GIF_FPS = 50  # what is shown for less than two hundredths of a second, browsers show for ten
 GIF_SECONDS = 655  # that one picture can be shown for
-LARGEST_SIDE = 16384  # of H.264; GIF and PNG know larger ones
-LEAST_SHARE = {"": 0.5, ".gif": 0.1, ".mp4": 0.01}  # of the size of PNG files, at least
+# Of a duration, in milliseconds; and the most frames a second: what is shown for 10 ms, or for less
+# than 20 in a GIF, browsers show for 100.
+TICKS, MOST_FPS = {".gif": 10, ".webp": 1}, {".gif": 50, ".webp": 90}
+HELD = {".gif": 1, ".webp": 4}  # bytes a pixel of frames that Pillow holds until all are there
+KEEPS_ALPHA = ("", ".webp")
+LARGEST_SIDE = 16383  # of WebP; those of H.264 are one more, GIF and PNG know larger ones
+# Of the size of PNG files, at least
+LEAST_SHARE = {"": 0.5, ".gif": 0.1, ".webp": 0.05, ".mp4": 0.01}
+SOFTWARE = 305  # tag of EXIF
 
 
 def check(out: Path, pictures: Iterable[Path]) -> None:
     """UserError where `out` is no name of a clip, cannot be written or would cost a file."""
-    if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in (".mp4", ".gif"):
+    if out.suffix.lower() not in LEAST_SHARE or out.name.lower() in (".mp4", ".gif", ".webp"):
         raise UserError(
-            f"--out {out}: expected a name ending in .mp4 or .gif, or, for PNG files, a folder's, "
-            "without a dot"
+            f"--out {out}: expected a name ending in .mp4, .gif or .webp, or, for PNG files, a "
+            "folder's, without a dot"
         )
     place = _place(out)
     try:
@@ -128,6 +134,8 @@ def _is_own(path: Path, suffix: str) -> bool:
         with Image.open(path) as image:
             if suffix == ".gif":
                 return image.info.get("comment") == MARK.encode()
+            if suffix == ".webp":
+                return image.format == "WEBP" and image.getexif().get(SOFTWARE) == MARK
             return image.info.get("Software") == MARK
     except Exception:  # Pillow's many, on a damaged file
         return False
@@ -138,7 +146,7 @@ def check_content(
 ) -> None:
     """UserError where clips of such a size and length cannot be; says what a GIF cannot hold.
 
-    frames: uint8 `H W 3`, the given ones as they will be written.
+    frames: uint8 `H W 3` or 4, the given ones as they will be written.
     """
     suffix, images = out.suffix.lower(), [Image.fromarray(frame) for frame in frames]
     if max(images[0].size) > LARGEST_SIDE:
@@ -147,8 +155,11 @@ def check_content(
             f"--out {out} would be {height}x{width} (height x width); expected sides of at most "
             f"{LARGEST_SIDE}; add --size"
         )
+    if fps > MOST_FPS.get(suffix, fps):
+        kind, most = suffix[1:].upper(), MOST_FPS[suffix]
+        print(f"{out}: a {kind} shows at most {most} frames a second, not {fps:g}", file=sys.stderr)
     if suffix == ".gif":
-        _check_gif(out, images, n_frames, fps)
+        _check_gif(out, images, n_frames, min(fps, MOST_FPS[suffix]))
     png = io.BytesIO()
     images[0].save(png, "png")
     needed = png.tell() * LEAST_SHARE[suffix] * n_frames * n_clips / 1e6
@@ -163,15 +174,13 @@ def check_content(
 
 
 def _check_gif(out: Path, images: list[Image.Image], n_frames: int, fps: float) -> None:
-    seconds = n_frames / min(fps, GIF_FPS)
+    seconds = n_frames / fps
     if seconds > GIF_SECONDS:
         raise UserError(
             f"--out {out} would last {seconds:.0f} seconds; expected at most {GIF_SECONDS} of a "
             "GIF; choose fewer frames or .mp4"
         )
-    if fps > GIF_FPS:
-        print(f"{out}: a GIF shows at most {GIF_FPS} frames a second, not {fps:g}", file=sys.stderr)
-    elif not math.isclose(100 / fps, round(100 / fps)):
+    if not math.isclose(100 / fps, round(100 / fps)):
         short = int(100 / fps)
         print(
             f"{out}: a GIF counts hundredths of a second; frames last {short} or {short + 1} of "
@@ -183,23 +192,30 @@ def _check_gif(out: Path, images: list[Image.Image], n_frames: int, fps: float) 
 
 
 def write_clip(frames: Iterable[np.ndarray], n_frames: int, out: Path, fps: float) -> None:
-    """Writes uint8 `H W 3` frames, `n_frames` of them, as they come; a GIF holds all in memory."""
-    place = _place(out)
-    if out.suffix.lower() == ".mp4":
+    """Writes uint8 `H W 3` frames, `n_frames` of them, as they come; see HELD for GIF and WebP.
+
+    Frames with alpha are `H W 4`, for what KEEPS_ALPHA.
+    """
+    place, suffix = _place(out), out.suffix.lower()
+    if suffix == ".mp4":
         write_video(place, frames, fps, mark=MARK, **EXACT)
-    elif out.suffix:
-        # Hundredths of a second from 0, each rounded, so that the whole takes the right time.
-        times = [round(100 * k / min(fps, GIF_FPS)) for k in range(n_frames + 1)]
+    elif suffix:
+        tick, fps = TICKS[suffix], min(fps, MOST_FPS[suffix])
+        # From 0, each rounded, so that the whole takes the right time.
+        times = [tick * round(1000 * k / fps / tick) for k in range(n_frames + 1)]
         images = map(Image.fromarray, frames)
+        exif = Image.Exif()
+        exif[SOFTWARE] = MARK
+        marked = {"comment": MARK} if suffix == ".gif" else {"exif": exif, "lossless": True}
         with atomic(place) as partial:
             next(images).save(
                 partial,
-                format="GIF",
+                format=suffix[1:],
                 save_all=True,
                 append_images=images,
-                duration=[10 * (end - start) for start, end in pairwise(times)],
+                duration=[end - start for start, end in pairwise(times)],
                 loop=0,
-                comment=MARK,
+                **marked,
             )
     else:
         mark = PngInfo()

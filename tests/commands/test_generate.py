@@ -1,6 +1,8 @@
 """`python -m pipeline generate`: pictures in, a clip out; wrong input gets a sentence."""
 
+import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 from tiny_settings import decoding_with
 
@@ -66,7 +68,9 @@ def drawn(monkeypatch) -> list[dict]:
 
 
 def main(*options: str, out: str = "clip", first: str = "a.png") -> None:
-    generate.main(["--first", first, "--last", "b.png", "--out", out, *options])
+    usual = {"--first": first, "--last": "b.png", "--out": out}
+    given = [x for name, value in usual.items() if name not in options for x in (name, value)]
+    generate.main([*given, *options])
 
 
 def frame_options(**pictures: str) -> list[str]:
@@ -254,7 +258,7 @@ def test_best_of_keeps_the_sample_that_meets_the_last_frame_best(project):
     assert not list(folder.glob("best_*")), "one clip under its own name"
 
 
-@pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif"])
+@pytest.mark.parametrize("out", ["clip", "new/clip.mp4", "clip.gif", "clip.webp"])
 def test_samples_are_numbered_clips(project, out):
     folder = project()
     main("--n-frames", "4", "--temperature", "1", "--samples", "3", out=out)
@@ -333,11 +337,120 @@ def test_an_mp4_has_all_frames_in_the_pictures_size(project, out, count):
     assert not list((folder / out).parent.glob("*.partial"))
 
 
-def test_a_gif_has_all_frames(project):
+@pytest.mark.parametrize("out", ["clip.gif", "clip.webp"])
+def test_an_animation_has_all_frames(project, out):
     folder = project()
-    main("--n-frames", "6", "--fps", "10", out="clip.gif")
-    with Image.open(folder / "clip.gif") as gif:
-        assert gif.n_frames == 6 and gif.size == (50, 30) and gif.info["duration"] == 100
+    main("--n-frames", "6", "--fps", "10", out=out)
+    with Image.open(folder / out) as film:
+        film.load()
+        assert film.n_frames == 6 and film.size == (50, 30) and film.info["duration"] == 100
+
+
+RED = (200, 40, 30)
+
+
+@pytest.fixture
+def sprites(project, monkeypatch):
+    """A red square goes over transparency, which hides a colour; the networks add none."""
+
+    def as_foreseen(gpt, first, cond, decoding, generator):
+        return iter([torch.zeros_like(first)] * (int(cond.n_frames.max()) - 2))
+
+    def make(hidden=(0, 255, 0), colour=RED, **changes) -> Path:
+        monkeypatch.setattr(inbetweener, "generate", as_foreseen)
+        folder = project(**changes)
+        for left, name in ((6, "a"), (16, "b")):
+            picture = np.full((30, 50, 4), (*hidden, 0), np.uint8)
+            picture[8:22, left : left + 20] = (*colour, 255)
+            picture[8:22, left + 20] = (*colour, 100)
+            save(folder / f"{name}.png", picture)
+        return folder
+
+    return make
+
+
+def alpha_clip(out: Path) -> np.ndarray:
+    """uint8 `n H W 4` of a folder or a WebP."""
+    if out.is_dir():
+        return clip_in(out)
+    with Image.open(out) as film:
+        return np.stack([np.asarray(f.convert("RGBA")) for f in ImageSequence.Iterator(film)])
+
+
+def on(clip: np.ndarray, colour: int) -> np.ndarray:
+    return clip[..., :3] * (clip[..., 3:] / 255) + colour * (1 - clip[..., 3:] / 255)
+
+
+@pytest.mark.parametrize("out", ["clip", "clip.webp"])
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ("", {}),
+        ("--size 60x100", {}),
+        ("--size 16x32", {}),  # the model's own
+        ("", {"ingest__fit": "pad"}),
+        ("--size model", {"ingest__fit": "pad"}),
+        ("--temperature 1 --best-of 2", {"ingest__fit": "crop"}),
+        ("", {"hidden": (255, 255, 255)}),
+        ("", {"colour": (250, 250, 250)}),  # nothing of it would be seen on white
+    ],
+)
+def test_a_sprite_has_no_colour_of_a_background_at_its_edges(sprites, out, options, changes):
+    folder, colour = sprites(**changes), changes.get("colour", RED)
+    main("--n-frames", "7", *options.split(), out=out)
+    clip = alpha_clip(folder / out)
+    assert clip.shape[0] == 7 and clip.shape[3] == 4
+    seen = clip[..., 3] > 20
+    assert np.abs(clip[seen][:, :3].astype(int) - colour).max() <= 6, "rounding of thin pixels"
+    assert np.abs(on(clip, 0) - np.array(colour) * (clip[..., 3:] / 255)).max() <= 1.5
+    middle = clip[3, ..., 3].astype(int)
+    assert middle.max() > 200 and 0 < (middle > 127).mean() < 0.5 and middle[:2].max() < 20
+    if not options:  # the given frames are the pictures
+        for number, name in ((0, "a"), (6, "b")):
+            picture = read(folder / f"{name}.png")
+            assert np.array_equal(clip[number, ..., 3], picture[..., 3])
+            assert np.array_equal(on(clip, 9)[number], on(picture, 9))
+
+
+@pytest.mark.parametrize(("colour", "level"), [("white", 255), ("black", 0), ("#404040", 64)])
+@pytest.mark.parametrize("out", ["clip", "clip.webp", "clip.mp4", "clip.gif"])
+def test_transparent_parts_are_put_on_a_colour(sprites, capsys, out, colour, level):
+    folder = sprites()
+    main("--n-frames", "5", "--background", colour, out=out)
+    assert f"a.png, b.png: transparent, shown on {colour}\n" in capsys.readouterr().err
+    main("--n-frames", "5", out="alpha")
+    assert "transparent" not in capsys.readouterr().err
+    if out in ("clip.mp4", "clip.gif"):
+        with Image.open(folder / out) if out == "clip.gif" else nullcontext() as film:
+            clip = np.asarray(film.convert("RGB"))[None] if film else decoded(folder / out)
+    else:
+        clip = alpha_clip(folder / out)[..., :3]
+    wanted = on(alpha_clip(folder / "alpha"), level)
+    assert np.abs(clip[0] - wanted[0]).mean() < (4 if "mp4" in out else 1)
+    if level == 255 and "." not in out:  # the networks saw white in both
+        assert np.abs(clip - wanted).max() <= 2
+
+
+@pytest.mark.parametrize(("out", "words"), [("clip.mp4", "shown on white"), ("clip", "")])
+def test_opaque_and_wholly_transparent_pictures(sprites, capsys, out, words):
+    folder = sprites()
+    save(folder / "mid.png", np.zeros((40, 50, 4), np.uint8))
+    save(folder / "b.png", np.full((30, 50, 3), 90, np.uint8))
+    main("--n-frames", "7", *frame_options(_3="mid"), out=out)
+    said = capsys.readouterr().err
+    assert ("mid.png: transparent, wholly: white" in said) == bool(words)
+    assert "mid.png (40x50): scaled to 30x50" in said and words in said
+    if not words:
+        alpha = clip_in(folder / out)[..., 3]
+        assert alpha[0].any() and not alpha[3].any() and alpha[6].min() == 255
+
+
+def test_a_model_without_warps_draws_no_alpha(sprites, capsys):
+    folder = sprites(vqgan__context="none")
+    main("--n-frames", "4")
+    assert clip_in(folder / "clip").shape[-1] == 3
+    assert np.array_equal(clip_in(folder / "clip")[0][0, 0], [255] * 3)
+    assert "draws no transparency" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -412,7 +525,19 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--out", ".", "--temperature", "1", "--samples", "2"], r"--out \.: expected a name"),
         (["--size", "8192x8192"], "the clip needs about .* GB of memory, and .* are free"),
         (["--size", "huge"], "--size huge: expected model, input, or HxW"),
-        (["--out", "clip.avi"], r"--out clip\.avi: expected a name ending in \.mp4 or \.gif"),
+        (
+            ["--out", "clip.avi"],
+            r"--out clip\.avi: expected a name ending in \.mp4, \.gif or",
+        ),
+        (["--out", "a.webp"], r"--out a\.webp exists and is no clip of this program"),
+        *(
+            (["--background", colour], f"--background {re.escape(colour)}: expected an opaque col")
+            for colour in ("pale", "", "#12", "#ff00ff80", "9", "rgb(300,0,0)", "re\nd", "x" * 999)
+        ),
+        (["--first", "a.png", "--first", "mid.png"], r"--first mid\.png is given twice; leave one"),
+        (["--last", "a.png", "--la", "b.png"], r"--last b\.png is given twice; leave one out"),
+        (["--out", "x", "--out=y"], "--out y is given twice; leave one out"),
+        (["--fps", "12", "--fps", "12"], r"--fps 12\.0 is given twice; leave one out"),
         (["--out", "full"], r"--out full holds frame_0000\.png; expected a new folder"),
         (["--out", "file"], "--out file is a file; expected a new or empty folder"),
         (["--out", "folder.mp4"], r"--out folder\.mp4 is a folder; expected the name of a file"),
@@ -427,6 +552,7 @@ def test_wrong_input_gets_a_sentence_and_nothing_is_written(project, monkeypatch
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
     (folder / "empty.png").write_bytes(b"")
     (folder / "file").write_text("mine")
+    save(folder / "a.webp", read(folder / "a.png"))
     for name in ("full", "folder.mp4"):
         (folder / name).mkdir()
     (folder / "full/notes.txt").write_text("mine")

@@ -312,6 +312,49 @@ def test_generate_and_ingest_read_what_a_browser_shows(tmp_path, capsys, name, k
     assert given.flags.writeable, "PyTorch warns people of arrays that are not"
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_transparency_is_kept_where_it_is_wanted(tmp_path, name):
+    KINDS[name][0](tmp_path / name)
+    kept = read_pictures({0: tmp_path / name}, None)[0]
+    if not any(word in name for word in ("alpha", "key", "clear")):
+        assert kept.shape[2] == 3
+        return
+    on_black, on_page = (read_pictures({0: tmp_path / name}, c)[0] for c in ("black", "white"))
+    alpha = kept[..., 3:].astype(int)
+    assert np.abs(on_page.astype(int) - on_black - (255 - alpha)).max() <= 1
+    assert np.abs(on_black - kept[..., :3] * (alpha / 255)).max() <= 1
+    assert alpha.min() < 255
+
+
+def recoded(path):
+    """An AVIF of PQ in the primaries of BT.2020."""
+    Image.fromarray(RGB).save(path)
+    place = path.read_bytes().index(b"colrnclx") + 8
+    path.write_bytes(path.read_bytes()[:place] + b"\0\x09\0\x10" + path.read_bytes()[place + 4 :])
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "words"),
+    [
+        ("hdr.png", saved(png(8, 2, RGB, (b"cICP", b"\x09\x10\0\1"))), "code points 9 and 16 not"),
+        ("p3.png", saved(png(8, 2, RGB, (b"cICP", b"\x0c\x0d\0\1"))), "code points 12 and 13 not"),
+        ("srgb.png", saved(png(8, 2, RGB, (b"cICP", b"\1\x0d\0\1"))), ""),
+        ("hdr.avif", recoded, "code points 9 and 16 not heeded"),
+        ("usual.avif", saved(RGB), ""),
+    ],
+)
+def test_colours_in_code_points_are_named(tmp_path, capsys, name, save, words):
+    save(tmp_path / name)
+    read_pictures({0: tmp_path / name})
+    said = capsys.readouterr().err
+    assert words in said and bool(said) == bool(words)
+
+
+def test_a_turned_sprite_is_turned_with_its_alpha(tmp_path):
+    saved(RGBA, exif=turned(6))(tmp_path / "a.png")
+    assert np.array_equal(read_pictures({0: tmp_path / "a.png"}, None)[0], np.rot90(RGBA, -1))
+
+
 LINEAR = np.linspace(0, 1, H * W).reshape(H, W)
 REFUSED = {
     "large.png": (saved(png(1, 0, [], size=(9000, 9000))), "9000x9000 pixels are too many"),
