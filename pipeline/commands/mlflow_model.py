@@ -3,7 +3,8 @@
     mlflow models serve -m models:/nakawari@champion -p 5000 --env-manager local
 
 MLflow runs its own copy of this file ("models from code"), beside copies of the networks and of
-pipeline/. `logged_model.py` writes all three, and says which columns and options there are.
+pipeline/. `tracking/logged_model.py` writes all three, and says which columns and options there
+are.
 
 Imports stand in functions: MLflow also runs the file when the model is logged, where no network is
 needed.

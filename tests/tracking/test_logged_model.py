@@ -26,10 +26,11 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors import safe_open
 
-from pipeline import logged_model, tracking
+from pipeline import tracking
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
 from pipeline.models.flow import Easing
 from pipeline.models.gpt.checkpoint import save_gpt
+from pipeline.tracking import logged_model
 
 FOLDERS = {"vqgan_train": Path("models/vqgan"), "gpt2_train": Path("models/gpt2")}
 METRICS = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # takes seconds to import
 NAME = "nakawari"
 MAX_COPY = 100e6  # of networks; the default's have 6 MB, the thesis' GPT-2 medium 1.4 GB
 WEIGHTS_TAG = "nakawari.weights"
-CODE = Path(__file__).parent
+CODE = Path(__file__).parents[1]
 NOT_SERVED = ("__pycache__", "commands", "data", "evaluation", "sample", "training")
 SHARDS = Path("data/shards")
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}

@@ -19,7 +19,7 @@ from pipeline import config, io, tracking
 from pipeline.commands import check
 from pipeline.errors import Terminated, UserError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 WRITER = """
 import sys
 from pathlib import Path
@@ -246,7 +246,7 @@ def test_other_parameters_code_or_data_make_another_row(settings, monkeypatch, t
     keys.append(tracking._identity(settings.model_copy(update={"train": train}))[0])
     for place in ("pipeline", "stages", "data/shards"):
         (tmp_path / place).mkdir(parents=True)
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "pipeline/tracking.py"))
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "pipeline/tracking/__init__.py"))
     for file in ("pipeline/a.py", "stages/b.py", "data/shards/index.json"):
         (tmp_path / file).write_text("first")
         keys.append(tracking._identity(settings)[0])

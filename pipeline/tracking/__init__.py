@@ -29,8 +29,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import io, logged_model
+from pipeline import io
 from pipeline.config import Params
+from pipeline.tracking import logged_model
 
 if TYPE_CHECKING:  # takes seconds to import, and most stages do without it
     from mlflow.tracking import MlflowClient
@@ -341,7 +342,7 @@ def _identity(settings: Params) -> tuple[str, str, str]:
     )
     params = settings.model_dump(exclude={"tracking", "engine"})  # what changes results
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for path in sorted([*(root / "pipeline").rglob("*.py"), *(root / "stages").glob("*.py")]):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     if DATA.is_file():
