@@ -55,7 +55,7 @@ def test_commands_of_the_pipeline_are_parsed(command):
     name, *words = shlex.split(command)[3:]
     assert name in __main__.COMMANDS
     if name == "generate":
-        generate._parser().parse_args(words)
+        generate.parser().parse_args(words)
     if name == "presets" and words:
         assert (ROOT / f"presets/{words[0]}.yaml").is_file()
 
