@@ -8,6 +8,7 @@ from pipeline.errors import run_main
 
 COMMANDS = {
     "generate": "draws the in-between frames of given images",
+    "app": "the same in a browser",
     "check": "tells what is missing before a run",
     "presets": "lists sets of parameters, or writes one into params.yaml",
 }
