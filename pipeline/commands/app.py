@@ -13,17 +13,18 @@ import math
 import os
 import re
 import shutil
-import subprocess
+import socket
 import tempfile
+import textwrap
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -32,38 +33,38 @@ from pipeline.commands import generate
 from pipeline.errors import UserError
 from pipeline.inference.clip import check_memory, conversions
 from pipeline.inference.inbetweener import InBetweener
-from pipeline.inference.keyframes import MAX_FRAMES, N_FRAMES
+from pipeline.inference.keyframes import N_FRAMES
 from pipeline.models.gpt.sampling import resolve_mode
 from pipeline.video import clip_writer
 from pipeline.video.ffmpeg_input import executable
 from pipeline.video.pictures import FORMATS
 from pipeline.video.writer import write_video
 
-MAX_SAMPLES = 8
-LABELS = {  # of the page's fields, by generate's option
+MAX_SAMPLES, MAX_FPS = 8, 240
+LABELS = {  # of generate's options, on the page and in its messages
     "first": "First picture",
     "last": "Last picture",
-    "frame": "Further keyframe",
-    "n-frames": "Frames",
+    "frame": "Keyframe",
+    "n_frames": "Frames",
     "on": "Hold each drawing for",
     "ease": "Easing",
     "fps": "Frames a second",
     "seed": "Seed",
     "samples": "Samples",
-    "best-of": "Samples",
+    "best_of": "Samples",
     "temperature": "Temperature",
     "mode": "Mode",
     "out": "The clip",
     "size": "picture",
 }
-NUMBERS = {"n-frames": int, "on": int, "fps": float, "seed": int, "samples": int}
-NUMBERS |= {"temperature": float}
+HOLDS = [("1 frame (ones)", 1), ("2 (twos)", 2), ("3 (threes)", 3)]
+PACES = [("as learnt", "learnt"), ("even", 1), ("slow in, slow out", 2), ("more so", 4)]
 PREVIEW, STRIP = "preview.mp4", "strip.png"
-STRIP_COLUMNS, STRIP_ROWS, THUMB_WIDTH = 7, 3, 240
 PREVIEW_WIDTHS = 640, 1280  # a small picture is enlarged, as yuv420p halves its colours
-SAMPLE = Path("data/sample/episodes")
+STRIP_COLUMNS, STRIP_ROWS, THUMB_WIDTH = 7, 3, 240
+EXAMPLES, SAMPLE = 4, Path("data/sample/episodes")
 SECONDS_KEPT = 6 * 3600  # of uploads and clips, while the app runs
-OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY": "*"}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -72,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
         ("port", arguments.port, 1, 65535),
         ("max-megapixels", arguments.max_megapixels, 0.01, 67),
         ("max-megabytes", arguments.max_megabytes, 0.01, 4000),
-        ("max-frames", arguments.max_frames, 3, MAX_FRAMES),
+        ("max-frames", arguments.max_frames, 3, clip_writer.GIF_SECONDS),
         ("max-waiting", arguments.max_waiting, 1, 10_000),
     ):
         if value is not None and not low <= value <= high:
@@ -83,6 +84,15 @@ def main(words: list[str] | None = None) -> None:
             "the app needs gradio, which is not installed; run `pip install --no-deps -r "
             "requirements-app.txt`"
         )
+    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
+    try:
+        socket.create_server((arguments.host, arguments.port or 0), family=family).close()
+    except OSError as error:
+        port = f" --port {arguments.port}" if arguments.port else ""
+        raise UserError(
+            f"--host {arguments.host}{port}: nothing can listen there ({error.strerror}); choose "
+            "another"
+        ) from None
     parent = arguments.out or Path(tempfile.gettempdir())
     try:
         io.remove_stale(parent)
@@ -128,6 +138,7 @@ def _serve(arguments: argparse.Namespace, settings: config.Params, folder: Path)
             max_file_size=round(arguments.max_megabytes * 1e6),
             prevent_thread_lock=True,
             quiet=True,
+            show_error=True,
             share=False,
             ssr_mode=False,
             run_history=False,
@@ -160,82 +171,80 @@ class Studio:
         self.turn.acquire()
 
     def draw(self, fields: dict[str, Any], progress: Callable) -> tuple[str, str, list[str], str]:
-        """Paths of a preview, a strip and the downloads, and a text about them.
+        """Paths of a preview, a strip and the downloads, and lines about them.
 
         fields: as the page sends them. Raises UserError, one sentence in the page's words.
         """
-        names: dict[str, str] = {}  # of the pictures, as they were uploaded, by their path
-        start = time.monotonic()
+        start, names = time.monotonic(), {}
         try:
             options = self._options(fields, names)
             with self.turn, io.temporary(self.folder, Path.mkdir) as work:
-                lines = self._draw(options, work, progress)
-                shutil.rmtree(work / "frames")
+                files, lines = self._draw(options, work, progress)
                 if self.limits.out:
-                    lines.append(f"kept in {keep(work, self.limits.out)}")
+                    lines.append(f"kept in {keep(files, self.limits.out)}")
                 place = work.rename(tempfile.mkdtemp(dir=self.folder))
-            lines[0] += f", in {time.monotonic() - start:.1f} s"
-        except (UserError, OSError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, UserError):
-                error = f"the clip could not be drawn: {getattr(error, 'strerror', 0) or error}"
+        except (UserError, OSError, MemoryError) as error:
+            if isinstance(error, OSError):
+                error = f"the clip could not be written ({error.strerror}); free some space"
             raise UserError(_in_words(str(error), names)) from None
-        files = sorted(str(path) for path in place.iterdir())
+        lines[0] += f", in {time.monotonic() - start:.1f} s"
         shown = [str(place / name) for name in (PREVIEW, STRIP)]
-        lines = [_in_words(line, names) for line in lines]
-        return *shown, [file for file in files if file not in shown], "\n".join(lines)
+        downloads = [str(place / file.name) for file in files]
+        return *shown, downloads, _in_words("\n".join(lines), names)
 
     def _options(self, fields: dict[str, Any], names: dict[str, str]) -> argparse.Namespace:
-        """The page's fields as generate's options."""
+        """The fields as generate's options; `names` gets the pictures' own names by path."""
         options = generate.parser().parse_args(["--out", "frames"])
-        for option, kind in NUMBERS.items():
-            setattr(options, option.replace("-", "_"), _number(option, fields[option], kind))
-        if fields["ease"] not in (None, "learnt"):
-            options.ease = _number("ease", fields["ease"], float)
         options.mode = fields["mode"]
-        for option, limit in (("n-frames", self.limits.max_frames), ("samples", MAX_SAMPLES)):
-            value = getattr(options, option.replace("-", "_"))
-            if value > limit:
-                raise UserError(f"--{option} {value}: expected at most {limit}")
-        if options.n_frames / max(options.fps, 0.1) > clip_writer.GIF_SECONDS:
-            raise UserError(
-                f"--fps {options.fps:g}: the clip would last longer than {clip_writer.GIF_SECONDS} "
-                "seconds; expected more frames a second"
-            )
+        for name, kind, low, high in (
+            ("n_frames", int, 3, self.limits.max_frames),
+            ("on", int, 1, self.limits.max_frames),
+            ("fps", float, 1, MAX_FPS),
+            ("seed", int, -math.inf, math.inf),
+            ("samples", int, 1, MAX_SAMPLES),
+            ("temperature", float, 0, math.inf),
+            ("ease", float, 1, math.inf),
+        ):
+            value = fields[name]
+            if name == "ease" and value in (None, "", "learnt"):
+                continue
+            number = _number(name, value, kind)
+            if not low <= number <= high:
+                raise UserError(f"--{name} {_short(value)}: expected {low:g} to {high:g}")
+            setattr(options, name, number)
         if fields["best"]:
             options.best_of, options.samples = options.samples, 1
-        for option in ("first", "last"):
-            if not fields[option]:
-                raise UserError(f"the {option} picture is missing; upload one")
-            setattr(options, option, self._picture(fields[option], names))
-        more, at = (
-            fields["more"] or [],
-            re.split(r"[,;\s]+", str(fields["at"] or "").strip(",; \n")),
-        )
-        at = [place for place in at if place]
+        for name in ("first", "last"):
+            if not fields[name]:
+                raise UserError(f"the {name} picture is missing; upload one")
+            setattr(options, name, self._picture(fields[name], names))
+        more, at = fields["more"] or [], re.findall(r"[^,;\s]+", str(fields["at"] or ""))
         if len(at) != len(more):
             raise UserError(
                 f"there are {len(more)} further keyframes and {len(at)} numbers of their frames; "
                 "expected a number for each, such as 5, 12"
             )
-        for place, file in zip(at, more, strict=True):
-            options.frame.append(f"{place}={self._picture(file, names)}")
+        for number, file in zip(at, more, strict=True):
+            options.frame.append(f"{number}={self._picture(file, names)}")
         return options
 
     def _picture(self, file: dict, names: dict[str, str]) -> Path:
         path = Path(file["path"])
-        name = names[str(path)] = Path(file.get("orig_name") or path).name
-        pixels = 0
+        name = " ".join(Path(file.get("orig_name") or path).name.split())
+        names[str(path)], pixels = name, 0
         with suppress(Exception), Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height  # of what is broken, the reader says it
         if pixels > self.limits.max_megapixels * 1e6:
             raise UserError(
                 f"{name} has {pixels / 1e6:.1f} million pixels; expected at most "
-                f"{self.limits.max_megapixels:g}"
+                f"{self.limits.max_megapixels:g} million"
             )
         return path
 
-    def _draw(self, options: argparse.Namespace, work: Path, progress: Callable) -> list[str]:
-        """Fills the folder `work`; gives lines about the clip."""
+    def _draw(
+        self, options: argparse.Namespace, work: Path, progress: Callable
+    ) -> tuple[list[Path], list[str]]:
+        """Fills the folder `work`; gives the downloads in it, and lines about them."""
         decoding, paths = generate.checked(options, self.settings)
         notes: list[str] = []
         images = generate.read_pictures(paths, notes.append)
@@ -243,8 +252,6 @@ class Studio:
         clip = generate.clip_to_draw(self.model, images, options, decoding)
         shown = [clip.shown(image) for image in clip.large.values()]
         n_frames = max(images) + 1
-        folders = [work / "frames" / f"clip_{k + 1}" for k in range(options.samples)]
-        clip_writer.check_content(folders[0], shown, n_frames, 3 * options.samples, options.fps)
         check_memory(clip, n_frames)
         total, done = generate.n_drawings(clip, options), 0
 
@@ -255,47 +262,53 @@ class Studio:
             done += count
             progress((done, total), desc="drawing", unit="frames")
 
-        advance(0)
-        generate.write_clips(clip, folders, options, decoding, advance)
-        samples = [sorted(folder.iterdir()) for folder in folders]
-        for k, sample in enumerate(samples):
-            progress((k, len(samples)), desc="writing the downloads", unit="clips")
-            name = f"clip_{k + 1}" if len(samples) > 1 else "clip"
-            for suffix in (".mp4", ".gif"):
-                clip_writer.write_clip(
-                    map(_read, sample), n_frames, work / (name + suffix), options.fps
-                )
-            with zipfile.ZipFile(work / f"{name}_png.zip", "w") as archive:
-                for path in sample:
-                    archive.write(path, f"{name}/{path.name}")
-        write_video(work / PREVIEW, previews(samples), options.fps)
-        strip(samples).save(work / STRIP)
+        with io.temporary(work, Path.mkdir) as frames_folder:
+            names = [f"clip_{k + 1}" for k in range(options.samples)]
+            if options.samples == 1:
+                names = ["clip"]
+            folders = [frames_folder / name for name in names]
+            clip_writer.check_content(folders[0], shown, n_frames, 3 * len(names), options.fps)
+            advance(0)
+            generate.write_clips(clip, folders, options, decoding, advance)
+            progress(None, desc="writing the downloads")
+            samples = [sorted(folder.iterdir()) for folder in folders]
+            write_video(work / PREVIEW, previews(samples), options.fps)
+            strip(samples).save(work / STRIP)
+            files = []
+            for name, sample in zip(names, samples, strict=True):
+                for path in (work / f"{name}.mp4", work / f"{name}.gif"):
+                    clip_writer.write_clip(map(_read, sample), n_frames, path, options.fps)
+                    files.append(path)
+                archive = shutil.make_archive(work / f"{name}_png", "zip", frames_folder, name)
+                files.append(Path(archive))
         height, width = shown[0].shape[:2]
-        count = f"{len(samples)} clips of " if len(samples) > 1 else ""
-        return [
-            f"{count}{n_frames} frames of {height}x{width} (height x width)",
-            *notes,
-            *conversions(clip, images, options.on),
-        ]
+        lines = [f"{n_frames} frames of {width} x {height} pixels"]
+        return files, [*lines, *notes, *conversions(clip, images, options.on)]
 
 
-def _number(option: str, value: Any, kind: type) -> int | float:
+def _number(name: str, value: Any, kind: type) -> int | float:
     try:
         number = kind(value)
         if number != float(value):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         whole = "a whole number" if kind is int else "a number"
-        shown = "is empty" if value in (None, "") else str(value)[:40]
-        raise UserError(f"--{option} {shown}: expected {whole}") from None
+        shown = "is empty" if value in (None, "") else _short(value)
+        raise UserError(f"--{name} {shown}: expected {whole}") from None
     return number
 
 
+def _short(value: Any) -> str:
+    return textwrap.shorten(str(value), 40, placeholder="...")
+
+
 def _in_words(text: str, names: dict[str, str]) -> str:
-    """A sentence of generate's with the page's labels for its options, and pictures' own names."""
+    """generate's sentence with the page's labels for its options, and the pictures' own names."""
     for path, name in names.items():
-        text = text.replace(path, " ".join(name.split()))
-    return re.sub("--([a-z-]+)", lambda found: LABELS.get(found[1], found[0]), text)
+        text = text.replace(path, name)
+    return re.sub(
+        "--([a-z_-]+)", lambda found: LABELS.get(found[1].replace("-", "_"), found[0]), text
+    )
 
 
 def _read(path: Path) -> np.ndarray:
@@ -337,35 +350,38 @@ def strip(samples: list[list[Path]]) -> Image.Image:
     return sheet
 
 
-def keep(place: Path, folder: Path) -> Path:
-    """Copies the downloads to the first free one of clip_0001, clip_0002, ... in `folder`."""
-    number, shown = 1, shutil.ignore_patterns(PREVIEW, STRIP)
+def keep(files: list[Path], folder: Path) -> Path:
+    """Copies finished clips to the first free one of clip_0001, clip_0002, ... in `folder`."""
+    number = 1
     with io.temporary(folder, Path.mkdir) as partial:
-        shutil.copytree(place, partial, dirs_exist_ok=True, ignore=shown)
+        for file in files:
+            shutil.copy(file, partial)
         while (kept := folder / f"clip_{number:04d}").exists():
             number += 1
         return partial.rename(kept)
 
 
 def examples(folder: Path) -> list[list]:
-    """Both ends and the length of the test clip with most motion of each episode of the sample."""
+    """Both ends and the length of a few test clips of the sample: those with most motion."""
     try:
         clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
         videos = io.read_table(Path("data/frames/videos.parquet"), io.VIDEOS)
     except UserError:
         return []
     clips = clips[clips.split == "test"].merge(videos[["video_id", "path", "fps"]], on="video_id")
+    clips = clips.sort_values("motion").groupby("video_id").tail(1)  # one an episode
     rows = []
-    for clip in clips.sort_values("motion").groupby("video_id").tail(1).itertuples():
-        ends = []
-        for frame in (clip.frames[0], clip.frames[-1]):
-            seconds = max(0, float((frame - 0.5) / Fraction(clip.fps)))
-            ends.append(str(folder / f"{clip.video_id}_{frame}.png"))
-            command = [executable(), "-v", "error", "-ss", f"{seconds:.4f}", "-i"]
-            command += [f"file:{SAMPLE / clip.path}", "-frames:v", "1", ends[-1]]
-            if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
-                return []
-        rows.append([*ends, clip.n_frames])
+    for clip in clips.tail(EXAMPLES).itertuples():
+        first, *_, last = clip.frames
+        seconds = max(0.0, float((first - 0.5) / Fraction(clip.fps)))
+        both = ffmpeg.input(f"file:{SAMPLE / clip.path}", ss=f"{seconds:.4f}")
+        both = both.filter("select", f"eq(n,0)+eq(n,{last - first})")
+        names = str(folder / f"{clip.video_id}_%d.png")
+        try:
+            both.output(names, vframes=2, fps_mode="passthrough").run(executable(), quiet=True)
+        except ffmpeg.Error:
+            return []
+        rows.append([names % 1, names % 2, clip.n_frames])
     return rows
 
 
@@ -388,91 +404,63 @@ def build(studio: Studio) -> Any:
         more=None, at=None,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
-        fields = {name.replace("_", "-"): value for name, value in locals().items()}
+        fields = dict(locals())
         try:
             return studio.draw(fields, progress)
         except UserError as error:
             raise gr.Error(str(error), 30, title="Not drawn", print_exception=False) from None
 
-    def picture(label: str) -> gr.Image:
-        sources = ["upload", "clipboard"]
-        return gr.Image(label=label, type="filepath", sources=sources, buttons=[], height=240)
+    def picture(name: str) -> gr.Image:
+        sources, height = ["upload", "clipboard"], 280
+        return gr.Image(label=LABELS[name], sources=sources, buttons=[], height=height)
 
-    decoding, model = studio.settings.evaluate.decoding, studio.model
-    modes = list(dict.fromkeys(["parallel", model.gpt.config.mode]))
-    hidden = {"api_visibility": "private"}
+    def number(name: str, value: float, **options) -> gr.Number:
+        return gr.Number(value, label=LABELS[name], min_width=80, **options)
+
+    decoding, gpt = studio.settings.evaluate.decoding, studio.model.gpt.config
+    modes, default = {"parallel": 0, gpt.mode: 0}, resolve_mode(decoding.mode, gpt)
+    several, hidden = {"file_count": "multiple"}, {"api_visibility": "private"}
     with Page(title="Nakawari", analytics_enabled=False, delete_cache=(3600, SECONDS_KEPT)) as page:
-        gr.Markdown("# Nakawari\nDraws the frames between two drawings.")
+        gr.Markdown("# Nakawari draws the frames between two drawings")
         with gr.Row():
-            first, last = picture("First picture"), picture("Last picture")
+            first, last = picture("first"), picture("last")
             with gr.Column():
                 with gr.Row():
-                    n_frames = gr.Number(N_FRAMES, label="Frames", precision=0)
-                    fps = gr.Number(24, label="Frames a second")
-                holds = [("1 frame (ones)", 1), ("2 (twos)", 2), ("3 (threes)", 3)]
-                on = gr.Radio(holds, value=1, label=LABELS["on"])
-                pace = [
-                    ("as learnt", "learnt"),
-                    ("even", 1),
-                    ("a little", 1.5),
-                    ("slow in, slow out", 2),
-                    ("strong", 4),
-                ]
-                ease = gr.Dropdown(
-                    pace, value="learnt", label="Easing", interactive=model.has_context
-                )
-        with gr.Accordion("Further keyframes", open=False), gr.Row():
-            more = gr.File(
-                label="Pictures", file_count="multiple", file_types=["image"], height=140
-            )
-            at = gr.Textbox(
-                label="Their frames, in this order",
-                placeholder="5, 12",
-                info="The first picture is frame 0.",
-            )
-        with gr.Accordion("Variants", open=False), gr.Row():
-            samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label="Samples")
-            best = gr.Checkbox(
-                False, label="Only the best", info="The one that meets the last picture best."
-            )
-            temperature = gr.Slider(
-                0,
-                2,
-                decoding.temperature,
-                step=0.05,
-                label="Temperature",
-                info="0: always the same clip.",
-            )
-            seed = gr.Number(0, label="Seed", precision=0)
-            mode = gr.Dropdown(
-                modes, value=resolve_mode(decoding.mode, model.gpt.config), label="Mode"
-            )
+                    n_frames = number("n_frames", N_FRAMES, precision=0)
+                    fps = number("fps", 24)
+                on = gr.Radio(HOLDS, value=1, label=LABELS["on"])
+                ease = gr.Dropdown(PACES, value="learnt", label=LABELS["ease"])
+        with gr.Row():
+            with gr.Accordion("Further keyframes", open=False):
+                more = gr.File(label="Pictures", file_types=["image"], height=140, **several)
+                order = "In the order of the pictures; the first picture is frame 0"
+                at = gr.Textbox(label="Their frames", info=order, placeholder="5, 12")
+            with gr.Accordion("Variants", open=False):
+                with gr.Row():
+                    samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label=LABELS["samples"])
+                    best = gr.Checkbox(label="Only the one that meets the last picture best")
+                heat = "0: always the same clip; 1: each sample and seed another"
+                start, label = decoding.temperature, LABELS["temperature"]
+                temperature = gr.Slider(0, 2, start, step=0.05, label=label, info=heat)
+                with gr.Row():
+                    seed = number("seed", 0, precision=0)
+                    mode = gr.Dropdown([*modes], value=default, label=LABELS["mode"])
         with gr.Row():
             go = gr.Button("Draw", variant="primary", scale=3)
-            swap = gr.Button("Swap the pictures")
-            clear = gr.ClearButton(value="Clear", **hidden)
+            swap, clear = gr.Button("Swap the pictures"), gr.ClearButton(value="Clear", **hidden)
         with gr.Row():
-            video = gr.Video(label="Clip", autoplay=True, loop=True, interactive=False, height=300)
-            sheet = gr.Image(
-                label="Strip", type="filepath", format="png", interactive=False, height=300
-            )
+            video = gr.Video(label="Clip", autoplay=True, loop=True, interactive=False, height=320)
+            sheet = gr.Image(label="Strip", type="filepath", interactive=False, height=320)
         with gr.Row():
-            files = gr.File(label="Downloads", file_count="multiple", interactive=False)
+            files = gr.File(label="Downloads", interactive=False, **several)
             text = gr.Textbox(label="Notes", interactive=False, lines=3)
-        clear.add([first, last, more, at, video, sheet, files, text])
-        inputs = [first, last, n_frames, on, ease, fps, seed, samples, best, temperature, mode]
-        inputs += [more, at]
-        go.click(draw, inputs, [video, sheet, files, text], preprocess=False, api_name="draw")
-        pair = [first, last]
+        shown, pair = [video, sheet, files, text], [first, last]
+        clear.add([*pair, more, at, *shown])
+        inputs = [*pair, n_frames, on, ease, fps, seed, samples, best, temperature, mode, more, at]
+        go.click(draw, inputs, shown, preprocess=False, api_name="draw")
         swap.click(None, pair, pair, js="(first, last) => [last, first]", **hidden)
         warm = "(samples, heat) => samples > 1 && heat == 0 ? 1 : heat"  # else all are alike
         samples.change(None, [samples, temperature], temperature, js=warm, **hidden)
-        rows = examples(studio.folder)
-        if rows:
-            gr.Examples(
-                rows,
-                [first, last, n_frames],
-                label="Test clips of the sample",
-                cache_examples=False,
-            )
+        if rows := examples(studio.folder):
+            gr.Examples(rows, [*pair, n_frames], label="Test clips", cache_examples=False)
     return page
