@@ -46,7 +46,7 @@ LABELS = {  # of generate's options, on the page and in its messages
     "last": "Last picture",
     "frame": "Keyframe",
     "n_frames": "Frames",
-    "on": "Hold each drawing for",
+    "on": "Drawings held on",
     "ease": "Easing",
     "fps": "Frames a second",
     "seed": "Seed",
@@ -57,12 +57,12 @@ LABELS = {  # of generate's options, on the page and in its messages
     "out": "The clip",
     "size": "picture",
 }
-HOLDS = [("1 frame (ones)", 1), ("2 (twos)", 2), ("3 (threes)", 3)]
+HOLDS = [("ones", 1), ("twos", 2), ("threes", 3)]
 PACES = [("as learnt", "learnt"), ("even", 1), ("slow in, slow out", 2), ("more so", 4)]
 PREVIEW, STRIP = "preview.mp4", "strip.png"
 PREVIEW_WIDTHS = 640, 1280  # a small picture is enlarged, as yuv420p halves its colours
-STRIP_COLUMNS, STRIP_ROWS, THUMB_WIDTH = 7, 3, 240
-EXAMPLES, SAMPLE = 4, Path("data/sample/episodes")
+STRIP_COLUMNS, STRIP_ROWS, THUMB_WIDTH = 5, 4, 256
+EXAMPLES, SAMPLE = 3, Path("data/sample/episodes")
 SECONDS_KEPT = 6 * 3600  # of uploads and clips, while the app runs
 OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY": "*"}
 
@@ -127,6 +127,8 @@ def _serve(arguments: argparse.Namespace, settings: config.Params, folder: Path)
     """Runs until it is interrupted; what is uploaded and drawn lies in `folder`."""
     os.environ |= OFFLINE | {"GRADIO_TEMP_DIR": str(folder)}
     tempfile.tempdir = str(folder)
+    import gradio
+
     model = generate.load_models(runtime.prepare(settings.base), settings.base.precision)
     studio = Studio(model, settings, folder, arguments)
     page = build(studio)
@@ -143,6 +145,7 @@ def _serve(arguments: argparse.Namespace, settings: config.Params, folder: Path)
             ssr_mode=False,
             run_history=False,
             footer_links=["api"],
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
         )
         print(f"{page.local_url} is ready; Ctrl-C stops it", flush=True)
         threading.Event().wait()
@@ -339,10 +342,10 @@ def strip(samples: list[list[Path]]) -> Image.Image:
     shown = [(number, sample[number]) for sample in samples for number in numbers]
     columns = min(STRIP_COLUMNS, len(numbers))
     height, width = _read(shown[0][1]).shape[:2]
-    height, gap, label = max(1, round(THUMB_WIDTH * height / width)), 8, 26
+    height, gap, label = max(1, round(THUMB_WIDTH * height / width)), 8, 32
     step = THUMB_WIDTH + gap, height + label
     sheet = Image.new("RGBA", (columns * step[0], -(-len(shown) // columns) * step[1]))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(26)
     for k, (number, path) in enumerate(shown):
         left, top = k % columns * step[0], k // columns * step[1]
         sheet.paste(Image.fromarray(frames.resize(_read(path), height, THUMB_WIDTH)), (left, top))
@@ -449,18 +452,23 @@ def build(studio: Studio) -> Any:
             go = gr.Button("Draw", variant="primary", scale=3)
             swap, clear = gr.Button("Swap the pictures"), gr.ClearButton(value="Clear", **hidden)
         with gr.Row():
-            video = gr.Video(label="Clip", autoplay=True, loop=True, interactive=False, height=320)
-            sheet = gr.Image(label="Strip", type="filepath", interactive=False, height=320)
+            seen = {"interactive": False, "height": 320}
+            video = gr.Video(label="Clip", autoplay=True, loop=True, buttons=[], **seen)
+            sheet = gr.Image(label="Strip", buttons=["fullscreen", "download"], **seen)
         with gr.Row():
-            files = gr.File(label="Downloads", interactive=False, **several)
-            text = gr.Textbox(label="Notes", interactive=False, lines=3)
+            with gr.Column():
+                files = gr.File(label="Downloads", interactive=False, **several)
+                text = gr.Textbox(label="Notes", interactive=False, lines=3)
+            if rows := examples(studio.folder):
+                with gr.Column():
+                    gr.Examples(
+                        rows, [first, last, n_frames], label="Test clips", cache_examples=False
+                    )
         shown, pair = [video, sheet, files, text], [first, last]
         clear.add([*pair, more, at, *shown])
         inputs = [*pair, n_frames, on, ease, fps, seed, samples, best, temperature, mode, more, at]
-        go.click(draw, inputs, shown, preprocess=False, api_name="draw")
+        go.click(draw, inputs, shown, preprocess=False, show_progress_on=video, api_name="draw")
         swap.click(None, pair, pair, js="(first, last) => [last, first]", **hidden)
         warm = "(samples, heat) => samples > 1 && heat == 0 ? 1 : heat"  # else all are alike
         samples.change(None, [samples, temperature], temperature, js=warm, **hidden)
-        if rows := examples(studio.folder):
-            gr.Examples(rows, [*pair, n_frames], label="Test clips", cache_examples=False)
     return page
