@@ -15,7 +15,6 @@ import re
 import shutil
 import socket
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +57,7 @@ LABELS = {  # of generate's options, on the page and in its messages
     "size": "picture",
 }
 HOLDS = [("ones", 1), ("twos", 2), ("threes", 3)]
+MODES = "parallel", "maskgit"
 PACES = [("as learnt", "learnt"), ("even", 1), ("slow in, slow out", 2), ("more so", 4)]
 PREVIEW, STRIP = "preview.mp4", "strip.png"
 PREVIEW_WIDTHS = 640, 1280  # a small picture is enlarged, as yuv420p halves its colours
@@ -197,35 +197,37 @@ class Studio:
 
     def _options(self, fields: dict[str, Any], names: dict[str, str]) -> argparse.Namespace:
         """The fields as generate's options; `names` gets the pictures' own names by path."""
-        options = generate.parser().parse_args(["--out", "frames"])
-        options.mode = fields["mode"]
+        options, best = generate.parser().parse_args(["--out", "frames"]), bool(fields["best"])
         for name, kind, low, high in (
             ("n_frames", int, 3, self.limits.max_frames),
-            ("on", int, 1, self.limits.max_frames),
+            ("on", int, -math.inf, math.inf),  # generate knows the limits
             ("fps", float, 1, MAX_FPS),
             ("seed", int, -math.inf, math.inf),
-            ("samples", int, 1, MAX_SAMPLES),
-            ("temperature", float, 0, math.inf),
-            ("ease", float, 1, math.inf),
+            ("samples", int, 1 + best, MAX_SAMPLES),
+            ("temperature", float, -math.inf, math.inf),
+            ("ease", float, -math.inf, math.inf),
         ):
             value = fields[name]
             if name == "ease" and value in (None, "", "learnt"):
                 continue
             number = _number(name, value, kind)
             if not low <= number <= high:
-                raise UserError(f"--{name} {_short(value)}: expected {low:g} to {high:g}")
+                raise UserError(f"--{name} {generate.short(number)}: expected {low} to {high}")
             setattr(options, name, number)
-        if fields["best"]:
+        if best:
             options.best_of, options.samples = options.samples, 1
+        options.mode = fields["mode"]
+        if options.mode not in MODES:
+            raise UserError(f"--mode {options.mode}: expected {' or '.join(MODES)}")
         for name in ("first", "last"):
-            if not fields[name]:
+            if not (fields[name] or {}).get("path"):
                 raise UserError(f"the {name} picture is missing; upload one")
             setattr(options, name, self._picture(fields[name], names))
         more, at = fields["more"] or [], re.findall(r"[^,;\s]+", str(fields["at"] or ""))
-        if len(at) != len(more):
+        if len(at) != len(more) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
             raise UserError(
-                f"there are {len(more)} further keyframes and {len(at)} numbers of their frames; "
-                "expected a number for each, such as 5, 12"
+                f"frames of the further keyframes: {' '.join(at) or 'none'}; expected a number for "
+                f"each of the {len(more)} pictures, such as 5, 12"
             )
         for number, file in zip(at, more, strict=True):
             options.frame.append(f"{number}={self._picture(file, names)}")
@@ -292,17 +294,13 @@ class Studio:
 def _number(name: str, value: Any, kind: type) -> int | float:
     try:
         number = kind(value)
-        if number != float(value):
+        if isinstance(value, float) and number != value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         whole = "a whole number" if kind is int else "a number"
-        shown = "is empty" if value in (None, "") else _short(value)
+        shown = "is empty" if value in (None, "") else generate.short(value)
         raise UserError(f"--{name} {shown}: expected {whole}") from None
     return number
-
-
-def _short(value: Any) -> str:
-    return textwrap.shorten(str(value), 40, placeholder="...")
 
 
 def _in_words(text: str, names: dict[str, str]) -> str:
@@ -394,13 +392,16 @@ def build(studio: Studio) -> Any:
 
     class Page(gr.Blocks):
         async def preprocess_data(self, *arguments, **options):
-            """What does not fit the fields is one sentence, too."""
+            """What does not fit the fields is one sentence, too; nothing is fetched."""
+            if "'path': 'http" in str(arguments[1]):
+                raise gr.Error("expected pictures as files, no addresses", print_exception=False)
             try:
                 return await super().preprocess_data(*arguments, **options)
             except gr.Error:
                 raise
             except Exception as error:
-                raise gr.Error(str(error).partition("\n")[0], print_exception=False) from None
+                reason = f"a field cannot be read ({str(error).splitlines()[0]})"
+                raise gr.Error(f"{reason}; see Use via API", print_exception=False) from None
 
     def draw(
         first, last, n_frames, on, ease, fps, seed, samples, best, temperature, mode,
@@ -421,7 +422,8 @@ def build(studio: Studio) -> Any:
         return gr.Number(value, label=LABELS[name], min_width=80, **options)
 
     decoding, gpt = studio.settings.evaluate.decoding, studio.model.gpt.config
-    modes, default = {"parallel": 0, gpt.mode: 0}, resolve_mode(decoding.mode, gpt)
+    default = resolve_mode(decoding.mode, gpt)
+    modes = [mode for mode in MODES if mode in ("parallel", gpt.mode)]
     several, hidden = {"file_count": "multiple"}, {"api_visibility": "private"}
     with Page(title="Nakawari", analytics_enabled=False, delete_cache=(3600, SECONDS_KEPT)) as page:
         gr.Markdown("# Nakawari draws the frames between two drawings")
@@ -447,7 +449,7 @@ def build(studio: Studio) -> Any:
                 temperature = gr.Slider(0, 2, start, step=0.05, label=label, info=heat)
                 with gr.Row():
                     seed = number("seed", 0, precision=0)
-                    mode = gr.Dropdown([*modes], value=default, label=LABELS["mode"])
+                    mode = gr.Dropdown(modes, value=default, label=LABELS["mode"])
         with gr.Row():
             go = gr.Button("Draw", variant="primary", scale=3)
             swap, clear = gr.Button("Swap the pictures"), gr.ClearButton(value="Clear", **hidden)

@@ -203,7 +203,7 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
     ):
         if value is not None and not low <= value <= high:
             expected = words[0] if words else f"{low} to {high}"
-            raise UserError(f"--{option} {_short(value)}: expected {expected}")
+            raise UserError(f"--{option} {short(value)}: expected {expected}")
     for option, value, idle, expected in (
         ("samples", samples, samples > 1 and not sampled, alike),
         ("best-of", best_of, best_of and not sampled, hot),
@@ -213,10 +213,10 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("min-confidence", arguments.min_confidence, arguments.min_confidence and sampled, greedy),
     ):
         if idle:
-            raise UserError(f"--{option} {_short(value)}: expected {expected}")
+            raise UserError(f"--{option} {short(value)}: expected {expected}")
 
 
-def _short(value: float) -> str:
+def short(value: object) -> str:
     """A number as it was given; the middle of a long one is left out."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) < 30 else f"{text[:10]}...{text[-5:]}"
