@@ -235,7 +235,7 @@ class Studio:
 
     def _picture(self, file: dict, names: dict[str, str]) -> Path:
         path = Path(file["path"])
-        name = " ".join(Path(file.get("orig_name") or path).name.split())
+        name = re.sub(r"[<>&\s]+", " ", Path(file.get("orig_name") or path).name)  # no HTML
         names[str(path)], pixels = name, 0
         with suppress(Exception), Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height  # of what is broken, the reader says it
@@ -412,7 +412,7 @@ def build(studio: Studio) -> Any:
         try:
             return studio.draw(fields, progress)
         except UserError as error:
-            raise gr.Error(str(error), 30, title="Not drawn", print_exception=False) from None
+            raise gr.Error(str(error), 30, print_exception=False) from None
 
     def picture(name: str) -> gr.Image:
         sources, height = ["upload", "clipboard"], 280
