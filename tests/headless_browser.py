@@ -69,10 +69,10 @@ def visit(page: Path, folder: Path, size: tuple[int, int] = (1200, 2000)) -> Vis
         command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=True
     )
     pixels = np.asarray(Image.open(picture).convert("RGB"))
-    return Visit(done.stdout, pixels, _requests(log))
+    return Visit(done.stdout, pixels, requests(log))
 
 
-def _requests(log: Path) -> list[str]:
+def requests(log: Path) -> list[str]:
     """What the network stack was asked for; files and data: URIs do not get there.
 
     The browser's own errands (its vendor's time server, its variations) belong to no page: they

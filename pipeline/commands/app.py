@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -68,49 +68,18 @@ OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY
 
 
 def main(words: list[str] | None = None) -> None:
-    arguments = _parser().parse_args(words)
-    for option, value, low, high in (
-        ("port", arguments.port, 1, 65535),
-        ("max-megapixels", arguments.max_megapixels, 0.01, 67),
-        ("max-megabytes", arguments.max_megabytes, 0.01, 4000),
-        ("max-frames", arguments.max_frames, 3, clip_writer.GIF_SECONDS),
-        ("max-waiting", arguments.max_waiting, 1, 10_000),
-    ):
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{option} {value}: expected {low} to {high}")
-    settings = config.load()
-    if not importlib.util.find_spec("gradio"):
-        raise UserError(
-            "the app needs gradio, which is not installed; run `pip install --no-deps -r "
-            "requirements-app.txt`"
-        )
-    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
-    try:
-        socket.create_server((arguments.host, arguments.port or 0), family=family).close()
-    except OSError as error:
-        port = f" --port {arguments.port}" if arguments.port else ""
-        raise UserError(
-            f"--host {arguments.host}{port}: nothing can listen there ({error.strerror}); choose "
-            "another"
-        ) from None
-    parent = arguments.out or Path(tempfile.gettempdir())
-    try:
-        io.remove_stale(parent)
-        with io.temporary(parent, Path.mkdir) as folder:
-            _serve(arguments, settings, folder.resolve())
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(
-            f"--out {parent} cannot be written ({error.strerror}); choose another folder"
-        ) from None
+    with served(parser().parse_args(words)) as address:
+        print(f"{address} is ready; Ctrl-C stops it", flush=True)
+        threading.Event().wait()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
         prog="python -m pipeline app",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = options.add_argument
     host = "address to listen at; default: this machine alone; 0.0.0.0: all that reach it"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, help="default: the first free one from 7860")
@@ -120,24 +89,64 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-megabytes", type=float, default=50.0, help="of an uploaded file; default: 50")
     add("--max-frames", type=int, default=240, help="of a clip; default: 240")
     add("--max-waiting", type=int, default=10, help="clips that wait for their turn; default: 10")
-    return parser
+    return options
 
 
-def _serve(arguments: argparse.Namespace, settings: config.Params, folder: Path) -> None:
-    """Runs until it is interrupted; what is uploaded and drawn lies in `folder`."""
-    os.environ |= OFFLINE | {"GRADIO_TEMP_DIR": str(folder)}
-    tempfile.tempdir = str(folder)
-    import gradio
-
-    model = generate.load_models(runtime.prepare(settings.base), settings.base.precision)
-    studio = Studio(model, settings, folder, arguments)
-    page = build(studio)
-    page.queue(max_size=arguments.max_waiting, default_concurrency_limit=1)
+def _check(arguments: argparse.Namespace) -> None:
+    for option, value, low, high in (
+        ("port", arguments.port, 1, 65535),
+        ("max-megapixels", arguments.max_megapixels, 0.01, 67),
+        ("max-megabytes", arguments.max_megabytes, 0.01, 4000),
+        ("max-frames", arguments.max_frames, 3, clip_writer.GIF_SECONDS),
+        ("max-waiting", arguments.max_waiting, 1, 10_000),
+    ):
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{option} {value}: expected {low} to {high}")
+    if not importlib.util.find_spec("gradio"):
+        raise UserError(
+            "the app needs gradio, which is not installed; run `pip install --no-deps -r "
+            "requirements-app.txt`"
+        )
+    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     try:
+        socket.create_server((arguments.host, arguments.port or 0), family=family).close()
+    except OSError as error:
+        where = arguments.host + (f" --port {arguments.port}" if arguments.port else "")
+        reason = error.strerror.partition(" (")[0]
+        raise UserError(
+            f"--host {where}: nothing can listen there ({reason}); choose another"
+        ) from None
+
+
+@contextmanager
+def served(arguments: argparse.Namespace) -> Iterator[str]:
+    """Listens, and gives the address; at the end no file is left but the clips in --out."""
+    _check(arguments)
+    settings = config.load()
+    parent = arguments.out or Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        try:
+            io.remove_stale(parent)
+            folder = stack.enter_context(io.temporary(parent, Path.mkdir)).resolve()
+        except OSError as error:
+            raise UserError(
+                f"--out {parent} cannot be written ({error.strerror}); choose another folder"
+            ) from None
+        os.environ |= OFFLINE | {"GRADIO_TEMP_DIR": str(folder)}
+        tempfile.tempdir = str(folder)
+        model = generate.load_models(runtime.prepare(settings.base), settings.base.precision)
+        import gradio
+
+        studio = Studio(model, settings, folder, arguments)
+        page = build(studio)
+        page.queue(max_size=arguments.max_waiting, default_concurrency_limit=1)
+        stack.callback(page.close, verbose=False)
+        stack.callback(studio.stop)
         page.launch(
             server_name=arguments.host,
             server_port=arguments.port,
             max_file_size=round(arguments.max_megabytes * 1e6),
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
             prevent_thread_lock=True,
             quiet=True,
             show_error=True,
@@ -145,13 +154,8 @@ def _serve(arguments: argparse.Namespace, settings: config.Params, folder: Path)
             ssr_mode=False,
             run_history=False,
             footer_links=["api"],
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
         )
-        print(f"{page.local_url} is ready; Ctrl-C stops it", flush=True)
-        threading.Event().wait()
-    finally:
-        studio.stop()
-        page.close(verbose=False)
+        yield page.local_url
 
 
 class Studio:
@@ -241,7 +245,7 @@ class Studio:
             pixels = image.width * image.height  # of what is broken, the reader says it
         if pixels > self.limits.max_megapixels * 1e6:
             raise UserError(
-                f"{name} has {pixels / 1e6:.1f} million pixels; expected at most "
+                f"{name} has {pixels / 1e6:.3g} million pixels; expected at most "
                 f"{self.limits.max_megapixels:g} million"
             )
         return path
