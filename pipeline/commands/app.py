@@ -16,7 +16,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -182,7 +181,7 @@ class Studio:
 
         fields: as the page sends them. Raises UserError, one sentence in the page's words.
         """
-        start, names = time.monotonic(), {}
+        names: dict[str, str] = {}
         try:
             options = self._options(fields, names)
             with self.turn, io.temporary(self.folder, Path.mkdir) as work:
@@ -194,7 +193,6 @@ class Studio:
             if isinstance(error, OSError):
                 error = f"the clip could not be written ({error.strerror}); free some space"
             raise UserError(_in_words(str(error), names)) from None
-        lines[0] += f", in {time.monotonic() - start:.1f} s"
         shown = [str(place / name) for name in (PREVIEW, STRIP)]
         downloads = [str(place / file.name) for file in files]
         return *shown, downloads, _in_words("\n".join(lines), names)

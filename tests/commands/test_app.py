@@ -162,7 +162,7 @@ def test_nothing_is_left(served, tmp_path):
         ("--host 192.0.2.1", "--host 192.0.2.1: nothing can listen there"),
         ("--out a.png", "--out a.png cannot be written"),
         ("--out /proc/none", "--out /proc/none cannot be written"),
-        ("", "the app needs gradio, .* pip install --no-deps -r requirements-app.txt"),
+        ("", "needs gradio, .*`pip install --no-deps -r requirements-app.txt`"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_start(project, monkeypatch, words, sentence):
