@@ -135,6 +135,10 @@ def served(arguments: argparse.Namespace) -> Iterator[str]:
         tempfile.tempdir = str(folder)
         model = generate.load_models(runtime.prepare(settings.base), settings.base.precision)
         import gradio
+        from starlette.responses import PlainTextResponse
+
+        def refuse(request: Any, error: OSError) -> PlainTextResponse:
+            return PlainTextResponse(f"the file cannot be stored ({error.strerror})", 507)
 
         studio = Studio(model, settings, folder, arguments)
         page = build(studio)
@@ -153,6 +157,7 @@ def served(arguments: argparse.Namespace) -> Iterator[str]:
             ssr_mode=False,
             run_history=False,
             footer_links=["api"],
+            app_kwargs={"exception_handlers": {OSError: refuse}},
         )
         yield page.local_url
 
@@ -172,9 +177,9 @@ class Studio:
         self.turn, self.stopped = threading.Lock(), False
 
     def stop(self) -> None:
-        """Ends the drawing under way, and waits for its end."""
+        """Ends the drawing under way, and waits for its end; predicting tokens may take longer."""
         self.stopped = True
-        self.turn.acquire()
+        self.turn.acquire(timeout=10)  # seconds; after them nothing is written any more
 
     def draw(self, fields: dict[str, Any], progress: Callable) -> tuple[str, str, list[str], str]:
         """Paths of a preview, a strip and the downloads, and lines about them.
@@ -309,6 +314,7 @@ def _in_words(text: str, names: dict[str, str]) -> str:
     """generate's sentence with the page's labels for its options, and the pictures' own names."""
     for path, name in names.items():
         text = text.replace(path, name)
+    text = re.sub(rf" {re.escape(tempfile.gettempdir())}\S*", "", text)
     return re.sub(
         "--([a-z_-]+)", lambda found: LABELS.get(found[1].replace("-", "_"), found[0]), text
     )
