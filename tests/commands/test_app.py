@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_samples_keyframes_and_what_was_done_to_pictures(client):
     reader = imageio_ffmpeg.read_frames(preview)
     assert next(reader)["pix_fmt"].startswith("yuv420p")  # what every browser plays
     assert len(list(reader)) == 5
+
+
+def test_the_documented_call(served, monkeypatch):
+    page = (ROOT / "docs/using.md").read_text("utf-8")
+    (snippet,) = re.findall("```python\n(.*?gradio_client.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(tempfile, "tempdir", str(Path.cwd()))  # the client's downloads
+    with served() as address:
+        call = snippet.replace("http://127.0.0.1:7860", address)
+        exec(call, result := {})
+    assert result["notes"] == "24 frames of 50 x 30 pixels"
 
 
 def test_what_is_wrong_is_one_sentence(client, capfd):
