@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ffmpeg
+
 from pipeline import config, io, runtime
 from pipeline.commands import generate
 from pipeline.commands.studio import LABELS, MAX_SAMPLES, MODES, Studio

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
 from pipeline import config, frames, io
 from pipeline.commands import generate
 from pipeline.errors import UserError
