@@ -54,8 +54,10 @@ def test_experiments_have_valid_parameters(command, tmp_path):
 def test_commands_of_the_pipeline_are_parsed(command):
     name, *words = shlex.split(command)[3:]
     assert name in __main__.COMMANDS
-    if name in ("export", "generate"):
-        {"export": export, "generate": generate}[name]._parser().parse_args(words)
+    if name == "export":
+        export._parser().parse_args(words)
+    if name == "generate":
+        generate.parser().parse_args(words)
     if name == "presets" and words:
         assert (ROOT / f"presets/{words[0]}.yaml").is_file()
 

@@ -49,7 +49,7 @@ def test_code_and_tests_exist_and_other_commands_parse():
                 assert (ROOT / words[3]).exists(), words
             else:
                 assert words[:4] == ["python", "-m", "pipeline", "generate"]
-                generate._parser().parse_args(words[4:])
+                generate.parser().parse_args(words[4:])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

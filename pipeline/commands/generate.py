@@ -10,6 +10,7 @@ at the output's size.
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,15 +34,9 @@ MIN_SIDE = 16  # pixels of a given picture
 
 
 def main(words: list[str] | None = None) -> None:
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     settings = config.load()
-    options = {name: getattr(arguments, name) for name in Decoding.model_fields}
-    options = {name: value for name, value in options.items() if value is not None}
-    decoding = settings.evaluate.decoding.model_copy(update=options)
-    _check_numbers(arguments, decoding)
-    paths = keyframes.given_frames(
-        arguments.first, arguments.last, arguments.frame, arguments.n_frames
-    )
+    decoding, paths = checked(arguments, settings)
     outs = [arguments.out]
     if arguments.samples > 1:  # clip_1.mp4, clip_2.mp4, ...
         if arguments.out.name in ("", ".."):
@@ -56,6 +51,46 @@ def main(words: list[str] | None = None) -> None:
     images = read_pictures(paths, background)
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
+    clip = clip_to_draw(model, images, arguments, decoding)
+    shown = [clip.shown(image) for image in clip.large.values()]
+    n_frames = max(images) + 1
+    clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
+    check_memory(clip, n_frames * clip_writer.HELD.get(outs[0].suffix.lower(), 0))
+    for line in conversions(clip, images, arguments.on):
+        say(line)
+
+    total = n_drawings(clip, arguments)
+    with progress.bar(what="drawing", unit="frame", total=total) as bar:
+        write_clips(clip, outs, arguments, decoding, bar.update)
+    height, width = shown[0].shape[:2]
+    for out in outs:
+        print(f"{out}: {n_frames} frames of {height}x{width}")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def checked(
+    arguments: argparse.Namespace, settings: config.Params
+) -> tuple[Decoding, dict[int, Path]]:
+    """How tokens are sampled, and the given pictures by frame; UserError names a wrong option."""
+    options = {name: getattr(arguments, name) for name in Decoding.model_fields}
+    options = {name: value for name, value in options.items() if value is not None}
+    decoding = settings.evaluate.decoding.model_copy(update=options)
+    _check_numbers(arguments, decoding)
+    return decoding, keyframes.given_frames(
+        arguments.first, arguments.last, arguments.frame, arguments.n_frames
+    )
+
+
+def clip_to_draw(
+    model: InBetweener,
+    images: dict[int, np.ndarray],
+    arguments: argparse.Namespace,
+    decoding: Decoding,
+) -> Clip:
+    """UserError where this model has no use for an option."""
     size = output_size(arguments.size, images[0].shape[:2], model.ingest)
     if arguments.ease and not model.has_context:
         raise UserError(
@@ -69,57 +104,55 @@ def main(words: list[str] | None = None) -> None:
         )
     if arguments.ease:
         model.easing = Easing.fixed(arguments.ease)
-    segments = keyframes.segments(images, arguments.on)
-    clip = Clip(model, images, segments, size)
-    shown = [clip.shown(image) for image in clip.large.values()]
-    n_frames = max(images) + 1
-    clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
-    check_memory(clip, n_frames * clip_writer.HELD.get(outs[0].suffix.lower(), 0))
-    for line in conversions(clip, images, arguments.on):
-        print(line, file=sys.stderr)
+    return Clip(model, images, keyframes.segments(images, arguments.on), size)
 
-    write_clips(clip, outs, arguments, decoding)
-    height, width = shown[0].shape[:2]
-    for out in outs:
-        print(f"{out}: {n_frames} frames of {height}x{width}")
+
+def n_drawings(clip: Clip, arguments: argparse.Namespace) -> int:
+    """How many `write_clips` draws."""
+    total = keyframes.frames_to_draw(clip.segments) * arguments.samples
+    if arguments.best_of and clip.segments[-1].drawn:
+        total += arguments.best_of
+    return total
 
 
 def write_clips(
-    clip: Clip, outs: list[Path], arguments: argparse.Namespace, decoding: Decoding
+    clip: Clip,
+    outs: list[Path],
+    arguments: argparse.Namespace,
+    decoding: Decoding,
+    advance: Callable[[int], object],
 ) -> None:
-    """Draws and writes a sample for each of `outs`, or the best of several."""
-    n_frames = clip.segments[-1].last + 1
-    total = keyframes.frames_to_draw(clip.segments) * len(outs)
-    if arguments.best_of and clip.segments[-1].drawn:
-        total += arguments.best_of
+    """Draws and writes a sample for each of `outs`, or the best of several.
+
+    advance: told how many were drawn.
+    """
+
+    def write(ids: TokenIds, out: Path) -> None:
+        n_frames = clip.segments[-1].last + 1
+        clip_writer.write_clip(clip.frames(ids, advance), n_frames, out, arguments.fps)
+
     best, least_jump = None, np.inf
-    with progress.bar(what="drawing", unit="frame", total=total) as bar:
-
-        def write(ids: TokenIds, out: Path) -> None:
-            drawn = clip.frames(ids, bar.update)
-            clip_writer.write_clip(drawn, n_frames, out, arguments.fps)
-
-        for k in range(arguments.best_of or len(outs)):
-            generator = torch.Generator().manual_seed(arguments.seed + k)
-            ids = clip.token_ids(decoding, generator)
-            if not arguments.best_of:
-                write(ids, outs[k])
-                continue
-            jump = keyframes.last_step(clip.last_two(ids, bar.update))
-            if best is None or jump < least_jump:
-                best, least_jump = ids, jump
-        if best is not None:
-            write(best, outs[0])
+    for k in range(arguments.best_of or len(outs)):
+        generator = torch.Generator().manual_seed(arguments.seed + k)
+        ids = clip.token_ids(decoding, generator)
+        if not arguments.best_of:
+            write(ids, outs[k])
+            continue
+        jump = keyframes.last_step(clip.last_two(ids, advance))
+        if best is None or jump < least_jump:
+            best, least_jump = ids, jump
+    if best is not None:
+        write(best, outs[0])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
         prog="python -m pipeline generate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.register("action", None, _Once)
-    add = parser.add_argument_group("given frames").add_argument
+    options.register("action", None, _Once)
+    add = options.add_argument_group("given frames").add_argument
     first = "image of frame 0; the others get its size, their edges cropped to its aspect"
     add("--first", type=Path, help=first)
     add("--last", type=Path, help="image of the last frame")
@@ -128,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     length = f"frames of the clip; default: {keyframes.N_FRAMES}, or the largest --frame plus 1"
     add("--n-frames", type=int, help=length)
     add("--on", type=int, default=1, help="frames that each drawing is held; 2: on twos")
-    add = parser.add_argument_group("output").add_argument
+    add = options.add_argument_group("output").add_argument
     out = "clip.mp4, .gif, .webp, or a folder of PNG files; replaces an earlier clip, no other file"
     add("--out", type=Path, required=True, help=out)
     add("--size", default="input", help="input (default), model, or HxW with the height first")
@@ -139,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     best = "sample so many clips and keep the one that arrives best at the last frame"
     add("--best-of", type=int, metavar="SAMPLES", help=best)
     title = "sampling (defaults: evaluate.decoding in params.yaml)"
-    add = parser.add_argument_group(title).add_argument
+    add = options.add_argument_group(title).add_argument
     add("--mode", choices=("parallel", "maskgit"), help="how the tokens of a frame are predicted")
     add("--steps", type=int, help="steps a frame of mode maskgit")
     add("--temperature", type=float, help="0: greedy; about 1: sampled, so that clips differ")
@@ -150,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     ease = f"timing: 1 is even, up to {MAX_EXPONENT:g} holds both ends longer; default: learnt"
     add("--ease", type=float, help=ease)
     add("--seed", type=int, default=0, help="random seed; sample k has seed + k - 1")
-    return parser
+    return options
 
 
 class _Once(argparse.Action):
@@ -186,7 +219,7 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
     ):
         if value is not None and not low <= value <= high:
             expected = words[0] if words else f"{low} to {high}"
-            raise UserError(f"--{option} {_short(value)}: expected {expected}")
+            raise UserError(f"--{option} {short(value)}: expected {expected}")
     for option, value, idle, expected in (
         ("samples", samples, samples > 1 and not sampled, alike),
         ("best-of", best_of, best_of and not sampled, hot),
@@ -196,19 +229,21 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("min-confidence", arguments.min_confidence, arguments.min_confidence and sampled, greedy),
     ):
         if idle:
-            raise UserError(f"--{option} {_short(value)}: expected {expected}")
+            raise UserError(f"--{option} {short(value)}: expected {expected}")
 
 
-def _short(value: float) -> str:
+def short(value: object) -> str:
     """A number as it was given; the middle of a long one is left out."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) < 30 else f"{text[:10]}...{text[-5:]}"
 
 
 def read_pictures(
-    paths: dict[int, Path], background: str | None = "white"
+    paths: dict[int, Path],
+    background: str | None = "white",
+    say: Callable[[str], object] = say,
 ) -> dict[int, np.ndarray]:
-    """uint8 `H W 3` by frame, in the aspect of frame 0; a line for all that was done to them.
+    """uint8 `H W 3` by frame, in the aspect of frame 0; says what was done to them, in lines.
 
     background: a colour that is put under transparent parts; None keeps them: if any picture has
     some, all are `H W 4`.
@@ -241,7 +276,7 @@ def read_pictures(
             image = frames.canvas(image, *first.shape[:2], "crop")
         images[frame] = image
     for note, names in notes.items():
-        print(f"{', '.join(names)}: {note}", file=sys.stderr)
+        say(f"{', '.join(names)}: {note}")
     if any(image.shape[2] == 4 for image in images.values()):
         for frame, image in images.items():
             opaque = np.full_like(image[..., :1], 255)

@@ -21,32 +21,8 @@ from pipeline.inference import clip, inbetweener
 from pipeline.inference.clip import output_size
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.inference.keyframes import last_step
-from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.flow import Easing
-from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.sample.episode import episode_script
 from pipeline.sample.shooting import shoot
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch, tiny, untrained):
-    """A folder with params.yaml, random models and the pictures a, b and mid.png of 30x50."""
-
-    def make(**changes) -> Path:
-        settings = tiny({name.replace("__", "."): value for name, value in changes.items()})
-        with (tmp_path / "params.yaml").open("w") as file:
-            YAML(typ="safe").dump(settings.model_dump(), file)
-        model = untrained(settings)
-        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
-        weights = load_tokenizer(tmp_path / "models/vqgan", torch.device("cpu")).sha256
-        save_gpt(model.gpt, weights, tmp_path / "models/gpt2")
-        for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
-            random = np.random.default_rng(seed)
-            save(tmp_path / f"{name}.png", random.integers(1, 256, (30, 50, 3), np.uint8))
-        monkeypatch.chdir(tmp_path)
-        return tmp_path
-
-    return make
 
 
 def save(path: Path, image: np.ndarray) -> Path:
