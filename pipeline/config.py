@@ -30,6 +30,7 @@ from pipeline.errors import UserError, read_text
 
 PARAMS_FILE = Path("params.yaml")
 CANVAS = 64  # pixels a side of Moving MNIST
+PART_FRAMES = 6  # of the shortest clip whose parts train a transformer with context previous
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 MOST_FRAMES = 1000  # of a clip
@@ -467,6 +468,13 @@ class Params(Section):
                 f"train.stop_ground_truth_after_epoch = {train.stop_ground_truth_after_epoch}: "
                 f"expected train.n_epochs = {train.n_epochs} or more with vqgan.context = previous"
             )
+        if previous and train.token_noise:
+            key = f"train.token_noise = {train.token_noise:g}"
+            yield f"{key}: expected 0 with vqgan.context = previous"
+        if previous and self.clip_chunk.min_frames < PART_FRAMES:
+            frames = self.clip_chunk.min_frames
+            key = f"clip_chunk.min_frames = {frames}"
+            yield f"{key}: expected {PART_FRAMES} or more with vqgan.context = previous"
         if self.source.kind != "moving_mnist" or not fresh:
             return
         key = f"source.moving_mnist.epoch_sequences = {fresh}"
@@ -474,8 +482,6 @@ class Params(Section):
             yield f"{key}: expected vqgan.context = previous, or 0"
         if (ingest.height, ingest.width) != (CANVAS, CANVAS):
             yield f"{key}: expected ingest.height and ingest.width of {CANVAS}, or 0"
-        if previous and train.token_noise:
-            yield f"{key}: expected train.token_noise = 0, not {train.token_noise:g}"
 
     def _broken_frame_rules(self) -> Iterator[str]:
         """Frames that the tokens do not cover, or that are too small."""

@@ -42,7 +42,7 @@ def main() -> None:
             "loss": settings.vqgan.loss,
         }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "model.safetensors"]
-        inputs += [SHARDS / "index.json"] if task.fresh else []
+        inputs += [SHARDS / "index.json"] if task.parts else []
         resume = Resume("gpt2_train", sections, inputs)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:

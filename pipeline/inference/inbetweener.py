@@ -32,7 +32,7 @@ from pipeline.models.flow import (
 )
 from pipeline.models.gpt.checkpoint import load_gpt
 from pipeline.models.gpt.model import Conditioning, FrameGpt
-from pipeline.models.gpt.sampling import GREEDY, generate, resolve_mode
+from pipeline.models.gpt.sampling import GREEDY, generate, predict, resolve_mode
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
@@ -287,26 +287,28 @@ class InBetweener:
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         """`T B N`: with the previous frame as context, features are those of decoded frames."""
-        tokenizer = self.tokenizer
-        previous, end = (frames.to_float(x.to(self.device)) for x in (first, last))  # B 3 H W
-        size = (len(first), tokenizer.tokens_per_frame)
-        features = torch.zeros(
-            len(first), int(lengths.max()), size[1], tokenizer.context_channels, device=self.device
-        )
-        given = tokenizer.context_features(end, end).float()
-        features[torch.arange(len(first)), lengths - 1] = given
-        features[:, 1] = tokenizer.context_features(previous, end)
-        nothing = torch.zeros(size, dtype=torch.int64, device=self.device)
-        given = Conditioning(nothing, lengths, features)
+        tokenizer, generator = self.tokenizer, generator or torch.Generator().manual_seed(0)
+        image, end = (frames.to_float(x.to(self.device)) for x in (first, last))  # B 3 H W
+        given = tokenizer.context_features(end, end).float()  # B N C
         # without warps there is no null code
         decoding = decoding.model_copy(update={"min_confidence": 0.0})
-        clips = []
-        for ids in generate(self.gpt, nothing, given, decoding, generator):
-            clips.append(ids)
-            previous = tokenizer.decode(ids, previous)
-            if (following := len(clips) + 1) < features.shape[1] - 1:
-                features[:, following] = tokenizer.context_features(previous, end)
-        return torch.stack(clips)
+        nothing = torch.zeros(given.shape[:2], dtype=torch.int64, device=self.device)  # B N
+        ids, seen = [nothing], []  # by frame
+        for number in range(int(lengths.max()) - 2):
+            seen.append(tokenizer.context_features(image, end).float())
+            # As in training, a part of the clip: its first frame is the oldest that is seen.
+            start = max(0, number - self.gpt.config.window)
+            n_frames = (lengths - start).clamp(min=len(seen) - start + 2)
+            features = given.new_zeros(len(first), int(n_frames.max()), *given.shape[1:])
+            features[:, 1 : len(seen) - start + 1] = torch.stack(seen[start:], 1)
+            features[torch.arange(len(first)), n_frames - 1] = given
+            window = torch.stack([nothing, *ids[start + 1 :]], 1)  # B T N
+            codes = predict(
+                self.gpt, window, Conditioning(nothing, n_frames, features), decoding, generator
+            )
+            ids.append(codes)
+            image = tokenizer.decode(codes, image)
+        return torch.stack(ids[1:])
 
     def _follow(self, first: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Frames `T 3 H W`, each decoded from ids `T N` and the frame before; first: `1 3 H W`."""

@@ -36,7 +36,7 @@ from pipeline.training.perceptual import Perceptual, perceptual_loss
 from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 from pipeline.training.token_dataset import (
-    FreshTokenSet,
+    PartSet,
     TokenBatch,
     TokenSet,
     add_token_noise,
@@ -86,7 +86,7 @@ class GptTask(Task):
     ) -> None:
         """tokenizer: the trained one, on `device`: its codebook starts the token embeddings.
 
-        shards: with digits there, training draws its sequences anew in every epoch.
+        shards: with the previous frame as context, what the sequences are of.
         """
         self.settings, self.device, self.processes = settings.train, device, processes
         self.precision, self.tokenizer = settings.base.precision, tokenizer
@@ -96,11 +96,12 @@ class GptTask(Task):
         method = self.settings.batch_method
         self.tokens = {split: TokenSet(tokens, split, config, method) for split in ("train", "val")}
         train = self.tokens["train"]
-        self.fresh = None
-        if shards is not None and isinstance(tokenizer, PreviousTokenizer):
-            sequences = SequenceSet(shards, "train", settings.base.seed)
-            if sequences.drawn_anew:
-                self.fresh = FreshTokenSet(sequences, tokenizer, self.settings.n_epochs)
+        self.parts = None
+        if isinstance(tokenizer, PreviousTokenizer):
+            self.parts = {}
+            for split in self.tokens:
+                sequences = SequenceSet(shards, split, settings.base.seed)
+                self.parts[split] = PartSet(sequences, tokenizer, self.settings.n_epochs)
 
         self.module = FrameGpt(config)
         self.module.init_from_codebook(tokenizer.codebook.cpu())
@@ -146,26 +147,24 @@ class GptTask(Task):
         return perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
 
     def size(self, split: str) -> int:
-        if self.fresh is not None and split == "train":
-            return len(self.fresh)
-        return len(self.tokens[split])
+        return len((self.parts or self.tokens)[split])
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        if self.fresh is not None:
-            return [self.fresh.name(row) for row in rows]
+        if self.parts is not None:
+            return [self.parts["train"].sequences.name(row) for row in rows]
         return [self.tokens["train"].names[row] for row in rows]
 
     def count_targets(self, rows: Sequence[int]) -> int:
-        if self.fresh is not None:
-            return len(rows)  # each sequence counts alike, whatever of it is predicted
+        if self.parts is not None:
+            return len(rows)  # each part counts alike, however much of it is predicted
         lengths = [len(self.tokens["train"].clips[row]) for row in rows]
         if self.settings.batch_method == "truncation":
             lengths = [min(lengths)] * len(lengths)
         return sum(n - 2 for n in lengths) * self.module.config.tokens_per_frame
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
-        if self.fresh is not None:
-            batch = self.fresh.batch(rows, self.device, epoch)
+        if self.parts is not None:
+            batch = self.parts["train"].batch(rows, self.device, epoch)
         else:
             batch = self.tokens["train"].batch(rows, self.device, self.generator)
         if epoch >= self.settings.stop_ground_truth_after_epoch:
@@ -190,14 +189,17 @@ class GptTask(Task):
         generator = torch.Generator().manual_seed(0)  # the same tokens are masked in every epoch
         results = []
         for rows in batches:
-            batch = self.tokens["val"].batch(rows, self.device, generator)
+            if self.parts is not None:
+                batch = self.parts["val"].batch(rows, self.device, self.settings.n_epochs)
+            else:
+                batch = self.tokens["val"].batch(rows, self.device, generator)
             passes = self._passes(batch.ids[:, :-2], batch.ids)
             sums: dict[str, float] = {}
             for one in passes:
                 total, parts = self._loss(one, batch, generator)
                 for name, value in ({"total": total} | parts).items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if not isinstance(self.tokenizer, PreviousTokenizer):  # which needs drawn frames
+            if self.parts is None:  # those need drawn frames
                 generated = torch.stack(self._generate(batch), 1)  # B T-2 N
                 i = 1 + torch.arange(generated.shape[1], device=self.device)
                 exists = is_target(batch.n_frames[:, None], i[None])  # B T-2

@@ -22,7 +22,7 @@ from pipeline.models.gpt.sequence import pad, truncated_frames
 from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.training.sequence_dataset import SequenceSet
 
-SHORT_SHARE = 0.7  # of the batches of fresh sequences that predict one frame a sequence
+SHORT_SHARE = 0.8  # of the batches of parts that predict one frame of each
 MOST_TARGETS = 4  # frames that the others predict
 GROWING = 0.6  # share of the epochs in which their parts grow to whole sequences
 
@@ -109,12 +109,12 @@ class TokenSet:
         )
 
 
-class FreshTokenSet:
-    """Sequences that are drawn anew in every epoch, and encoded when a batch is asked for.
+class PartSet:
+    """Parts of sequences, encoded when a batch is asked for: with the previous frame as context.
 
-    A row is a part of a sequence, of which the first few frames are to be predicted. The way to a
-    far last frame is what is hard to learn, and the first frame decides on it. So parts are short
-    at first, and grow to whole sequences during the first GROWING of all epochs.
+    Of a part the first few frames are to be predicted. The way to a far last frame is what is hard
+    to learn, and the first frame decides on it. So parts are short at first, and grow to whole
+    sequences during the first GROWING of all epochs.
     """
 
     def __init__(self, sequences: SequenceSet, tokenizer: PreviousTokenizer, n_epochs: int) -> None:
@@ -123,19 +123,18 @@ class FreshTokenSet:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def name(self, row: int) -> str:
-        return self.sequences.name(row)
-
     def batch(self, rows: Sequence[int], device: torch.device, epoch: int) -> TokenBatch:
+        """Ids `B K+2 N`: of the part's first frame, the K to predict, and its last."""
         random = np.random.default_rng((self.sequences.seed, epoch, rows[0], 2))
         targets = 1 if random.random() < SHORT_SHARE else MOST_TARGETS  # K
+        shortest = targets + 2
         grown = min(1.0, (epoch + 1) / (GROWING * self.n_epochs))
         images, lengths = [], []
         for row in rows:
-            total, shortest = self.sequences.n_frames(row), targets + 2
-            longest = shortest + round(grown * (total - shortest))
-            half = random.random() < 0.5
-            length = longest if half else int(random.integers(shortest, longest + 1))
+            total = self.sequences.n_frames(row)
+            length = longest = shortest + round(grown * (total - shortest))
+            if random.random() < 0.5:
+                length = int(random.integers(shortest, longest + 1))
             start = int(random.integers(total - length + 1))
             numbers = [*range(start, start + targets + 1), start + length - 1]
             images.append(self.sequences.frames(row, epoch, numbers))

@@ -101,6 +101,29 @@ def generate(
         yield ids
 
 
+@torch.no_grad()
+def predict(
+    model: FrameGpt,
+    frames: Tensor,
+    cond: Conditioning,
+    decoding: Decoding = GREEDY,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Token ids `B N` of the frame after `frames`, the ids `B T N` of the frames 0..T-1.
+
+    Of a full-clip sequence. For a model whose context features come of frames that it drew itself:
+    they change from frame to frame, so nothing is kept.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if resolve_mode(decoding.mode, model.config) == "parallel":
+        return sample(model(frames, cond)[:, -1], decoding, generator)
+    partial = torch.full_like(frames, model.config.num_embeddings)
+    for step in range(1, decoding.steps + 1):
+        _, logits = model.complete(frames, cond, partial)  # B T N V
+        partial[:, -1] = unmask(partial[:, -1], logits[:, -1], step, decoding, generator)
+    return partial[:, -1]
+
+
 def unmask(
     partial: Tensor,
     logits: Tensor,
