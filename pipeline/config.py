@@ -30,7 +30,7 @@ from pipeline.errors import UserError, read_text
 
 PARAMS_FILE = Path("params.yaml")
 CANVAS = 64  # pixels a side of Moving MNIST
-PART_FRAMES = 6  # of the shortest clip whose parts train a transformer with context previous
+PART_FRAMES = 5  # of the shortest clip whose parts train a transformer with context previous
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 MOST_FRAMES = 1000  # of a clip

@@ -22,8 +22,8 @@ from pipeline.models.gpt.sequence import pad, truncated_frames
 from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.training.sequence_dataset import SequenceSet
 
-SHORT_SHARE = 0.8  # of the batches of parts that predict one frame of each
-MOST_TARGETS = 4  # frames that the others predict
+SHORT_SHARE = 0.85  # of the batches of parts that predict one frame of each
+MOST_TARGETS = 3  # frames that the others predict
 GROWING = 0.6  # share of the epochs in which their parts grow to whole sequences
 
 

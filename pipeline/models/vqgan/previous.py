@@ -211,8 +211,11 @@ def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> to
     after = WINDOW - stride - before
     windows = F.unfold(F.pad(half[0], (before, after) * 2), WINDOW, stride=stride)  # B WW N
     places = F.unfold(F.pad(half[1], (before, WINDOW - 1 - before) * 2), WINDOW)  # B WW HW/4
-    windows, places = (x / (x.norm(dim=1, keepdim=True) + 0.2) for x in (windows, places))
+    windows = windows / (windows.norm(dim=1, keepdim=True) + 0.2)
     correlation = windows.transpose(1, 2) @ places  # B N HW/4
+    padded = F.pad(half[1].square(), (before, WINDOW - 1 - before) * 2)
+    norms = F.avg_pool2d(padded, WINDOW, 1, divisor_override=1).clamp_min(0).sqrt()
+    correlation = correlation / (norms.flatten(2) + 0.2)
     token = torch.arange(grid[0] * grid[1], device=images.device)
     at = torch.stack([token // grid[1], token % grid[1]], 1) * stride  # N 2
     rows = torch.arange(height, dtype=torch.int16, device=images.device)[:, None]
