@@ -156,7 +156,8 @@ class GptTask(Task):
 
     def count_targets(self, rows: Sequence[int]) -> int:
         if self.parts is not None:
-            return len(rows)  # each part counts alike, however much of it is predicted
+            # each part counts alike, however many frames of it are predicted
+            return len(rows) * self.module.config.tokens_per_frame
         lengths = [len(self.tokens["train"].clips[row]) for row in rows]
         if self.settings.batch_method == "truncation":
             lengths = [min(lengths)] * len(lengths)
