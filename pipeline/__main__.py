@@ -8,6 +8,7 @@ from pipeline.errors import run_main
 
 COMMANDS = {
     "generate": "draws the in-between frames of given images",
+    "retime": "draws more frames a second into a film",
     "check": "tells what is missing before a run",
     "presets": "lists sets of parameters, or writes one into params.yaml",
 }
