@@ -110,7 +110,7 @@ def retime(arguments: argparse.Namespace) -> None:
     _begin(parts, [*chosen, *_identity(path, settings)])
     try:
         notes = [*header.notes, *look.notes]
-        film = _first_reading(path, header, model, settings, start, parts / "film.npz", notes)
+        film = first_reading(path, header, model, settings, start, parts / "film.npz", notes)
         rate = wish or film.fps * (arguments.factor or 1)
         plan = make_plan(film, rate, arguments.on or 1, arguments.holds == "keep")
         height, width = (side + side % 2 for side in header.decoded_size)
@@ -250,7 +250,7 @@ def _begin(parts: Path, identity: list) -> None:
         partial.write_text(identity)
 
 
-def _first_reading(
+def first_reading(
     path: Path,
     header: Header,
     model: InBetweener,

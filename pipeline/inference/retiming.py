@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.inference.clip import CUT_CHANGE, CUT_CONSISTENT
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import consistent_share
+from pipeline.video.probe import parse_fps
 
 MOVING_SECONDS = 1 / 6  # of a drawing on fours, at 24 frames a second
 SNAP = 0.1  # of a frame: so near to a source frame, that one is shown
@@ -31,8 +32,7 @@ class Film(NamedTuple):
     """What is known of a film's frames after the first reading; `first` is the number of frame 0.
 
     times: float64 `T`, seconds from the start of the file; new: bool `T`, a drawing that was not
-    shown before; cut: bool `T`, the first of a scene. fps: of frames that come evenly, or the
-    average.
+    shown before; cut: bool `T`, the first of a scene. fps: of frames where they come evenly.
     """
 
     times: np.ndarray
@@ -57,9 +57,11 @@ def even_times(times: np.ndarray, fps: Fraction) -> tuple[np.ndarray, Fraction]:
     """Times without the rounding of containers, and the rate; uneven ones as they are."""
     if not uneven(times, fps):
         return times[0] + np.arange(len(times)) / float(fps), fps
-    mean = Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1001)
-    near = abs(mean / fps - 1) < Fraction(1, 10)
-    return times, fps if near else min(max(mean, Fraction(1)), Fraction(GREATEST_RATE))
+    steps = np.diff(times)  # a hold may be one long step: the short ones tell the rate
+    least = np.quantile(steps, 0.1)
+    rate = parse_fps(f"{1 / steps[steps < 1.25 * least].mean():f}")
+    near = abs(rate / fps - 1) < Fraction(1, 20)
+    return times, fps if near else min(max(rate, Fraction(1)), Fraction(GREATEST_RATE))
 
 
 def uneven(times: np.ndarray, fps: Fraction) -> bool:

@@ -70,7 +70,7 @@ def write(name: str, frames: np.ndarray, *options: str, fps: str = "24", inputs=
 def said(path: Path | str) -> str:
     """What ffmpeg says of a file."""
     command = [FFMPEG, "-hide_banner", "-i", f"file:{path}"]
-    return subprocess.run(command, capture_output=True, check=False).stderr.decode()
+    return subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
 
 
 def read(name: Path | str) -> np.ndarray:
@@ -291,6 +291,7 @@ PQ = (
     "colorspace=bt2020nc:range=tv", "-c:v", "ffv1",
 )  # fmt: skip
 TAGS = "setparams=colorspace={}:color_primaries={}:color_trc={}:range={}"
+FULL_RANGE = TAGS.format("smpte170m", "unknown", "unknown", "pc")
 
 
 def filtered(*options: str, n: int = 6, **more):
@@ -322,11 +323,12 @@ KINDS = {  # file: how it is made, frames, what ffmpeg says of the output, what 
         "bt470bg/bt470bg/smpte170m", "",
     ),
     "pc.mp4": (
-        filtered("-vf", f"scale=out_range=pc,{TAGS.format('smpte170m', 'unknown', 'unknown', 'pc')}", *X264),
-        12, "yuvj420p(pc, smpte170m/unknown/unknown", "",
+        filtered("-vf", f"scale=out_range=pc,{FULL_RANGE}", *X264), 12,
+        "yuvj420p(pc, smpte170m/unknown/unknown", "",
     ),
     "odd.mkv": (
-        lambda name: write(name, scene(6, size=(65, 127)), "-c:v", "ffv1"), 12, "128x66", "padded to 66x128",
+        lambda name: write(name, scene(6, size=(65, 127)), "-c:v", "ffv1"), 12, "128x66",
+        "padded to 66x128",
     ),
     "wide.mkv": (filtered(*X264, "-aspect", "32:9"), 12, "SAR 16:9", ""),
 }  # fmt: skip
