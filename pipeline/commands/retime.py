@@ -187,7 +187,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"{out}: expected a name ending in .mp4")
     if out.exists() and out.samefile(film):
         raise UserError(f"{out} is the film itself; choose another name for the output")
-    clip_writer.check(out, [])
+    try:
+        clip_writer.check(out, [])
+    except UserError as error:
+        raise UserError(str(error).replace("--out ", "", 1)) from None
 
 
 def _rate(arguments: argparse.Namespace, header: Header) -> Fraction | None:
