@@ -237,6 +237,8 @@ def test_other_choices_begin_anew(project, monkeypatch, capsys):
     run("in.mp4", "out.mp4", "--factor", "3")
     assert "out.mp4.parts was of another film, model or choice" in capsys.readouterr().err
     assert len(read("out.mp4")) == 36
+    run("in.mp4", "out.mp4", "--factor", "2")  # in place of its own
+    assert len(read("out.mp4")) == 24
 
 
 @pytest.mark.parametrize(("second", "n"), [((), 240), (("5",), 192)])
