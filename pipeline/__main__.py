@@ -9,6 +9,7 @@ from pipeline.errors import run_main
 COMMANDS = {
     "generate": "draws the in-between frames of given images",
     "app": "the same in a browser",
+    "retime": "draws more frames a second into a film",
     "export": "writes the trained model as a folder that travels, with its card",
     "check": "tells what is missing before a run",
     "presets": "lists sets of parameters, or writes one into params.yaml",

@@ -47,7 +47,7 @@ LICENSES = (  # that the hub takes (huggingface.co/docs/hub/repositories-license
 
 
 def main(words: list[str] | None = None) -> None:
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     _check(arguments)
     hub.require_place(arguments.folder)
     if arguments.push:
@@ -105,7 +105,7 @@ def model_card(arguments: argparse.Namespace) -> str:
     return str(card)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline export",
         description=__doc__,
