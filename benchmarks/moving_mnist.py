@@ -130,7 +130,7 @@ def main() -> None:
         values = np.array(pairs)
         lines.append(line(f"moving_mnist/{name}: PSNR", values[:, 0].mean(), "dB"))
         lines.append(line(f"moving_mnist/{name}: SSIM", values[:, 1].mean(), ""))
-    for name in features.keys() - {"truth"}:
+    for name in [name for name in features if name != "truth"]:
         a, b = np.stack(features[name]), np.stack(features["truth"])
         lines.append(line(f"moving_mnist/{name}: FVD", frechet(a, b), ""))
         lines.append(line(f"moving_mnist/{name}: KVD", polynomial_mmd(a, b), ""))

@@ -30,7 +30,6 @@ from pipeline.errors import UserError, read_text
 
 PARAMS_FILE = Path("params.yaml")
 CANVAS = 64  # pixels a side of Moving MNIST
-PART_FRAMES = 5  # of the shortest clip whose parts train a transformer with context previous
 KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with context
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 MOST_FRAMES = 1000  # of a clip
@@ -471,10 +470,18 @@ class Params(Section):
         if previous and train.token_noise:
             key = f"train.token_noise = {train.token_noise:g}"
             yield f"{key}: expected 0 with vqgan.context = previous"
-        if previous and self.clip_chunk.min_frames < PART_FRAMES:
-            frames = self.clip_chunk.min_frames
-            key = f"clip_chunk.min_frames = {frames}"
-            yield f"{key}: expected {PART_FRAMES} or more with vqgan.context = previous"
+        if previous and train.batch_method != "padding":
+            key = f"train.batch_method = {train.batch_method}"
+            yield f"{key}: expected padding with vqgan.context = previous"
+        if previous and self.vqgan.trainer.augmentation != "none":
+            key = f"vqgan.trainer.augmentation = {self.vqgan.trainer.augmentation}"
+            yield f"{key}: expected none with vqgan.context = previous"
+        if previous and train.n_frames_before == "all":
+            yield "train.n_frames_before = all: expected a number with vqgan.context = previous"
+        elif previous and self.clip_chunk.min_frames < train.n_frames_before + 3:
+            key = f"clip_chunk.min_frames = {self.clip_chunk.min_frames}"
+            least = f"train.n_frames_before + 3 = {train.n_frames_before + 3}"
+            yield f"{key}: expected {least} or more with vqgan.context = previous"
         if self.source.kind != "moving_mnist" or not fresh:
             return
         key = f"source.moving_mnist.epoch_sequences = {fresh}"
@@ -487,18 +494,24 @@ class Params(Section):
         """Frames that the tokens do not cover, or that are too small."""
         ingest, vqgan, sizes = self.ingest, self.vqgan, self.vqgan.autoencoder
         levels = len(sizes.channels_multiplier)
+        token = sizes.patch_size * 2 ** (levels - 1)  # pixels a side
         if vqgan.context == "keyframes":
-            stride = max(vqgan.keyframes.patch_size, KEYFRAME_STRIDE)
+            token = vqgan.keyframes.patch_size
+            stride = max(token, KEYFRAME_STRIDE)
             reason = f"vqgan.keyframes.patch_size = {vqgan.keyframes.patch_size}"
         elif vqgan.context == "previous":
-            stride = vqgan.previous.patch_size
+            stride = token = vqgan.previous.patch_size
             reason = f"vqgan.previous.patch_size = {stride}"
         else:
-            stride = sizes.patch_size * 2 ** (levels - 1)
+            stride = token
             reason = f"vqgan.autoencoder.patch_size = {sizes.patch_size}, and {levels} levels"
         for side in ("height", "width"):
             if (value := getattr(ingest, side)) % stride:
                 yield f"ingest.{side} = {value}: expected a multiple of {stride} ({reason})"
+            elif value % (token * self.transformer.merge):
+                multiple = token * self.transformer.merge
+                merge = f"transformer.merge = {self.transformer.merge} tokens of {token} pixels"
+                yield f"ingest.{side} = {value}: expected a multiple of {multiple} ({merge})"
         longer = max(ingest.height, ingest.width)
         sides = [longer // sizes.patch_size // 2**level for level in range(levels)]
         for side in sizes.attention_resolution:

@@ -1,4 +1,4 @@
-"""Stage `vqgan_train`: image shards to a trained tokenizer."""
+"""Stage `vqgan_train`: image or clip shards to a trained tokenizer."""
 
 from pathlib import Path
 

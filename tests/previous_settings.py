@@ -21,7 +21,7 @@ SMALL = {
         "previous": {"patch_size": 16, "channels": 8},
         "vqvae": {"num_embeddings": 16, "embedding_dim": 6},
         "loss": {"perceptual_loss": "none", "perceptual_subset": 0, "mse_weight": 10.0},
-        "trainer": {"batch_size": 4, "n_epochs": 2, "gen_lr": 5e-3},
+        "trainer": {"batch_size": 4, "n_epochs": 2, "augmentation": "none", "gen_lr": 5e-3},
     },
     "transformer": {"transformer_type": "plain", "n_layer": 2, "n_head": 2, "n_embd": 16},
     "train": {"batch_size": 2, "n_epochs": 2, "token_noise": 0.0, "lr_max": 1e-2},

@@ -22,6 +22,7 @@ import numpy as np
 from pipeline import config, frames, io
 from pipeline.data import executor
 from pipeline.data.detector_features import FrameTerms, detector_size
+from pipeline.data.digits import DIGITS_FILE
 from pipeline.data.frame_cache import FrameCache
 from pipeline.data.frame_file import READABLE, SUFFIX, frame_bytes, write_frames
 from pipeline.errors import UserError
@@ -110,6 +111,7 @@ def ingest(
     for path in out.glob(f"*{SUFFIX}"):  # of videos that are no longer there, or were too short
         if path.name.removesuffix(SUFFIX) not in written:
             path.unlink()
+    (out / DIGITS_FILE).unlink(missing_ok=True)  # of Moving MNIST, before
     io.write_table(rows, io.VIDEOS, out / "videos.parquet")
     _say_notes(readable)
     cache.prune(sum(path.stat().st_size for path in out.glob(f"*{SUFFIX}")))

@@ -151,6 +151,8 @@ class InBetweener:
     ) -> Iterator[torch.Tensor]:
         """The inner frames of one clip, uint8 `K H W 3` at a time, so that few are held in memory.
 
+        With the previous frame as context all are held at the model's size.
+
         first, last: `H W 3` of the model's size; ids `T N`; large: keyframes at the size of the
         output; numbers: draws these frames only. Raises NotFinite where the networks give no
         numbers.
@@ -347,7 +349,7 @@ class InBetweener:
         clips = []
         for k, n in enumerate(n_frames):
             ends = shown[0][k], shown[1][k]
-            inner = self.draw(first[k], last[k], n, ids[:, k], ends)
+            inner = self.draw(first[k], last[k], n, ids[: n - 2, k], ends)
             clips.append(torch.cat([ends[0][None].cpu(), *inner, ends[1][None].cpu()]))
         return clips
 

@@ -62,7 +62,8 @@ def precompute(
                         ids, features = _encode(
                             loaded, clip, flow, flipped, reverse, batch_size, device, precision
                         )
-                    uses += torch.bincount(ids.flatten(), minlength=len(uses))
+                    inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
+                    uses += torch.bincount(inner.flatten(), minlength=len(uses))
                     counts["frames"] += len(ids)
                     rows.append(
                         {

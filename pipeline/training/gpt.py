@@ -4,7 +4,8 @@ Until epoch `stop_ground_truth_after_epoch` the model reads true previous frames
 with `token_noise` some of their tokens are wrong). Afterwards it reads its own predictions,
 generated from the clip's two ends, so that it learns to continue them. The generation has no
 gradient; the pass that reads it has one. Mode `maskgit` has a loss of its own beside that of the
-one pass, and both count as much.
+one pass, and both count as much. With `vqgan.context: previous` parts of sequences are read, always
+true ones, while generation reads frames that it drew.
 
 Clips differ in length, so batches have unlike numbers of targets. A loss is the mean over those of
 its batch, and the trainer weighs batches by them (`count_targets`). How many of them `maskgit`
@@ -28,6 +29,7 @@ from pipeline.models.gpt import sampling
 from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.gpt.sequence import is_target
+from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.runtime import autocast
@@ -79,7 +81,7 @@ class GptTask(Task):
         self,
         settings: config.Params,
         tokens: Path,
-        tokenizer: Tokenizer | PreviousTokenizer,
+        tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer,
         device: torch.device,
         processes: DistributedContext = SINGLE_PROCESS,
         shards: Path | None = None,
@@ -101,14 +103,17 @@ class GptTask(Task):
             self.parts = {}
             for split in self.tokens:
                 sequences = SequenceSet(shards, split, settings.base.seed)
-                self.parts[split] = PartSet(sequences, tokenizer, self.settings.n_epochs)
+                self.parts[split] = PartSet(
+                    sequences, tokenizer, self.settings.n_epochs, self.settings.n_frames_before + 1
+                )
 
         self.module = FrameGpt(config)
         self.module.init_from_codebook(tokenizer.codebook.cpu())
-        self.module.init_bias(train.counts(config.num_embeddings))
+        self.module.init_bias(train.counts(config.num_embeddings, inner=self.parts is not None))
         if config.context_channels:
             clips = train.features[:: -(-len(train) // CONTEXT_CLIPS)]
-            self.module.fit_context(torch.cat([clip.flatten(0, 1) for clip in clips]))
+            first = 0 if self.parts is None else 1  # from which frame on there are features
+            self.module.fit_context(torch.cat([clip[first:].flatten(0, 1) for clip in clips]))
         if settings.transformer.pretrained:
             left_out = load_pretrained(self.module.gpt, settings.transformer.pretrained)
             if left_out and processes.is_main:
@@ -165,7 +170,8 @@ class GptTask(Task):
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         if self.parts is not None:
-            batch = self.parts["train"].batch(rows, self.device, epoch)
+            with autocast(self.device, self.precision):
+                batch = self.parts["train"].batch(rows, self.device, epoch, step)
         else:
             batch = self.tokens["train"].batch(rows, self.device, self.generator)
         if epoch >= self.settings.stop_ground_truth_after_epoch:
@@ -191,7 +197,8 @@ class GptTask(Task):
         results = []
         for rows in batches:
             if self.parts is not None:
-                batch = self.parts["val"].batch(rows, self.device, self.settings.n_epochs)
+                with autocast(self.device, self.precision):
+                    batch = self.parts["val"].batch(rows, self.device, 0, None)
             else:
                 batch = self.tokens["val"].batch(rows, self.device, generator)
             passes = self._passes(batch.ids[:, :-2], batch.ids)
@@ -200,7 +207,7 @@ class GptTask(Task):
                 total, parts = self._loss(one, batch, generator)
                 for name, value in ({"total": total} | parts).items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if self.parts is None:  # those need drawn frames
+            if self.parts is None:  # parts need decoded frames
                 generated = torch.stack(self._generate(batch), 1)  # B T-2 N
                 i = 1 + torch.arange(generated.shape[1], device=self.device)
                 exists = is_target(batch.n_frames[:, None], i[None])  # B T-2

@@ -13,6 +13,10 @@ import torch
 from pipeline.data.datasets import ClipSet
 from pipeline.data.digits import CANVAS, DIGITS, DIGITS_FILE, N_FRAMES, draw
 
+# Last number of the key of a sequence that is drawn anew. Not 0: NumPy takes the key of a stored
+# sequence, which has three numbers, for the same with a 0 behind.
+KEY = 3
+
 
 class SequenceSet:
     """Sequences of one split by row and epoch."""
@@ -25,10 +29,6 @@ class SequenceSet:
             with np.load(shards / DIGITS_FILE) as content:
                 self.digits, self.count = content["digits"], int(content["epoch_sequences"])
             self.clips.require_size(CANVAS, CANVAS)
-
-    @property
-    def drawn_anew(self) -> bool:
-        return self.digits is not None
 
     def __len__(self) -> int:
         return self.count
@@ -43,8 +43,7 @@ class SequenceSet:
         """uint8 `T H W 3`: the frames of these numbers."""
         if self.digits is None:
             return self.clips.view(row)[list(numbers)]
-        # four numbers: unlike the three of any stored sequence
-        grey = draw(self.digits, DIGITS, N_FRAMES, (self.seed, epoch, row, 0), numbers)
+        grey = draw(self.digits, DIGITS, N_FRAMES, (self.seed, epoch, row, KEY), numbers)
         return np.repeat(grey[..., None], 3, axis=3)
 
     def windows(self, rows: Sequence[int], epoch: int, length: int) -> torch.Tensor:

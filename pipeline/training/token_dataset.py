@@ -23,7 +23,6 @@ from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.training.sequence_dataset import SequenceSet
 
 SHORT_SHARE = 0.85  # of the batches of parts that predict one frame of each
-MOST_TARGETS = 3  # frames that the others predict
 GROWING = 0.6  # share of the epochs in which their parts grow to whole sequences
 
 
@@ -84,9 +83,10 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def counts(self, num_embeddings: int) -> Tensor:
-        """How often each token id occurs, `V`."""
-        return torch.cat([clip.flatten() for clip in self.clips]).bincount(minlength=num_embeddings)
+    def counts(self, num_embeddings: int, inner: bool = False) -> Tensor:
+        """How often each token id occurs, `V`; inner: without those of both given frames."""
+        clips = [clip[1:-1] if inner else clip for clip in self.clips]
+        return torch.cat([clip.flatten() for clip in clips]).bincount(minlength=num_embeddings)
 
     def batch(
         self, rows: Sequence[int], device: torch.device, generator: torch.Generator
@@ -114,23 +114,40 @@ class PartSet:
 
     Of a part the first few frames are to be predicted. The way to a far last frame is what is hard
     to learn, and the first frame decides on it. So parts are short at first, and grow to whole
-    sequences during the first GROWING of all epochs.
+    sequences during the first GROWING of all epochs. Most batches predict one frame of each part,
+    the others `most_targets`: one more than the frames before that generation has.
     """
 
-    def __init__(self, sequences: SequenceSet, tokenizer: PreviousTokenizer, n_epochs: int) -> None:
+    def __init__(
+        self,
+        sequences: SequenceSet,
+        tokenizer: PreviousTokenizer,
+        n_epochs: int,
+        most_targets: int,
+    ) -> None:
         self.sequences, self.tokenizer, self.n_epochs = sequences, tokenizer, n_epochs
+        self.most_targets = most_targets
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def batch(self, rows: Sequence[int], device: torch.device, epoch: int) -> TokenBatch:
-        """Ids `B K+2 N`: of the part's first frame, the K to predict, and its last."""
-        random = np.random.default_rng((self.sequences.seed, epoch, rows[0], 2))
-        targets = 1 if random.random() < SHORT_SHARE else MOST_TARGETS  # K
+    def batch(
+        self, rows: Sequence[int], device: torch.device, epoch: int, step: int | None
+    ) -> TokenBatch:
+        """Ids `B K+2 N`: of the part's first frame, the K to predict, and its last.
+
+        How many are predicted hangs on the step, and each part on its row: so batches of several
+        processes are alike. step: None for validation, whose parts are the same in every epoch.
+        """
+        seed, grown, targets = self.sequences.seed, 1.0, self.most_targets  # K
+        if step is not None:
+            grown = min(1.0, (epoch + 1) / (GROWING * self.n_epochs))
+            if np.random.default_rng((seed, step, 2)).random() < SHORT_SHARE:
+                targets = 1
         shortest = targets + 2
-        grown = min(1.0, (epoch + 1) / (GROWING * self.n_epochs))
         images, lengths = [], []
         for row in rows:
+            random = np.random.default_rng((seed, epoch if step is not None else 0, row, 4))
             total = self.sequences.n_frames(row)
             length = longest = shortest + round(grown * (total - shortest))
             if random.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Training of the tokenizer: VQ-GAN's losses (thesis, section 3.2), for both kinds of tokenizer.
+"""Training of the tokenizers: VQ-GAN's losses (thesis, section 3.2), for all three kinds.
 
 Total of the generator: mean absolute error + mse_weight * mean squared error + edge_weight * edge
 loss + perceptual_weight * perceptual loss + codebook_weight * (codebook + commitment loss) + weight
@@ -381,7 +381,7 @@ class PreviousTask(VqganTask):
         size = (settings.ingest.height, settings.ingest.width)
         self._build(PreviousTokenizer(self.settings, *size))
         count = self.size("train")
-        images = self._windows(range(0, count, max(1, 2 * count // START_FRAMES)), 0)
+        images = self._windows(range(0, count, max(1, 4 * count // START_FRAMES)), 0)
         self.tokenizer.init_from_data(
             images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1), self.generator
         )
@@ -393,7 +393,7 @@ class PreviousTask(VqganTask):
         return [self.sequences["train"].name(row) for row in rows]
 
     def _windows(self, rows: Sequence[int], epoch: int | None) -> torch.Tensor:
-        """`B T 3 H W`."""
+        """`B T 3 H W`, T = 1 + UNROLLED consecutive frames."""
         split = "val" if epoch is None else "train"
         windows = self.sequences[split].windows(rows, epoch or 0, 1 + UNROLLED)  # B T H W 3
         return frames.to_float(windows.flatten(0, 1).to(self.device)).unflatten(

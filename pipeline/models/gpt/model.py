@@ -1,6 +1,6 @@
 """GPT-2 that predicts the next frame's token ids, in one pass or in several steps.
 
-It knows token ids and context features, never pixels. Letters: B clips, T frames, N tokens a frame,
+It knows token ids and context features of frames. Letters: B clips, T frames, N tokens a frame,
 V codebook size, M previous frames, C context channels, E width. Token ids are int64 in [0, V); V is
 the mask token, a token that is not known yet.
 
@@ -13,8 +13,8 @@ modes predict with one set of weights:
 - `maskgit`: a partly known frame is completed, some tokens a step, the most confident first (Chang
   et al., MaskGIT, 2022, arXiv:2202.04200). Each target frame has a query block (`sequence`).
 
-The context features of frame i+1 say what the warped keyframes show there. They are added to the
-block that predicts frame i+1.
+The context features of frame i+1 say what the warped keyframes show there, or what frame i shows
+and where it is found again in the last frame. They are added to the block that predicts frame i+1.
 """
 
 import json

@@ -4,7 +4,7 @@ Of a clip with frames 0..n-1 the first and the last are given; the model predict
 frame i+1 it sees the last frame and the frames i-M+1 .. i, oldest first, with M = `n_frames_before`
 (thesis, Table 6), and in a full-clip sequence the first frame too.
 
-`full_clip`: one sequence of blocks `last, 0, 1, ..., n-3`, N positions each. Block 0 is the last
+`full_clip`: one sequence of blocks `last, 0, 1, ..., n-3`, P positions each. Block 0 is the last
 frame; block b >= 1 is frame b-1 and predicts frame b in one pass. For mode `maskgit` one query
 block for each of the frames 1, 2, ... follows. It holds the partly known frame b and sees what
 block b sees, and itself. `sliding_window`: one sequence `last, i-M+1, ..., i` for each target.

@@ -32,7 +32,7 @@ LAYERS = 2  # of things that move, each with weights of its own
 BLOCKS = 3  # residual blocks of the decoder that see the codes
 BLACK = -1.0
 WINDOW = 12  # pixels a side, at half the size, by which a place is found again in the last frame
-PEAKS, PEAK_RADIUS = 2, 2  # places that are told, and how near to one there is no other
+PEAKS, PEAK_RADIUS = 2, 2  # best matches of a patch, and how near to one no other is taken
 PERIODS = (128.0, 64.0, 32.0, 16.0, 8.0)  # pixels
 MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
 
@@ -78,8 +78,8 @@ class PreviousTokenizer(nn.Module):
         cost = error.square().mean((2, 4, 6))  # B K H/c W/c
         cost = F.avg_pool2d(cost, 3, 1, 1)
         cost = cost / (cost.mean(1, keepdim=True) + 0.04) - 1
-        seen = F.pixel_unshuffle(torch.cat([previous, images], 1), CELL)
-        return self.encoder(torch.cat([cost, seen], 1))
+        pixels = F.pixel_unshuffle(torch.cat([previous, images], 1), CELL)
+        return self.encoder(torch.cat([cost, pixels], 1))
 
     @torch.no_grad()
     def init_from_data(
@@ -116,15 +116,17 @@ class PreviousTokenizer(nn.Module):
         predicted, beside a clip's last frame its own, and zeros elsewhere.
         """
         before, after = images[:, :-2], images[:, 1:-1]  # B K 3 H W
-        codes = self.encode(after.flatten(0, 1), before.flatten(0, 1))
+        pairs = zip(after.flatten(0, 1).split(64), before.flatten(0, 1).split(64), strict=True)
+        codes = torch.cat([self.encode(*pair) for pair in pairs])
         ids = F.pad(codes.unflatten(0, before.shape[:2]), (0, 0, 1, 1))  # B K+2 N
-        seen = torch.cat([before, images[:, -1:]], 1)  # B K+1 3 H W
-        last = images[:, -1:].expand_as(seen)
-        found = self.context_features(seen.flatten(0, 1), last.flatten(0, 1))
-        found = found.unflatten(0, seen.shape[:2])  # B K+1 N C
-        features = found.new_zeros(len(images), int(n_frames.max()), *found.shape[2:])
-        features[:, 1 : seen.shape[1]] = found[:, :-1]
-        features[torch.arange(len(images)), n_frames - 1] = found[:, -1]
+        frames = torch.cat([before, images[:, -1:]], 1)  # B K+1 3 H W
+        last = images[:, -1:].expand_as(frames)
+        pairs = zip(frames.flatten(0, 1).split(64), last.flatten(0, 1).split(64), strict=True)
+        matched = torch.cat([self.context_features(*pair) for pair in pairs])
+        matched = matched.unflatten(0, frames.shape[:2])  # B K+1 N C
+        features = matched.new_zeros(len(images), int(n_frames.max()), *matched.shape[2:])
+        features[:, 1 : frames.shape[1]] = matched[:, :-1]
+        features[torch.arange(len(images)), n_frames - 1] = matched[:, -1]
         return ids, features
 
     def forward(self, vectors: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
@@ -142,8 +144,9 @@ class PreviousTokenizer(nn.Module):
         The pixels of each patch, and where in the last frame it is found again.
         """
         patches = F.pixel_unshuffle(self._colours(images), self.patch).flatten(2)
-        found = match(images.mean(1), last.mean(1), self.grid)
-        return torch.cat([patches.transpose(1, 2), found], 2)
+        with torch.autocast(images.device.type, enabled=False):  # bf16 confuses near matches
+            matches = match(images.float().mean(1), last.float().mean(1), self.grid)
+        return torch.cat([patches.transpose(1, 2), matches], 2)
 
     def _colours(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean(1, keepdim=True) if self.colours == 1 else images
@@ -188,7 +191,7 @@ def cells(images: torch.Tensor) -> torch.Tensor:
 
 
 def shift(images: torch.Tensor) -> torch.Tensor:
-    """`B C H W` shifted by up to REACH pixels: `B K C H/c c W/c c`; edges go on outside."""
+    """`B C H W` shifted by up to REACH pixels: `B K C H/c c W/c c`; edges are replicated."""
     batch, colours, height, width = images.shape
     padded = F.pad(images, (REACH,) * 4, mode="replicate")
     shifted = F.unfold(padded, 2 * REACH + 1)  # B CK HW
@@ -201,8 +204,8 @@ def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> to
     """Where the surroundings of each token are found again in the last frame: `B N C`.
 
     images, last: grey `B H W`, of which BLACK is empty. Windows are compared at half the size by
-    their normalised correlation. Of the PEAKS best places: the correlation, and the way there as
-    sines and cosines, by which near and far ways are told apart alike.
+    their normalised correlation. Of the PEAKS best matches: the correlation, and the displacement
+    as it is and as sines and cosines.
     """
     half = [F.avg_pool2d(x[:, None].float() - BLACK, 2) for x in (images, last)]  # B 1 H/2 W/2
     height, width = half[1].shape[2:]
@@ -224,11 +227,11 @@ def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> to
     channels = []
     for _ in range(PEAKS):
         best, index = correlation.max(2)  # B N
-        found = torch.stack([index // width, index % width], 2)  # B N 2
-        way = 2.0 * (found - at)  # pixels
-        angles = (way[..., None] * frequencies).flatten(2)  # B N 2F
-        channels += [best[..., None], way / height, angles.sin(), angles.cos()]
-        row, column = found.to(torch.int16)[..., None, None].unbind(2)  # B N 1 1
+        place = torch.stack([index // width, index % width], 2)  # B N 2
+        displacement = 2.0 * (place - at)  # pixels
+        angles = (displacement[..., None] * frequencies).flatten(2)  # B N 2F
+        channels += [best[..., None], displacement / height, angles.sin(), angles.cos()]
+        row, column = place.to(torch.int16)[..., None, None].unbind(2)  # B N 1 1
         near = ((rows - row).abs() <= PEAK_RADIUS) & ((columns - column).abs() <= PEAK_RADIUS)
         correlation = correlation.masked_fill(near.flatten(2), -1)
     return torch.cat(channels, 2)

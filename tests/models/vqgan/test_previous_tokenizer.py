@@ -22,7 +22,7 @@ def test_each_shift_is_the_image_moved_by_whole_pixels(down, right):
     assert torch.equal(moved[number][:, inner, inner], expected[:, inner, inner])
 
 
-def test_black_stays_black_whatever_the_codes_say():
+def test_an_untrained_decoder_leaves_black_whatever_the_codes_say():
     model = tokenizer()
     ids = torch.randint(0, 16, (2, model.tokens_per_frame))
     nothing = torch.full((2, 3, 64, 64), BLACK)
