@@ -83,7 +83,7 @@ def from_both_ends(
     return {
         "one sample": clips[0],
         "mean of samples": mean,
-        "best by the last frame": clips[int(np.argmin(missed))],
+        "best by its end": clips[int(np.argmin(missed))],
         "best by the truth": clips[int(np.argmax(close))],
     }
 
@@ -119,11 +119,11 @@ def main() -> None:
                 pair = float(psnr(inner, truth).mean()), float(ssim(inner, truth).mean())
                 scores.setdefault(name, []).append(pair)
             if network is not None and number < arguments.video_clips:
-                for name in ("one sample", "best by the last frame", "greedy", *BASELINES):
+                for name in ("one sample", "best by its end", "greedy", *BASELINES):
                     whole = torch.cat([first, made[name], last])
                     features.setdefault(name, []).append(network(whole))
                 features.setdefault("truth", []).append(network(clip))
-            strips.append((scores["best by the last frame"][-1][0], clip, made))
+            strips.append((scores["best by its end"][-1][0], clip, made))
             bar.update()
     lines = []
     for name, pairs in scores.items():
@@ -138,8 +138,9 @@ def main() -> None:
     strips.sort(key=lambda row: -row[0])
     images = []
     for _, clip, made in (strips[0], strips[len(strips) // 2], strips[-1]):
-        rows = {"truth": clip[1:-1]}
-        rows |= {name: made[name] for name in ("best by the last frame", "mean of samples")}
+        rows = {"truth": clip}
+        for name in ("best by its end", "mean of samples"):
+            rows[name] = torch.cat([clip[:1], made[name], clip[-1:]])
         images.append(strip(rows))
     save_image(stack(images), arguments.out / "moving_mnist.png")
 
