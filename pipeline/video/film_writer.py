@@ -28,7 +28,7 @@ from pipeline.io import atomic
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
 from pipeline.video.ffmpeg_input import PROTOCOLS, executable, open_input
-from pipeline.video.probe import PIXEL, STREAM, Header
+from pipeline.video.probe import PIXEL, STREAM, Header, ffmpeg_says
 
 USUAL = ("yuv420p", "yuvj420p", "nv12")  # written as they are read
 GUESSED = "setparams=colorspace="  # begins the filter by which an untagged film is read
@@ -51,15 +51,7 @@ class Look(NamedTuple):
 def read_look(path: Path, header: Header) -> Look:
     """What to write so that a film looks as the source does in a player."""
     with open_input(path) as source:
-        first = [executable(), "-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
-        process = subprocess.run(
-            [*first, "-i", source.url],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=source.folder,
-            check=False,  # without an output ffmpeg always ends with an error
-        )
-    lines = map(STREAM.match, process.stderr.decode("utf-8", "replace").splitlines())
+        lines = map(STREAM.match, ffmpeg_says(source).splitlines())
     streams = {int(line["number"]): line["rest"] for line in lines if line}
     pixels = PIXELS.search(streams.get(header.stream, ""))
     pixel = Fraction(1)  # width over height, as the container says
