@@ -25,6 +25,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.io import atomic
+from pipeline.video import clip_writer
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
 from pipeline.video.ffmpeg_input import PROTOCOLS, executable, open_input
@@ -105,6 +106,16 @@ def write_part(path: Path, frames: Iterable[np.ndarray], rate: Fraction, look: L
         _run(command, feed, path)
 
 
+def check(out: Path) -> None:
+    """UserError where `out` cannot be written or would cost a file."""
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"{out}: expected a name ending in .mp4")
+    try:
+        clip_writer.check(out, [])
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--out ")) from None
+
+
 def join(
     parts: list[Path],
     out: Path,
@@ -132,7 +143,8 @@ def join(
             with part.open("rb") as file:
                 shutil.copyfileobj(file, pipe)
 
-    with open_input(source) as given, atomic(out.absolute()) as partial:
+    place = Path(os.path.realpath(out))
+    with open_input(source) as given, atomic(place) as partial:
         for k, (options, notes) in enumerate(ways):
             command = ["-f", "h264", "-framerate", str(rate), "-i", "pipe:0", *span]
             command += ["-protocol_whitelist", PROTOCOLS, "-i", given.url, "-map", "0:v:0"]
@@ -142,10 +154,12 @@ def join(
             command += ["-movflags", "+faststart", "-f", "mp4", f"file:{partial}"]
             try:
                 _run(command, feed, out, given.folder)
-                return notes
             except UserError:
                 if k == len(ways) - 1:
                     raise
+            else:
+                check(out)  # again: the drawing may have taken hours
+                return notes
     raise AssertionError
 
 
