@@ -4,7 +4,7 @@ import importlib
 import sys
 import warnings
 
-from pipeline.errors import run_main
+from pipeline.errors import UserError, run_main
 
 COMMANDS = {
     "generate": "draws the in-between frames of given images",
@@ -41,7 +41,7 @@ def _start() -> None:
     if name in ("-h", "--help"):
         print(usage)
     else:
-        sys.exit(f"python -m pipeline: {name!r} is no command\n\n{usage}")
+        raise UserError(f"{name!r} is no command\n\n{usage}")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ def naming(error: OSError, path: Path) -> OSError:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a command's `main`; a UserError, a full disk or memory is one line and exit code 1.
+    """Runs a command's `main`; what a person can mend is one sentence and an exit code.
 
+    That is 2 of a UserError, as of options that argparse refuses, and 1 of a full disk or memory.
     Ctrl-C, SIGTERM and SIGHUP become one line and the exit codes that shells give them, 128 and the
     signal's number. SIGHUP that is ignored (nohup) stays ignored.
     """
@@ -67,7 +68,8 @@ def run_main(main: Callable[[], None]) -> None:
             if sys.stdout:
                 sys.stdout.flush()  # else Python does it at its end, where an error is a traceback
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # nobody reads on, as in `... | head`
         _discard_output()
         sys.exit(128 + signal.SIGPIPE)

@@ -24,7 +24,7 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
 @pytest.mark.parametrize(
     ("body", "code", "line"),
     [
-        ("raise UserError('a.mp4 is a folder')", 1, "error: a.mp4 is a folder"),
+        ("raise UserError('a.mp4 is a folder')", 2, "error: a.mp4 is a folder"),
         (
             "open('/absent')",
             1,

@@ -22,9 +22,10 @@ def test_every_command_is_listed_and_can_be_imported(monkeypatch, capsys):
         assert callable(importlib.import_module(f"pipeline.commands.{name}").main)
 
 
-def test_an_unknown_command_is_named(monkeypatch):
-    with pytest.raises(SystemExit, match="'draw' is no command"):
+def test_an_unknown_command_is_named(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "draw")
+    assert capsys.readouterr().err.startswith("error: 'draw' is no command\n\nusage: ")
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):

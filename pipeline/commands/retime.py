@@ -18,13 +18,16 @@ continues. Needs the models that `dvc repro` leaves in models/.
 """
 
 import argparse
+import fcntl
 import itertools
 import json
+import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,39 +53,31 @@ from pipeline.inference.retiming import (
     uneven,
 )
 from pipeline.models.flow import EVEN
-from pipeline.video import clip_writer, decode
+from pipeline.video import clip_writer, decode, film_writer
 from pipeline.video.film_writer import Look, join, read_look, write_part
 from pipeline.video.folder import Unreadable
 from pipeline.video.probe import Header, Reading, parse_fps, probe
 
 EXPECTED = "expected a film that ffmpeg reads, such as an mp4"
 PREVIEW_SECONDS = 10.0
-PART_FRAMES = 240  # of the output: what a kill can cost
+PART_FRAMES = 48  # of the output: what a kill can cost
+RATE = re.compile(r"0*\d{1,3}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", re.ASCII)
 MIN_SIDE = 16
 PIXEL_SHARE = 0.002  # bytes that a pixel takes in the output, at least
-VERSION = 1  # of what parts hold
+VERSION = 2  # of what parts hold
 
 
 def main(words: list[str] | None = None) -> None:
     arguments = parser().parse_args(words)
     try:
-        try:
-            retime(arguments)
-        except Unreadable as error:
-            reason = error.reason.removeprefix("cannot be read: ")
-            raise UserError(f"{arguments.film} cannot be read: {reason}; {EXPECTED}") from None
-        except (decode.Truncated, decode.Killed) as error:
-            raise UserError(
-                f"{arguments.film} cannot be read whole: {error}; mend it, or cut it there"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"{error.filename or arguments.out}: {error.strerror}; mend that and run the same "
-                "command again, which continues"
-            ) from None
-    except UserError as error:
-        print(f"error: {error}".replace("\n", "\\n"), file=sys.stderr)
-        sys.exit(2)
+        retime(arguments)
+    except Unreadable as error:
+        reason = error.reason.removeprefix("cannot be read: ")
+        raise UserError(f"{arguments.film} cannot be read: {reason}; {EXPECTED}") from None
+    except (decode.Truncated, decode.Killed) as error:
+        raise UserError(
+            f"{arguments.film} cannot be read whole: {error}; mend it, or cut it there"
+        ) from None
 
 
 def retime(arguments: argparse.Namespace) -> None:
@@ -107,8 +102,7 @@ def retime(arguments: argparse.Namespace) -> None:
 
     parts = Path(f"{out}.parts" if start is None else f"{out}.preview.parts")
     chosen = [arguments.factor, str(wish), arguments.on, arguments.holds, start]
-    _begin(parts, [*chosen, *_identity(path, settings)])
-    try:
+    with _kept(parts, [*chosen, *_identity(path, settings)]):
         notes = [*header.notes, *look.notes]
         film = first_reading(path, header, model, settings, start, parts / "film.npz", notes)
         rate = wish or film.fps * (arguments.factor or 1)
@@ -134,11 +128,6 @@ def retime(arguments: argparse.Namespace) -> None:
         delay = max(0.0, float(film.times[0]) - (start or 0.0))
         for note in join(names, out, rate, path, start or 0.0, length, delay):
             print(f"{path}: {note}", file=sys.stderr)
-    except BaseException:
-        if not any(parts.glob("*.h264")):
-            shutil.rmtree(parts, ignore_errors=True)
-        raise
-    shutil.rmtree(parts)
     if draw.n_unlike:
         print(f"{draw.n_unlike} frames are held: those beside have little in common")
     print(
@@ -183,19 +172,15 @@ def _check(arguments: argparse.Namespace) -> None:
     if film.is_dir() or not film.exists():
         fault = "is a folder" if film.is_dir() else "does not exist"
         raise UserError(f"{film} {fault}; {EXPECTED}")
-    if out.suffix.lower() != ".mp4":
-        raise UserError(f"{out}: expected a name ending in .mp4")
     if out.exists() and out.samefile(film):
         raise UserError(f"{out} is the film itself; choose another name for the output")
-    try:
-        clip_writer.check(out, [])
-    except UserError as error:
-        raise UserError(str(error).replace("--out ", "", 1)) from None
+    film_writer.check(out)
 
 
 def _rate(arguments: argparse.Namespace, header: Header) -> Fraction | None:
     """Frames a second of the output, where they do not depend on the film."""
-    if not arguments.fps:
+    text = arguments.fps
+    if text is None:
         fastest = header.fps * (arguments.factor or 1)
         if fastest > GREATEST_RATE:
             raise UserError(
@@ -203,16 +188,14 @@ def _rate(arguments: argparse.Namespace, header: Header) -> Fraction | None:
                 f"most {GREATEST_RATE}; choose --fps"
             )
         return None
-    try:
-        rate = Fraction(arguments.fps)
-        if 1 <= rate <= GREATEST_RATE and "/" not in arguments.fps:
+    rate = Fraction(0)
+    if RATE.fullmatch(text):  # the text first: 1e999999999 would take forever
+        rate = Fraction(text)
+        if 1 <= rate <= GREATEST_RATE and "/" not in text:
             rate = parse_fps(f"{float(rate):f}")  # 23.976 means 24000/1001
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
     if not 1 <= rate <= GREATEST_RATE or rate.denominator > 1001:
-        raise UserError(
-            f"--fps {arguments.fps[:20]}: expected 1 to {GREATEST_RATE}, such as 48 or 23.976"
-        )
+        given = text[:20] or "''"
+        raise UserError(f"--fps {given}: expected 1 to {GREATEST_RATE}, such as 48 or 23.976")
     return rate
 
 
@@ -238,19 +221,45 @@ def _identity(film: Path, settings: config.Params) -> list:
     return [VERSION, content_hash(film, False), *models, *found, *decode.version()]
 
 
-def _begin(parts: Path, identity: list) -> None:
-    """A folder for parts; what is in it stays where it is of the same film, model and options."""
+@contextmanager
+def _kept(parts: Path, identity: list) -> Iterator[None]:
+    """A folder for parts, ours alone: what is of the same film, model and options is taken up.
+
+    It goes at the end, or where an error comes before there is anything worth keeping.
+    """
     label = parts / "identity.json"
     identity = json.dumps(identity)
     if parts.exists() and not (parts.is_dir() and (label.is_file() or not any(parts.iterdir()))):
         raise UserError(f"{parts} exists and holds no parts of a film; move it away")
-    if label.is_file() and label.read_text() != identity:
-        print(f"{parts} was of another film, model or choice: begun anew", file=sys.stderr)
-        shutil.rmtree(parts)
     parts.mkdir(parents=True, exist_ok=True)
-    io.remove_stale(parts)
-    with io.atomic(label) as partial:
-        partial.write_text(identity)
+    handle = os.open(parts, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError:
+            raise UserError(
+                f"{parts} is in use by another run; wait for its end, or choose another name for "
+                "the output"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        if label.is_file() and label.read_text() != identity:
+            print(f"{parts} was of another film, model or choice: begun anew", file=sys.stderr)
+            for path in parts.iterdir():
+                path.unlink()
+        io.remove_stale(parts)
+        with io.atomic(label) as partial:
+            partial.write_text(identity)
+        try:
+            yield
+        except BaseException as error:
+            worth = "*.h264" if isinstance(error, UserError) else "[!i]*"
+            if not any(parts.glob(worth)):
+                shutil.rmtree(parts, ignore_errors=True)
+            raise
+        shutil.rmtree(parts)
+    finally:
+        os.close(handle)
 
 
 def first_reading(

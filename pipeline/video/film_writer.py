@@ -25,10 +25,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.io import atomic
+from pipeline.video import clip_writer
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
 from pipeline.video.ffmpeg_input import PROTOCOLS, executable, open_input
-from pipeline.video.probe import PIXEL, STREAM, Header
+from pipeline.video.probe import PIXEL, STREAM, Header, ffmpeg_says
 
 USUAL = ("yuv420p", "yuvj420p", "nv12")  # written as they are read
 GUESSED = "setparams=colorspace="  # begins the filter by which an untagged film is read
@@ -51,15 +52,7 @@ class Look(NamedTuple):
 def read_look(path: Path, header: Header) -> Look:
     """What to write so that a film looks as the source does in a player."""
     with open_input(path) as source:
-        first = [executable(), "-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
-        process = subprocess.run(
-            [*first, "-i", source.url],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=source.folder,
-            check=False,  # without an output ffmpeg always ends with an error
-        )
-    lines = map(STREAM.match, process.stderr.decode("utf-8", "replace").splitlines())
+        lines = map(STREAM.match, ffmpeg_says(source).splitlines())
     streams = {int(line["number"]): line["rest"] for line in lines if line}
     pixels = PIXELS.search(streams.get(header.stream, ""))
     pixel = Fraction(1)  # width over height, as the container says
@@ -113,6 +106,16 @@ def write_part(path: Path, frames: Iterable[np.ndarray], rate: Fraction, look: L
         _run(command, feed, path)
 
 
+def check(out: Path) -> None:
+    """UserError where `out` cannot be written or would cost a file."""
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"{out}: expected a name ending in .mp4")
+    try:
+        clip_writer.check(out, [])
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--out ")) from None
+
+
 def join(
     parts: list[Path],
     out: Path,
@@ -140,7 +143,8 @@ def join(
             with part.open("rb") as file:
                 shutil.copyfileobj(file, pipe)
 
-    with open_input(source) as given, atomic(out.absolute()) as partial:
+    place = Path(os.path.realpath(out))
+    with open_input(source) as given, atomic(place) as partial:
         for k, (options, notes) in enumerate(ways):
             command = ["-f", "h264", "-framerate", str(rate), "-i", "pipe:0", *span]
             command += ["-protocol_whitelist", PROTOCOLS, "-i", given.url, "-map", "0:v:0"]
@@ -150,10 +154,12 @@ def join(
             command += ["-movflags", "+faststart", "-f", "mp4", f"file:{partial}"]
             try:
                 _run(command, feed, out, given.folder)
-                return notes
             except UserError:
                 if k == len(ways) - 1:
                     raise
+            else:
+                check(out)  # again: the drawing may have taken hours
+                return notes
     raise AssertionError
 
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.commands import retime
+from pipeline.errors import run_main
 from pipeline.inference import retiming
 from pipeline.inference.retiming import Film, make_plan
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
@@ -26,6 +29,13 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 HEIGHT, WIDTH = 64, 128
 X264 = ("-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p")
 SOUND = ("-f", "lavfi", "-t", "1", "-i", "sine")
+ROOT = Path(__file__).parents[2]
+SMALL_PARTS = """
+from pipeline.commands import retime
+from pipeline.video import film_writer
+retime.PART_FRAMES, film_writer.SPEED = 6, ("-preset", "ultrafast", "-crf", "1")
+retime.main(["in.mp4", "out.mp4", "--factor", "2"])
+"""
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ def sources(shown: np.ndarray, film: np.ndarray, limit: float = 1.0) -> list[int
 
 
 def run(*words: str) -> None:
-    retime.main([str(word) for word in words])
+    run_main(lambda: retime.main([str(word) for word in words]))
 
 
 def plan_of(new: str, rate: float = 24, fps: int = 24, times=None, **options) -> list:
@@ -200,30 +210,56 @@ def test_drawings_with_nothing_in_common_are_held(project, monkeypatch, capsys):
     assert "3 frames are held" in capsys.readouterr().out
 
 
-def test_after_a_kill_the_rest_is_drawn_and_the_film_is_the_same(project, monkeypatch):
+@pytest.mark.parametrize("there", ["*.npz", "*0.h264", "*30.h264"])
+def test_after_a_kill_the_rest_is_drawn_and_the_film_is_the_same(project, monkeypatch, there):
     project()
-    monkeypatch.setattr(retime, "PART_FRAMES", 10)
-    write("in.mp4", np.concatenate([scene(12, 2), scene(12, night=True)]))
+    write("in.mp4", np.concatenate([scene(24, 2), scene(12, night=True)]))
+    monkeypatch.setattr(retime, "PART_FRAMES", 6)
     run("in.mp4", "whole.mp4", "--factor", "2")
-    work, written = retime.write_part, []
-
-    def die(path, *rest):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        work(path, *rest)
-
-    monkeypatch.setattr(retime, "write_part", die)
-    with pytest.raises(KeyboardInterrupt):
-        run("in.mp4", "out.mp4", "--factor", "2")
-    assert not Path("out.mp4").exists() and len([*Path("out.mp4.parts").glob("*.h264")]) == 2
-    first = written.copy()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", SMALL_PARTS], env=environment)
+    while not any(Path("out.mp4.parts").glob(there)):
+        assert process.poll() is None
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not Path("out.mp4").exists()
+    finished = {path.name for path in Path("out.mp4.parts").glob("*.h264")}
+    written, work = set(), retime.write_part
     monkeypatch.setattr(retime, "write_part", lambda path, *rest: (
-        written.append(path.name), work(path, *rest)
+        written.add(path.name), work(path, *rest)
     ))  # fmt: skip
     run("in.mp4", "out.mp4", "--factor", "2")
-    assert len(set(written)) == len(written) == 4 and written[:2] == first
+    assert not written & finished and len(written | finished) == 12
     assert np.array_equal(read("out.mp4"), read("whole.mp4"))
+    assert not [*Path().glob("*.parts")]
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (
+            lambda: run("in.mp4", "out.mp4", "--factor", "3"),
+            "out.mp4.parts is in use by another run; wait",
+        ),
+        (
+            lambda: Path("out.mp4").write_text("mine"),
+            "out.mp4 exists and is no clip of this program",
+        ),
+    ],
+)
+def test_what_comes_while_a_film_is_drawn(project, capsys, monkeypatch, begin, said):
+    project()
+    write("in.mp4", scene(6))
+    work = retime.write_part
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
+        patch.setattr(retime, "write_part", lambda *rest: (work(*rest), begin()))
+        run("in.mp4", "out.mp4", "--factor", "2")
+    assert said in capsys.readouterr().err
+    if Path("out.mp4").exists():
+        assert Path("out.mp4").read_text() == "mine"
+        Path("out.mp4").unlink()
+    monkeypatch.setattr(retime, "write_part", lambda *rest: pytest.fail("drawn again"))
+    run("in.mp4", "out.mp4", "--factor", "2")
+    assert len(read("out.mp4")) == 12
 
 
 def test_other_choices_begin_anew(project, monkeypatch, capsys):
@@ -381,6 +417,9 @@ def test_kinds_of_films(project, capsys, name):
         ("in.mp4 out.mp4 --fps 0", "--fps 0: expected 1 to 240"),
         ("in.mp4 out.mp4 --fps nan", "--fps nan: expected 1 to 240"),
         ("in.mp4 out.mp4 --fps 1/0", "--fps 1/0: expected 1 to 240"),
+        ("in.mp4 out.mp4 --fps 1e999999999", "--fps 1e999999999: expected 1 to 240"),
+        ("in.mp4 out.mp4 --fps=", "--fps '': expected 1 to 240"),
+        ("in.mp4 out.mp4 --factor 1e9", "argument --factor: invalid int value"),
         ("in.mp4 out.mp4 --on 0", "--on 0: expected 1 to 100"),
         ("in.mp4 out.mp4 --on 2 --holds keep", "--holds keep: expected fill"),
         ("in.mp4 out.mp4 --preview -1", "--preview -1.0: expected 0 to"),
@@ -407,7 +446,7 @@ def test_wrong_input_gets_a_sentence_and_code_2(project, capsys, words, said):
     os.mkfifo("pipe")
     before = sorted(path.name for path in Path().rglob("*"))
     words = words.split()
-    if not {"--factor", "--fps", "--on"} & set(words):
+    if not {"--factor", "--fps", "--fps=", "--on"} & set(words):
         words += ["--factor", "2"]
     with pytest.raises(SystemExit) as stopped:
         run(*words)
