@@ -29,7 +29,7 @@ from pipeline.video import clip_writer
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
 from pipeline.video.ffmpeg_input import PROTOCOLS, executable, open_input
-from pipeline.video.probe import PIXEL, STREAM, Header, ffmpeg_says
+from pipeline.video.probe import PIXEL, STREAM, Header, _ffmpeg_says
 
 USUAL = ("yuv420p", "yuvj420p", "nv12")  # written as they are read
 GUESSED = "setparams=colorspace="  # begins the filter by which an untagged film is read
@@ -52,7 +52,7 @@ class Look(NamedTuple):
 def read_look(path: Path, header: Header) -> Look:
     """What to write so that a film looks as the source does in a player."""
     with open_input(path) as source:
-        lines = map(STREAM.match, ffmpeg_says(source).splitlines())
+        lines = map(STREAM.match, _ffmpeg_says(source).splitlines())
     streams = {int(line["number"]): line["rest"] for line in lines if line}
     pixels = PIXELS.search(streams.get(header.stream, ""))
     pixel = Fraction(1)  # width over height, as the container says
