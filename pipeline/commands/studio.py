@@ -115,10 +115,11 @@ class Studio:
         if options.mode not in MODES:
             raise UserError(f"--mode {options.mode}: expected {' or '.join(MODES)}")
         for name in ("first", "last"):
-            if not (fields[name] or {}).get("path"):
+            if not fields[name]:
                 raise UserError(f"the {name} picture is missing; upload one")
             setattr(options, name, self._picture(fields[name], names))
-        more, at = fields["more"] or [], re.findall(r"[^,;\s]+", str(fields["at"] or ""))
+        more = fields["more"] if isinstance(fields["more"], list) else []
+        at = re.findall(r"[^,;\s]+", str(fields["at"] or ""))
         if len(at) != len(more) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
             raise UserError(
                 f"frames of the further keyframes: {' '.join(at) or 'none'}; expected a number for "
@@ -128,9 +129,17 @@ class Studio:
             options.frame.append(f"{number}={self._picture(file, names)}")
         return options
 
-    def _picture(self, file: dict, names: dict[str, str]) -> Path:
-        path = Path(file["path"])
-        name = re.sub(r"[<>&\s]+", " ", Path(file.get("orig_name") or path).name)  # no HTML
+    def uploaded(self, file: Any) -> Path:
+        """Where a file of the page lies. UserError for any other of this machine, and addresses."""
+        with suppress(KeyError, TypeError, ValueError, OSError, RuntimeError):
+            path = Path(file["path"]).resolve()
+            if path.is_relative_to(self.folder):
+                return path
+        raise UserError("expected uploaded pictures, no addresses and no other files; upload them")
+
+    def _picture(self, file: Any, names: dict[str, str]) -> Path:
+        path = self.uploaded(file)
+        name = re.sub(r"[<>&\s]+", " ", Path(str(file.get("orig_name") or path)).name)  # no HTML
         names[str(path)], pixels = name, 0
         with suppress(Exception), Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height  # of what is broken, the reader says it
