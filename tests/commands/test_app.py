@@ -71,6 +71,7 @@ def test_the_clip_is_that_of_the_command_line(client):
             assert frames.read(f"clip/{path.name}") == path.read_bytes()
     assert min(Image.open(sheet).size) > 100
     assert notes.startswith("6 frames of 50 x 30 pixels")
+    assert "a GIF counts hundredths" in notes and "a GIF has 256 colours" in notes
     assert {path.name for path in Path("kept/clip_0001").iterdir()} == {
         *("clip.mp4", "clip.gif", "clip_png.zip")
     }
@@ -96,7 +97,32 @@ def test_the_documented_call(served, monkeypatch):
     with served() as address:
         call = snippet.replace("http://127.0.0.1:7860", address)
         exec(call, result := {})
-    assert result["notes"] == "24 frames of 50 x 30 pixels"
+    assert result["notes"].startswith("24 frames of 50 x 30 pixels")
+
+
+def test_png_files_keep_transparency(client):
+    for name in ("a.png", "b.png"):
+        pixels = np.array(Image.open(name).convert("RGBA"))
+        pixels[:10, :, 3] = 0
+        Image.fromarray(pixels).save(name)
+    _, _, (mp4, gif, archive), notes = client(n_frames=4)
+    generate.main(["--first", "a.png", "--last", "b.png", "--n-frames", "4", "--out", "cli"])
+    with zipfile.ZipFile(archive) as frames:
+        for path in Path("cli").iterdir():
+            assert Image.open(path).mode == "RGBA"
+            assert frames.read(f"clip/{path.name}") == path.read_bytes()
+    assert (np.array(Image.open(gif).convert("RGB"))[:10] == 255).all()
+    reader = imageio_ffmpeg.read_frames(mp4)
+    next(reader)
+    assert np.frombuffer(next(reader), np.uint8)[: 8 * 50 * 3].min() > 250
+    assert "transparent parts are kept in the PNG files" in notes
+
+
+def test_too_little_memory_is_one_sentence(client, monkeypatch):
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")):
+        monkeypatch.setattr(generate, "write_clips", mock.Mock(side_effect=error))
+        with pytest.raises(Exception, match=r"^not enough memory; choose smaller pictures"):
+            client(n_frames=4)
 
 
 def test_what_is_wrong_is_one_sentence(client, capfd):
