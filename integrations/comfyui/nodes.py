@@ -170,10 +170,8 @@ def draw(
     pictures = {frame: _pixels(image) for frame, image in images.items()}
     size = pictures[0].shape[:2]
     if min(size) < MIN_SIDE:
-        raise UserError(
-            f"the first picture is {size[0]}x{size[1]} pixels; expected at least "
-            f"{MIN_SIDE}x{MIN_SIDE}"
-        )
+        least = f"{MIN_SIDE}x{MIN_SIDE}"
+        raise UserError(f"first is {size[0]}x{size[1]} pixels; expected at least {least}")
     pictures = {frame: frames.canvas(image, *size, "crop") for frame, image in pictures.items()}
     clip, n_frames = Clip(model, pictures, segments(pictures, on), size), max(pictures) + 1
     check_memory(clip, HELD_BYTES * n_frames)

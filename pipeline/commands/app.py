@@ -170,11 +170,10 @@ def build(studio: Studio) -> Any:
                 return await super().preprocess_data(*arguments, **options)
             except gr.Error:
                 raise
-            except UserError as error:
-                raise gr.Error(str(error), 30, print_exception=False) from None
             except Exception as error:
-                reason = f"a field cannot be read ({str(error).splitlines()[0]})"
-                raise gr.Error(f"{reason}; see Use via API", print_exception=False) from None
+                reason = f"a field cannot be read ({str(error).partition(chr(10))[0]})"
+                words = str(error) if isinstance(error, UserError) else f"{reason}; see Use via API"
+                raise gr.Error(words, print_exception=False) from None
 
     def draw(
         first, last, n_frames, on, ease, fps, seed, samples, best, temperature, mode,

@@ -19,14 +19,7 @@ from pipeline import config, progress, runtime
 from pipeline.config import Decoding
 from pipeline.errors import UserError
 from pipeline.inference import keyframes
-from pipeline.inference.clip import (
-    Clip,
-    TokenIds,
-    check_memory,
-    conversions,
-    output_size,
-    timed,
-)
+from pipeline.inference.clip import Clip, TokenIds, check_memory, conversions, output_size, timed
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.flow import MAX_EXPONENT
 from pipeline.models.gpt.sampling import resolve_mode

@@ -157,16 +157,11 @@ def timed(model: InBetweener, ease: float | None) -> InBetweener:
     """The model with a fixed timing; for 0 or None itself, with the one that it has learnt."""
     if not ease:
         return model
-    if not 1 <= ease <= MAX_EXPONENT:  # NaN is never in range
-        raise UserError(
-            f"ease {ease:g}: expected from 1, even timing, to {MAX_EXPONENT:g}, held until the "
-            "middle, or the learnt timing, 0"
-        )
     if not model.has_context:
-        raise UserError(
-            f"ease {ease:g}: this model warps no keyframes, so they have no timing; leave it as "
-            "learnt"
-        )
+        raise UserError(f"ease {ease:g}: this model warps no keyframes; leave it as learnt")
+    if not 1 <= ease <= MAX_EXPONENT:  # NaN is never in range
+        timings = f"from 1, even timing, to {MAX_EXPONENT:g}, held until the middle"
+        raise UserError(f"ease {ease:g}: expected {timings}, or 0, as learnt")
     model = copy.copy(model)  # others that draw with it keep their timing
     model.easing = Easing.fixed(ease)
     return model
