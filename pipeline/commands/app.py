@@ -171,8 +171,9 @@ def build(studio: Studio) -> Any:
             except gr.Error:
                 raise
             except Exception as error:
-                reason = f"a field cannot be read ({str(error).partition(chr(10))[0]})"
-                words = str(error) if isinstance(error, UserError) else f"{reason}; see Use via API"
+                words = str(error).partition("\n")[0]
+                if not isinstance(error, UserError):
+                    words = f"a field cannot be read ({words}); see Use via API"
                 raise gr.Error(words, print_exception=False) from None
 
     def draw(

@@ -158,7 +158,21 @@ def check_content(
         kind, most = suffix[1:].upper(), MOST_FPS[suffix]
         lines.append(f"a {kind} shows at most {most} frames a second, not {fps:g}")
     if suffix == ".gif":
-        lines += _check_gif(images, n_frames, min(fps, MOST_FPS[suffix]))
+        fps = min(fps, MOST_FPS[suffix])
+        seconds = n_frames / fps
+        if seconds > GIF_SECONDS:
+            raise UserError(
+                f"the clip would last {seconds:.0f} seconds; expected at most {GIF_SECONDS} of a "
+                "GIF; choose fewer frames or .mp4"
+            )
+        if not math.isclose(100 / fps, round(100 / fps)):
+            short = int(100 / fps)
+            lines.append(
+                f"a GIF counts hundredths of a second; frames last {short} or {short + 1} of them, "
+                f"{fps:g} frames a second on average"
+            )
+        if any(image.getcolors(256) is None for image in images):
+            lines.append("a GIF has 256 colours a frame, and the pictures have more")
     png = io.BytesIO()
     images[0].save(png, "png")
     needed = png.tell() * LEAST_SHARE[suffix] * n_frames * n_clips / 1e6
@@ -170,24 +184,6 @@ def check_content(
             f"{math.floor(10 * free) / 10} MB are free on its disk; "
             "free some space, or choose fewer frames or a smaller size"
         )
-    return lines
-
-
-def _check_gif(images: list[Image.Image], n_frames: int, fps: float) -> list[str]:
-    seconds, lines = n_frames / fps, []
-    if seconds > GIF_SECONDS:
-        raise UserError(
-            f"the clip would last {seconds:.0f} seconds; expected at most {GIF_SECONDS} of a "
-            "GIF; choose fewer frames or .mp4"
-        )
-    if not math.isclose(100 / fps, round(100 / fps)):
-        short = int(100 / fps)
-        lines.append(
-            f"a GIF counts hundredths of a second; frames last {short} or {short + 1} of them, "
-            f"{fps:g} frames a second on average"
-        )
-    if any(image.getcolors(256) is None for image in images):
-        lines.append("a GIF has 256 colours a frame, and the pictures have more")
     return lines
 
 
