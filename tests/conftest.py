@@ -108,6 +108,7 @@ def write_tokens() -> Callable:
 @pytest.fixture(scope="session")
 def untrained(moving) -> Callable:
     """Random networks of the settings; the tokenizer started from clips, so it sees a little."""
+    import previous_settings
     import torch
 
     from pipeline import frames
@@ -143,6 +144,13 @@ def untrained(moving) -> Callable:
                 GptConfig.from_params(settings, tokenizer.grid, tokenizer.context_channels)
             ).eval()
             gpt.fit_context(features)
+        elif settings.vqgan.context == "previous":
+            tokenizer, (images,) = previous_settings.tokenizer(), previous_settings.floats(1)
+            gpt = FrameGpt(
+                GptConfig.from_params(settings, tokenizer.grid, tokenizer.context_channels)
+            ).eval()
+            last = images[-1:].expand(len(images), -1, -1, -1)
+            gpt.fit_context(tokenizer.context_features(images, last).flatten(0, 1))
         else:
             tokenizer = Tokenizer(settings.vqgan, *size).eval()
             images = frames.to_float(torch.cat(clips))
@@ -162,13 +170,13 @@ def untrained(moving) -> Callable:
 def saved_models(tiny, untrained) -> Callable[..., Path]:
     """Writes random networks as the stages leave them in models/, of the settings with changes."""
 
-    def save(folder: Path, changes: dict | None = None) -> Path:
+    def save(folder: Path, changes: dict | config.Params | None = None) -> Path:
         import torch
 
         from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
         from pipeline.models.gpt.checkpoint import save_gpt
 
-        settings = tiny(changes)
+        settings = changes if isinstance(changes, config.Params) else tiny(changes)
         model = untrained(settings)
         save_tokenizer(model.tokenizer, settings, folder / "vqgan")
         weights = load_tokenizer(folder / "vqgan", torch.device("cpu")).sha256

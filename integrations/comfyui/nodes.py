@@ -4,7 +4,6 @@ Pictures are ComfyUI's IMAGE, float32 `B H W C` in [0, 1]. The drawing is that o
 `python -m pipeline generate`: pictures keep their size, and all get that of the first one.
 """
 
-import copy
 import logging
 import re
 import sys
@@ -36,14 +35,14 @@ if not Path(pipeline.__file__).is_relative_to(REPOSITORY):
 from pipeline import config, frames  # noqa: E402
 from pipeline.errors import UserError  # noqa: E402
 from pipeline.inference import hub  # noqa: E402
-from pipeline.inference.clip import Clip, check_memory, conversions  # noqa: E402
+from pipeline.inference.clip import Clip, check_memory, conversions, timed  # noqa: E402
 from pipeline.inference.inbetweener import InBetweener  # noqa: E402
-from pipeline.inference.keyframes import frames_to_draw, segments  # noqa: E402
-from pipeline.models.flow import MAX_EXPONENT, Easing  # noqa: E402
+from pipeline.inference.keyframes import MIN_SIDE, frames_to_draw, segments  # noqa: E402
+from pipeline.models.flow import MAX_EXPONENT  # noqa: E402
 
 MODELS = "nakawari"  # the folder in ComfyUI's models/
 MAX_FRAMES = 10_000
-HELD_BYTES = 15  # of a pixel of a frame: as float32, and as uint8 before
+HELD_BYTES = 18  # of a pixel of a frame, at most: uint8 one by one, in one tensor, and as float32
 DECODING = config.load(REPOSITORY / "params.yaml").evaluate.decoding
 folder_paths.add_model_folder_path(MODELS, str(Path(folder_paths.models_dir) / MODELS))
 
@@ -167,17 +166,12 @@ def draw(
     temperature: float,
 ) -> torch.Tensor:
     """Given pictures `H W C` by frame to the whole clip, `B H W 3`; the given ones are in it."""
-    if ease and not model.has_context:
-        raise UserError(f"ease {ease:g}: this model warps no keyframes; expected 0")
-    if 0 < ease < 1:
-        raise UserError(f"ease {ease:g}: expected 0 (learnt), or 1 (even) to {MAX_EXPONENT:g}")
-    model = copy.copy(model)  # its easing is of this node only
-    if ease:
-        model.easing = Easing.fixed(ease)
+    model = timed(model, ease)
     pictures = {frame: _pixels(image) for frame, image in images.items()}
     size = pictures[0].shape[:2]
-    if min(size) < 16:
-        raise UserError(f"the first picture has {size[0]}x{size[1]} pixels; expected 16x16 or more")
+    if min(size) < MIN_SIDE:
+        least = f"{MIN_SIDE}x{MIN_SIDE}"
+        raise UserError(f"first is {size[0]}x{size[1]} pixels; expected at least {least}")
     pictures = {frame: frames.canvas(image, *size, "crop") for frame, image in pictures.items()}
     clip, n_frames = Clip(model, pictures, segments(pictures, on), size), max(pictures) + 1
     check_memory(clip, HELD_BYTES * n_frames)

@@ -160,19 +160,21 @@ def examples(folder: Path) -> list[list]:
 def build(studio: Studio) -> Any:
     """The page, a gr.Blocks; its one public function is what `gradio_client` calls as /draw."""
     import gradio as gr
+    from gradio_client.utils import is_file_obj_with_meta, traverse
 
     class Page(gr.Blocks):
         async def preprocess_data(self, *arguments, **options):
             """What does not fit the fields is one sentence, too; nothing is fetched."""
-            if "'path': 'http" in str(arguments[1]):
-                raise gr.Error("expected pictures as files, no addresses", print_exception=False)
             try:
+                traverse(arguments[1], studio.uploaded, is_file_obj_with_meta)  # of addresses, too
                 return await super().preprocess_data(*arguments, **options)
             except gr.Error:
                 raise
             except Exception as error:
-                reason = f"a field cannot be read ({str(error).splitlines()[0]})"
-                raise gr.Error(f"{reason}; see Use via API", print_exception=False) from None
+                words = str(error).partition("\n")[0]
+                if not isinstance(error, UserError):
+                    words = f"a field cannot be read ({words}); see Use via API"
+                raise gr.Error(words, print_exception=False) from None
 
     def draw(
         first, last, n_frames, on, ease, fps, seed, samples, best, temperature, mode,

@@ -82,7 +82,8 @@ def model_card(arguments: argparse.Namespace) -> str:
     if missing:
         print(f"without {missing} the card says that it is not said", file=sys.stderr)
     trained = read_json(MODELS / "vqgan/config.json")
-    warped = trained["vqgan"]["context"] == "keyframes" and trained["flow"]["method"] != "dis"
+    context = trained["vqgan"]["context"]
+    warped = context == "keyframes" and trained["flow"]["method"] != "dis"
     rows = {"**model**, all clips": numbers["inbetween"]}
     rows |= {"**model**, most motion": numbers["inbetween_high_motion"]}
     rows |= numbers["baselines_high_motion"]
@@ -91,6 +92,7 @@ def model_card(arguments: argparse.Namespace) -> str:
         template_str="---\n{{ card_data }}\n---\n\n" + TEMPLATE.read_text("utf-8"),
         title=arguments.push or arguments.folder.resolve().name,
         size=trained["ingest"],
+        context=context,
         counts=numbers["counts"],
         rows=rows,
         names=NAMES,

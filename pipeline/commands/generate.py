@@ -9,28 +9,23 @@ at the output's size.
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline import config, frames, progress, runtime
+from pipeline import config, progress, runtime
 from pipeline.config import Decoding
 from pipeline.errors import UserError
 from pipeline.inference import keyframes
-from pipeline.inference.clip import Clip, TokenIds, check_memory, conversions, output_size
+from pipeline.inference.clip import Clip, TokenIds, check_memory, conversions, output_size, timed
 from pipeline.inference.inbetweener import InBetweener
-from pipeline.models.flow import MAX_EXPONENT, Easing
+from pipeline.models.flow import MAX_EXPONENT
 from pipeline.models.gpt.sampling import resolve_mode
-from pipeline.video import clip_writer, transparency
-from pipeline.video.folder import Unreadable
-from pipeline.video.pictures import EXPECTED, FITTED, size_text
+from pipeline.video import clip_writer
 
 VQGAN, GPT2 = Path("models/vqgan"), Path("models/gpt2")
-MIN_SIDE = 16  # pixels of a given picture
 
 
 def main(words: list[str] | None = None) -> None:
@@ -48,15 +43,15 @@ def main(words: list[str] | None = None) -> None:
     background = arguments.background
     if background is None and outs[0].suffix.lower() not in clip_writer.KEEPS_ALPHA:
         background = "white"
-    images = read_pictures(paths, background)
+    images = keyframes.read_pictures(paths, say, background)
 
     model = load_models(runtime.prepare(settings.base), settings.base.precision)
     clip = clip_to_draw(model, images, arguments, decoding)
     shown = [clip.shown(image) for image in clip.large.values()]
     n_frames = max(images) + 1
-    clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
+    lines = clip_writer.check_content(outs[0], shown, n_frames, arguments.samples, arguments.fps)
     check_memory(clip, n_frames * clip_writer.HELD.get(outs[0].suffix.lower(), 0))
-    for line in conversions(clip, images, arguments.on):
+    for line in lines + conversions(clip, images, arguments.on):
         say(line)
 
     total = n_drawings(clip, arguments)
@@ -92,19 +87,13 @@ def clip_to_draw(
 ) -> Clip:
     """UserError where this model has no use for an option."""
     size = output_size(arguments.size, images[0].shape[:2], model.ingest)
-    if arguments.ease and not model.has_context:
-        raise UserError(
-            f"--ease {arguments.ease:g}: this model warps no keyframes, so they have no timing; "
-            "train it with vqgan.context = keyframes, or leave the option out"
-        )
     if arguments.steps and resolve_mode(decoding.mode, model.gpt.config) == "parallel":
         raise UserError(
             f"--steps {arguments.steps}: mode parallel has no steps; leave the option out, or take "
             "--mode maskgit, where the model was trained for it"
         )
-    if arguments.ease:
-        model.easing = Easing.fixed(arguments.ease)
-    return Clip(model, images, keyframes.segments(images, arguments.on), size)
+    parts = keyframes.segments(images, arguments.on)
+    return Clip(timed(model, arguments.ease), images, parts, size)
 
 
 def n_drawings(clip: Clip, arguments: argparse.Namespace) -> int:
@@ -236,52 +225,6 @@ def short(value: object) -> str:
     """A number as it was given; the middle of a long one is left out."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) < 30 else f"{text[:10]}...{text[-5:]}"
-
-
-def read_pictures(
-    paths: dict[int, Path],
-    background: str | None = "white",
-    say: Callable[[str], object] = say,
-) -> dict[int, np.ndarray]:
-    """uint8 `H W 3` by frame, in the aspect of frame 0; says what was done to them, in lines.
-
-    background: a colour that is put under transparent parts; None keeps them: if any picture has
-    some, all are `H W 4`.
-    """
-    colour = transparency.parse_colour(background) if background is not None else None
-    images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
-    for frame, path in paths.items():
-        with suppress(OSError):  # the reader says which
-            if path.is_dir() or not path.exists():
-                fault = "is a folder" if path.exists() else "does not exist"
-                raise UserError(f"{path} {fault}; {EXPECTED}")
-        try:
-            picture = transparency.read(path)
-        except Unreadable as error:
-            reason = error.reason.removeprefix("cannot be read: ")
-            raise UserError(f"{path} cannot be read: {reason}; {EXPECTED}") from None
-        image = picture.pixels
-        if image.shape[2] == 4 and colour:
-            how = "shown on" if image[..., 3].any() else "wholly:"
-            picture.notes.append(f"transparent, {how} {background}")
-            image = transparency.over(image, colour)
-        for note in picture.notes:
-            notes[note][str(path)] = None
-        size = size_text(image)
-        if min(image.shape[:2]) < MIN_SIDE:
-            raise UserError(f"{path} is {size} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
-        first = images.get(0, image)
-        if image.shape[:2] != first.shape[:2]:
-            notes[f"scaled to {size_text(first)}, {FITTED}"][f"{path} ({size})"] = None
-            image = frames.canvas(image, *first.shape[:2], "crop")
-        images[frame] = image
-    for note, names in notes.items():
-        say(f"{', '.join(names)}: {note}")
-    if any(image.shape[2] == 4 for image in images.values()):
-        for frame, image in images.items():
-            opaque = np.full_like(image[..., :1], 255)
-            images[frame] = np.concatenate([image, opaque], axis=2)[..., :4]
-    return images
 
 
 def load_models(device: torch.device, precision: str) -> InBetweener:

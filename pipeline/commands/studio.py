@@ -1,7 +1,7 @@
 """What the web app draws: its fields in, the files of a clip out; one at a time.
 
 The fields become options of `generate`, whose code checks and draws. PNG files are drawn first; the
-mp4, the GIF, a preview that every browser plays and a strip of frames are made of them.
+mp4, the GIF, a preview that every browser plays and a strip of frames are made of them, on white.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import config, frames, io
 from pipeline.commands import generate
-from pipeline.errors import UserError
+from pipeline.errors import OUT_OF_MEMORY, UserError
 from pipeline.inference.clip import check_memory, conversions
 from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import read_pictures
 from pipeline.video import clip_writer
 from pipeline.video.pictures import FORMATS
+from pipeline.video.transparency import WHITE, over
 from pipeline.video.writer import write_video
 
 MAX_SAMPLES, MAX_FPS = 8, 240
@@ -41,8 +43,6 @@ LABELS = {  # of generate's options, on the page and in its messages
     "best_of": "Samples",
     "temperature": "Temperature",
     "mode": "Mode",
-    "out": "The clip",
-    "size": "picture",
 }
 MODES = "parallel", "maskgit"
 PREVIEW, STRIP = "preview.mp4", "strip.png"
@@ -61,7 +61,6 @@ class Studio:
         limits: argparse.Namespace,
     ) -> None:
         self.model, self.settings, self.folder, self.limits = model, settings, folder, limits
-        self.learnt = model.easing
         self.turn, self.stopped = threading.Lock(), False
 
     def stop(self) -> None:
@@ -82,9 +81,13 @@ class Studio:
                 if self.limits.out:
                     lines.append(f"kept in {keep(files, self.limits.out)}")
                 place = work.rename(tempfile.mkdtemp(dir=self.folder))
-        except (UserError, OSError, MemoryError) as error:
+        except (UserError, OSError, MemoryError, RuntimeError) as error:
             if isinstance(error, OSError):
                 error = f"the clip could not be written ({error.strerror}); free some space"
+            elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+                error = "not enough memory; choose smaller pictures or fewer frames"
+            elif isinstance(error, RuntimeError):
+                raise
             raise UserError(_in_words(str(error), names)) from None
         shown = [str(place / name) for name in (PREVIEW, STRIP)]
         downloads = [str(place / file.name) for file in files]
@@ -115,10 +118,11 @@ class Studio:
         if options.mode not in MODES:
             raise UserError(f"--mode {options.mode}: expected {' or '.join(MODES)}")
         for name in ("first", "last"):
-            if not (fields[name] or {}).get("path"):
+            if not fields[name]:
                 raise UserError(f"the {name} picture is missing; upload one")
             setattr(options, name, self._picture(fields[name], names))
-        more, at = fields["more"] or [], re.findall(r"[^,;\s]+", str(fields["at"] or ""))
+        more = fields["more"] if isinstance(fields["more"], list) else []
+        at = re.findall(r"[^,;\s]+", str(fields["at"] or ""))
         if len(at) != len(more) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
             raise UserError(
                 f"frames of the further keyframes: {' '.join(at) or 'none'}; expected a number for "
@@ -128,9 +132,17 @@ class Studio:
             options.frame.append(f"{number}={self._picture(file, names)}")
         return options
 
-    def _picture(self, file: dict, names: dict[str, str]) -> Path:
-        path = Path(file["path"])
-        name = re.sub(r"[<>&\s]+", " ", Path(file.get("orig_name") or path).name)  # no HTML
+    def uploaded(self, file: Any) -> Path:
+        """Where a file of the page lies. UserError for any other of this machine, and addresses."""
+        with suppress(KeyError, TypeError, ValueError, OSError, RuntimeError):
+            path = Path(file["path"]).resolve()
+            if path.is_relative_to(self.folder):
+                return path
+        raise UserError("expected uploaded pictures, no addresses and no other files; upload them")
+
+    def _picture(self, file: Any, names: dict[str, str]) -> Path:
+        path = self.uploaded(file)
+        name = re.sub(r"[<>&\s]+", " ", Path(str(file.get("orig_name") or path)).name)  # no HTML
         names[str(path)], pixels = name, 0
         with suppress(Exception), Image.open(path, formats=FORMATS) as image:
             pixels = image.width * image.height  # of what is broken, the reader says it
@@ -147,11 +159,12 @@ class Studio:
         """Fills the folder `work`; gives the downloads in it, and lines about them."""
         decoding, paths = generate.checked(options, self.settings)
         notes: list[str] = []
-        images = generate.read_pictures(paths, say=notes.append)
-        self.model.easing = self.learnt
+        images = read_pictures(paths, notes.append, None)
         clip = generate.clip_to_draw(self.model, images, options, decoding)
         shown = [clip.shown(image) for image in clip.large.values()]
         n_frames = max(images) + 1
+        if clip.has_alpha:
+            notes.append("transparent parts are kept in the PNG files, and on white elsewhere")
         check_memory(clip, n_frames)
         total, done = generate.n_drawings(clip, options), 0
 
@@ -167,7 +180,9 @@ class Studio:
             if options.samples == 1:
                 names = ["clip"]
             folders = [frames_folder / name for name in names]
-            clip_writer.check_content(folders[0], shown, n_frames, 3 * len(names), options.fps)
+            on_white, count = [over(image, WHITE) for image in shown], len(names)
+            for out, pictures in ((folders[0], shown), (work / "clip.gif", on_white)):
+                notes += clip_writer.check_content(out, pictures, n_frames, 3 * count, options.fps)
             advance(0)
             generate.write_clips(clip, folders, options, decoding, advance)
             progress(None, desc="writing the downloads")
@@ -202,15 +217,15 @@ def _in_words(text: str, names: dict[str, str]) -> str:
     """generate's sentence with the page's labels for its options, and the pictures' own names."""
     for path, name in names.items():
         text = text.replace(path, name)
-    text = re.sub(rf" {re.escape(tempfile.gettempdir())}\S*", "", text)
     return re.sub(
         "--([a-z_-]+)", lambda found: LABELS.get(found[1].replace("-", "_"), found[0]), text
     )
 
 
 def _read(path: Path) -> np.ndarray:
+    """uint8 `H W 3`."""
     with Image.open(path) as image:
-        return np.array(image)
+        return over(np.array(image), WHITE)
 
 
 def previews(samples: list[list[Path]]) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ black where these are light. What they mix is premultiplied, so that no colour o
 at the edges.
 """
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pipeline.config import Decoding
 from pipeline.errors import UserError
 from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite
 from pipeline.inference.keyframes import Segment
-from pipeline.models.flow import consistent_share, make_context
+from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share, make_context
 from pipeline.models.vqgan.keyframes import compose
 from pipeline.video.transparency import WHITE, contrasting, over, premultiplied, straight
 
@@ -152,6 +153,20 @@ class Clip:
             yield torch.from_numpy(straight(image.numpy()))
 
 
+def timed(model: InBetweener, ease: float | None) -> InBetweener:
+    """The model with a fixed timing; for 0 or None itself, with the one that it has learnt."""
+    if not ease:
+        return model
+    if not model.has_context:
+        raise UserError(f"ease {ease:g}: this model warps no keyframes; leave it as learnt")
+    if not 1 <= ease <= MAX_EXPONENT:  # NaN is never in range
+        timings = f"from 1, even timing, to {MAX_EXPONENT:g}, held until the middle"
+        raise UserError(f"ease {ease:g}: expected {timings}, or 0, as learnt")
+    model = copy.copy(model)  # others that draw with it keep their timing
+    model.easing = Easing.fixed(ease)
+    return model
+
+
 def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -> tuple[int, int]:
     """Height and width of the output.
 
@@ -162,13 +177,13 @@ def output_size(choice: str, image: tuple[int, int], ingest: config.FrameSize) -
     if exact:
         size = int(exact[1]), int(exact[2])
         if not all(16 <= side <= 8192 for side in size):
-            raise UserError(f"--size {choice}: expected sides from 16 to 8192")
+            raise UserError(f"size {choice}: expected sides from 16 to 8192")
         return size
     if choice == "model":
         return ingest.height, max(1, round(ingest.height * image[1] / image[0]))
     if choice == "input":
         return image
-    raise UserError(f"--size {choice}: expected model, input, or HxW such as 256x512")
+    raise UserError(f"size {choice}: expected model, input, or HxW such as 256x512")
 
 
 def check_memory(clip: Clip, held: int) -> None:
@@ -177,16 +192,20 @@ def check_memory(clip: Clip, held: int) -> None:
     held: bytes of these for each pixel of the output.
     """
     height, width, depth = next(iter(clip.large.values())).shape
-    tokens = clip.model.tokenizer.tokens_per_frame
-    channels = clip.model.tokenizer.context_channels if clip.model.has_context else 0
+    model, ingest = clip.model, clip.model.ingest
+    tokens = model.tokenizer.tokens_per_frame
+    channels = getattr(model.tokenizer, "context_channels", 0)
     longest = max((segment.n_drawings for segment in clip.drawn), default=0)
     needed = height * width * (PIXEL_BYTES * depth / 3 + held) / 1e9
+    if model.has_previous:  # features of all frames and of a window; all frames at the model's size
+        channels *= 3
+        needed += longest * ingest.height * ingest.width * 24 / 1e9
     needed += len(clip.drawn) * longest * tokens * (16 + 4 * channels) / 1e9
     free = runtime.free_memory() / 1e9
     if needed > free:
         raise UserError(
             f"the clip needs about {needed:.1f} GB of memory, and {free:.1f} GB are free; choose a "
-            "smaller --size, or fewer frames"
+            "smaller size, or fewer frames"
         )
 
 
@@ -196,7 +215,7 @@ def conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> list[str]
     model, given = clip.model, images[0].shape[:2]
     shape, wished = clip.shown(next(iter(clip.large.values()))).shape[:2], clip.size
     if images[0].shape[2] == 4 and not clip.has_alpha:
-        lines.append("this model draws no transparency (vqgan.context = none): shown on white")
+        lines.append("this model warps no keyframes and draws no transparency: shown on white")
     if abs(given[0] * wished[1] - given[1] * wished[0]) > max(given):  # more than a pixel
         lines.append(
             f"the pictures of {given[0]}x{given[1]} are stretched to {wished[0]}x{wished[1]}"
@@ -210,7 +229,7 @@ def conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> list[str]
         ends = f"frames {segment.first} and {segment.last}"
         if not segment.drawn and segment.last > segment.first + 1:
             lines.append(
-                f"nothing is drawn between {ends}: --on {on} holds the first until the last"
+                f"nothing is drawn between {ends}: held on {on}, the first stays until the last"
             )
         if not segment.drawn or not model.has_context:
             continue

@@ -107,6 +107,8 @@ def save_pretrained(model: InBetweener, folder: str | Path, card: str = "") -> N
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
             (partial / name).replace(folder / name)
+        if not card:  # an earlier one is not of this model
+            (folder / CARD).unlink(missing_ok=True)
 
 
 def require_place(folder: Path) -> None:

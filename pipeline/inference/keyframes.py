@@ -1,4 +1,4 @@
-"""Which frames of a clip are given, and what lies between: segments and their timing.
+"""Which frames of a clip are given, their pictures, and what lies between: segments, timing.
 
 Given frames cut a clip into segments. Each is a clip of its own, with its own count of remaining
 frames. "On ones, twos, threes" is the animators' word for how many frames a drawing is held. Frame
@@ -6,17 +6,24 @@ numbers are 0-based.
 """
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from pipeline import frames
 from pipeline.errors import UserError
+from pipeline.video import transparency
+from pipeline.video.folder import Unreadable
+from pipeline.video.pictures import EXPECTED, FITTED, size_text
 
 N_FRAMES = 20  # of a clip of which only both ends are given
 MAX_FRAMES = 100_000  # more than an hour of film
+MIN_SIDE = 16  # pixels of a given picture
 
 
 @dataclass(frozen=True)
@@ -143,3 +150,49 @@ def _check_ends(given: set[int], length: int) -> None:
             f"all {length} frames are given and none is left to draw; leave one out, or give them "
             "larger indices"
         )
+
+
+def read_pictures(
+    paths: dict[int, Path],
+    say: Callable[[str], object],
+    background: str | None = "white",
+) -> dict[int, np.ndarray]:
+    """uint8 `H W 3` by frame, in the aspect of frame 0; says what was done to them, in lines.
+
+    background: a colour that is put under transparent parts; None keeps them: if any picture has
+    some, all are `H W 4`.
+    """
+    colour = transparency.parse_colour(background) if background is not None else None
+    images, notes = {}, defaultdict(dict)  # names of pictures by note, without repeats
+    for frame, path in paths.items():
+        with suppress(OSError):  # the reader says which
+            if path.is_dir() or not path.exists():
+                fault = "is a folder" if path.exists() else "does not exist"
+                raise UserError(f"{path} {fault}; {EXPECTED}")
+        try:
+            picture = transparency.read(path)
+        except Unreadable as error:
+            reason = error.reason.removeprefix("cannot be read: ")
+            raise UserError(f"{path} cannot be read: {reason}; {EXPECTED}") from None
+        image = picture.pixels
+        if image.shape[2] == 4 and colour:
+            how = "shown on" if image[..., 3].any() else "wholly:"
+            picture.notes.append(f"transparent, {how} {background}")
+            image = transparency.over(image, colour)
+        for note in picture.notes:
+            notes[note][str(path)] = None
+        size = size_text(image)
+        if min(image.shape[:2]) < MIN_SIDE:
+            raise UserError(f"{path} is {size} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
+        first = images.get(0, image)
+        if image.shape[:2] != first.shape[:2]:
+            notes[f"scaled to {size_text(first)}, {FITTED}"][f"{path} ({size})"] = None
+            image = frames.canvas(image, *first.shape[:2], "crop")
+        images[frame] = image
+    for note, names in notes.items():
+        say(f"{', '.join(names)}: {note}")
+    if any(image.shape[2] == 4 for image in images.values()):
+        for frame, image in images.items():
+            opaque = np.full_like(image[..., :1], 255)
+            images[frame] = np.concatenate([image, opaque], axis=2)[..., :4]
+    return images

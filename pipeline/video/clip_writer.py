@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
@@ -143,23 +142,37 @@ def _is_own(path: Path, suffix: str) -> bool:
 
 def check_content(
     out: Path, frames: Iterable[np.ndarray], n_frames: int, n_clips: int, fps: float
-) -> None:
-    """UserError where clips of such a size and length cannot be; says what a GIF cannot hold.
+) -> list[str]:
+    """Lines of what the file shows otherwise; UserError where such clips cannot be.
 
     frames: uint8 `H W 3` or 4, the given ones as they will be written.
     """
-    suffix, images = out.suffix.lower(), [Image.fromarray(frame) for frame in frames]
+    suffix, images, lines = out.suffix.lower(), [Image.fromarray(frame) for frame in frames], []
     if max(images[0].size) > LARGEST_SIDE:
         width, height = images[0].size
         raise UserError(
-            f"--out {out} would be {height}x{width} (height x width); expected sides of at most "
-            f"{LARGEST_SIDE}; add --size"
+            f"the clip would be {height}x{width} (height x width); expected sides of at most "
+            f"{LARGEST_SIDE}; choose a smaller size"
         )
     if fps > MOST_FPS.get(suffix, fps):
         kind, most = suffix[1:].upper(), MOST_FPS[suffix]
-        print(f"{out}: a {kind} shows at most {most} frames a second, not {fps:g}", file=sys.stderr)
+        lines.append(f"a {kind} shows at most {most} frames a second, not {fps:g}")
     if suffix == ".gif":
-        _check_gif(out, images, n_frames, min(fps, MOST_FPS[suffix]))
+        fps = min(fps, MOST_FPS[suffix])
+        seconds = n_frames / fps
+        if seconds > GIF_SECONDS:
+            raise UserError(
+                f"the clip would last {seconds:.0f} seconds; expected at most {GIF_SECONDS} of a "
+                "GIF; choose fewer frames or .mp4"
+            )
+        if not math.isclose(100 / fps, round(100 / fps)):
+            short = int(100 / fps)
+            lines.append(
+                f"a GIF counts hundredths of a second; frames last {short} or {short + 1} of them, "
+                f"{fps:g} frames a second on average"
+            )
+        if any(image.getcolors(256) is None for image in images):
+            lines.append("a GIF has 256 colours a frame, and the pictures have more")
     png = io.BytesIO()
     images[0].save(png, "png")
     needed = png.tell() * LEAST_SHARE[suffix] * n_frames * n_clips / 1e6
@@ -167,28 +180,11 @@ def check_content(
     free = shutil.disk_usage(folder).free / 1e6
     if needed > free:
         raise UserError(
-            f"--out {out} would take at least {math.ceil(10 * needed) / 10} MB, and "
-            f"{math.floor(10 * free) / 10} MB are free there; "
-            "free some space, or choose fewer frames or a smaller --size"
+            f"the clip would take at least {math.ceil(10 * needed) / 10} MB, and "
+            f"{math.floor(10 * free) / 10} MB are free on its disk; "
+            "free some space, or choose fewer frames or a smaller size"
         )
-
-
-def _check_gif(out: Path, images: list[Image.Image], n_frames: int, fps: float) -> None:
-    seconds = n_frames / fps
-    if seconds > GIF_SECONDS:
-        raise UserError(
-            f"--out {out} would last {seconds:.0f} seconds; expected at most {GIF_SECONDS} of a "
-            "GIF; choose fewer frames or .mp4"
-        )
-    if not math.isclose(100 / fps, round(100 / fps)):
-        short = int(100 / fps)
-        print(
-            f"{out}: a GIF counts hundredths of a second; frames last {short} or {short + 1} of "
-            f"them, {fps:g} frames a second on average",
-            file=sys.stderr,
-        )
-    if any(image.getcolors(256) is None for image in images):
-        print(f"{out}: a GIF has 256 colours a frame, and the pictures have more", file=sys.stderr)
+    return lines
 
 
 def write_clip(frames: Iterable[np.ndarray], n_frames: int, out: Path, fps: float) -> None:

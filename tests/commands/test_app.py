@@ -71,6 +71,7 @@ def test_the_clip_is_that_of_the_command_line(client):
             assert frames.read(f"clip/{path.name}") == path.read_bytes()
     assert min(Image.open(sheet).size) > 100
     assert notes.startswith("6 frames of 50 x 30 pixels")
+    assert "a GIF counts hundredths" in notes and "a GIF has 256 colours" in notes
     assert {path.name for path in Path("kept/clip_0001").iterdir()} == {
         *("clip.mp4", "clip.gif", "clip_png.zip")
     }
@@ -96,7 +97,32 @@ def test_the_documented_call(served, monkeypatch):
     with served() as address:
         call = snippet.replace("http://127.0.0.1:7860", address)
         exec(call, result := {})
-    assert result["notes"] == "24 frames of 50 x 30 pixels"
+    assert result["notes"].startswith("24 frames of 50 x 30 pixels")
+
+
+def test_png_files_keep_transparency(client):
+    for name in ("a.png", "b.png"):
+        pixels = np.array(Image.open(name).convert("RGBA"))
+        pixels[:10, :, 3] = 0
+        Image.fromarray(pixels).save(name)
+    _, _, (mp4, gif, archive), notes = client(n_frames=4)
+    generate.main(["--first", "a.png", "--last", "b.png", "--n-frames", "4", "--out", "cli"])
+    with zipfile.ZipFile(archive) as frames:
+        for path in Path("cli").iterdir():
+            assert Image.open(path).mode == "RGBA"
+            assert frames.read(f"clip/{path.name}") == path.read_bytes()
+    assert (np.array(Image.open(gif).convert("RGB"))[:10] == 255).all()
+    reader = imageio_ffmpeg.read_frames(mp4)
+    next(reader)
+    assert np.frombuffer(next(reader), np.uint8)[: 8 * 50 * 3].min() > 250
+    assert "transparent parts are kept in the PNG files" in notes
+
+
+def test_too_little_memory_is_one_sentence(client, monkeypatch):
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")):
+        monkeypatch.setattr(generate, "write_clips", mock.Mock(side_effect=error))
+        with pytest.raises(Exception, match=r"^not enough memory; choose smaller pictures"):
+            client(n_frames=4)
 
 
 def test_what_is_wrong_is_one_sentence(client, capfd):
@@ -143,18 +169,37 @@ def test_what_is_wrong_is_one_sentence(client, capfd):
 def test_files_of_this_machine_are_not_read_and_addresses_not_fetched(served):
     import httpx
 
+    meta = {"meta": {"_type": "gradio.FileData"}}
     with served() as address:
-        for path, words in (
-            ("/etc/passwd", "not uploaded"),
-            ("a.png", "not uploaded"),
-            ("http://127.0.0.1/a.png", "no addresses"),
-        ):
-            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-            data = [file, file, 3, 1, "learnt", 24, 0, 1, False, 0, "parallel", None, None]
-            place = f"{address}gradio_api/call/draw"
+        upload = {"files": ("a.png", Path("a.png").read_bytes())}
+        (own,) = httpx.post(f"{address}gradio_api/upload", files=upload).json()
+        place, link = f"{address}gradio_api/call/draw", Path(own).with_name("link.png")
+        link.symlink_to(Path("a.png").resolve())
+
+        def answer(first: object, last: object, more: object = None) -> str:
+            numbers = [3, 1, "learnt", 24, 0, 1, False, 0, "parallel"]
+            data = [first, last, *numbers, more, "1" if more else ""]
             event = httpx.post(place, json={"data": data}).json()["event_id"]
-            assert words in httpx.get(f"{place}/{event}").text
+            return httpx.get(f"{place}/{event}").text
+
+        assert "event: complete" in answer(*[{"path": own} | meta] * 2)
+        refused = "expected uploaded pictures, no addresses and no other files"
+        good, picture = {"path": own} | meta, {"path": str(Path("a.png").resolve())}
+        quoted = {"path": "http://127.0.0.1:9/a'b.png"}
+        for bad in (
+            *(picture, picture | meta, {"path": "a.png"}, {"path": f"{own}/../../../../a.png"}),
+            *(quoted, quoted | meta, {"path": "HTTPS://127.0.0.1:9/a"} | meta, {"path": str(link)}),
+            *({"path": "ftp://127.0.0.1/a.png"} | meta, {"path": "data:image/png;base64,AAAA"}),
+            *({"path": "a\0b"}, {"path": ""}, good | {"meta": {}, "more": quoted | meta}),
+        ):
+            words = answer(bad, good)
+            assert refused in words or "a field cannot be read" in words, bad
+        for bad in ([picture], [picture | meta], [quoted | meta], picture, "a.png"):
+            assert "event: error" in answer(good, good, bad), bad
+        for path in ("/etc/passwd", "a.png", Path("a.png").resolve(), "http://127.0.0.1:9/a.png"):
             assert httpx.get(f"{address}gradio_api/file={path}").status_code in (403, 404)
+        for odd in ("a.png", 5, {"path": ["a"]}):
+            assert "event: error" in answer(odd, odd), odd
 
 
 def test_nothing_is_left(served, tmp_path):

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import previous_settings
 import pytest
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
@@ -72,6 +73,24 @@ def test_the_card_holds_the_run_and_what_was_said(run, capsys):
     assert "better than cross fade, not certainly better than optical flow" in page.text
     assert "{{" not in page.text and not capsys.readouterr().err
     assert hub.from_pretrained("out").folder == Path("out")
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (None, "tokens what optical flow between both keyframes lacks, and"),
+        ({"vqgan.context": "none"}, "tokens whole frames, and"),
+        (previous_settings.settings(), "tokens what changes from frame to frame, and"),
+    ],
+)
+def test_the_card_tells_of_warps_where_there_are_any(run, saved_models, context, words):
+    saved_models(run / "models", context)
+    page = card("--license", "mit").text
+    assert words in page
+    assert ("cross-faded" in page) == ("- Masks and flow" in page) == (context is None)
+    assert ("\n- Frames are drawn at" in page) == (context is not None)
+    limits = page.split("## Limits\n\n")[1].strip()
+    assert all(line.startswith("- ") for line in limits.splitlines())
 
 
 def test_the_metadata_are_the_hubs(run):

@@ -151,7 +151,7 @@ def test_on_more_frames_than_there_are_nothing_is_drawn(project, drawn, capsys):
     assert not drawn
     assert all(np.array_equal(frame, read(folder / "a.png")) for frame in clip[:4])
     assert np.array_equal(clip[4], read(folder / "b.png"))
-    assert "nothing is drawn between frames 0 and 4: --on 4" in capsys.readouterr().err
+    assert "nothing is drawn between frames 0 and 4: held on 4" in capsys.readouterr().err
 
 
 def test_size_model_is_that_of_the_model_not_of_the_parameters(project):
@@ -217,7 +217,7 @@ def test_a_pace_of_ones_own(project, monkeypatch):
 
 def test_without_context_there_is_no_pace(project):
     folder = project(vqgan__context="none")
-    with pytest.raises(UserError, match="--ease 2: this model warps no keyframes"):
+    with pytest.raises(UserError, match="ease 2: this model warps no keyframes"):
         main("--ease", "2")
     assert not (folder / "clip").exists()
 
@@ -451,7 +451,7 @@ def test_sizes_of_the_output(tiny, wish, picture, size):
     "wish", ["large", "64", "64x", "15x64", "64x8193", "-64x64", "64 x 64", "9" * 5000 + "x64", ""]
 )
 def test_other_sizes_are_refused(tiny, wish):
-    with pytest.raises(UserError, match=rf"--size {wish}: expected"):
+    with pytest.raises(UserError, match=rf"size {wish}: expected"):
         output_size(wish, (30, 50), tiny().ingest)
 
 
@@ -500,7 +500,7 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--min-confidence", "1", "--temperature", "1"], "--min-confidence 1: expected temperat"),
         (["--out", ".", "--temperature", "1", "--samples", "2"], r"--out \.: expected a name"),
         (["--size", "8192x8192"], "the clip needs about .* GB of memory, and .* are free"),
-        (["--size", "huge"], "--size huge: expected model, input, or HxW"),
+        (["--size", "huge"], "size huge: expected model, input, or HxW"),
         (
             ["--out", "clip.avi"],
             r"--out clip\.avi: expected a name ending in \.mp4, \.gif or",

@@ -2,16 +2,23 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
+import previous_settings
 import pytest
 import torch
 from stand_in_hub import serve
 
+from pipeline import runtime
 from pipeline.errors import UserError
 from pipeline.inference import hub
+from pipeline.inference.clip import Clip, check_memory, conversions
 from pipeline.inference.inbetweener import InBetweener
+from pipeline.inference.keyframes import segments
+from pipeline.models.gpt.sampling import GREEDY
 
 ROOT = Path(__file__).parents[2]
 CARD = "---\nlicense: mit\n---\n\n# A model\n"
@@ -52,9 +59,12 @@ def clip(model: InBetweener) -> torch.Tensor:
     return model.generate(*(end.byte() for end in ends), [5])[0]
 
 
-@pytest.mark.parametrize("context", ["keyframes", "none"])
+CONTEXTS = [None, {"vqgan.context": "none"}, previous_settings.settings()]
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=["keyframes", "none", "previous"])
 def test_a_copy_is_the_same_files_and_draws_the_same(tmp_path, saved_models, context):
-    models = saved_models(tmp_path / "models", {"vqgan.context": context})
+    models = saved_models(tmp_path / "models", context)
     model = hub.from_pretrained(models)
     hub.save_pretrained(model, tmp_path / "far" / "copy")
     copy = files(tmp_path / "far/copy")
@@ -63,6 +73,22 @@ def test_a_copy_is_the_same_files_and_draws_the_same(tmp_path, saved_models, con
     module, name = hub.read_json(tmp_path / "far/copy/model_index.json")["vqgan"]
     assert getattr(sys.modules[module], name) is type(model.tokenizer)
     assert torch.equal(clip(hub.from_pretrained(str(tmp_path / "far/copy"))), clip(model))
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=["keyframes", "none", "previous"])
+def test_a_clip_with_alpha_of_any_model(tmp_path, saved_models, monkeypatch, context):
+    model = hub.from_pretrained(saved_models(tmp_path / "models", context))
+    images = {0: np.full((30, 50, 4), 90, np.uint8), 4: np.full((30, 50, 4), 99, np.uint8)}
+    clip = Clip(model, images, segments(images), (30, 50))
+    check_memory(clip, 0)
+    lines = conversions(clip, images, 1)
+    assert [line for line in lines if "warps no keyframes" in line] == lines[: bool(context)]
+    drawn = [*clip.frames(clip.token_ids(GREEDY, torch.Generator()), lambda n: None)]
+    assert {image.shape for image in drawn} == {(30, 50, 3 if context else 4)}
+    monkeypatch.setattr(runtime, "free_memory", lambda: 500_000)  # 3 channels of pixels, no more
+    refused = pytest.raises(UserError, match=r"the clip needs about 0\.0 GB of memory")
+    with refused if model.has_context or model.has_previous else nullcontext():
+        check_memory(clip, 0)
 
 
 def test_an_earlier_export_is_replaced_and_other_files_stay(exported, tmp_path, saved_models):
@@ -74,6 +100,8 @@ def test_an_earlier_export_is_replaced_and_other_files_stay(exported, tmp_path, 
     assert after["notes.txt"] == b"mine" and after["README.md"] == b"new card"
     assert after.keys() == before.keys()
     assert after["vqgan/model.safetensors"] == files(other.folder)["vqgan/model.safetensors"]
+    hub.save_pretrained(other, exported)
+    assert files(exported).keys() == before.keys() - {"README.md"}, "the card of another model"
 
 
 @pytest.mark.parametrize("name", ["README.md", "vqgan/x", "gpt2/x", "model_index.json", ""])

@@ -227,7 +227,8 @@ def clip_of(answer: dict, folder: Path, suffix: str = ".mp4") -> list:
     [
         ({}, {}, (20, 30, 50), ""),
         ({}, {"n_frames": 7, "on": 2, "ease": 2.5, "fps": 12.0}, (7, 30, 50), ""),
-        ({}, {"n_frames": 5, "format": "gif"}, (5, 30, 50), ""),
+        ({}, {"n_frames": 5, "format": "gif", "fps": 25.0}, (5, 30, 50), ""),
+        ({}, {"n_frames": 5, "format": "gif", "fps": 99.0}, (5, 30, 50), "at most 50 frames a sec"),
         ({}, {"n_frames": 5, "temperature": 1, "seed": 3, "size": "64x80"}, (5, 64, 80), "stretch"),
         ({"first": f"data:image/png;base64,{RED[:40]}\n{RED[40:]}"}, {}, (20, 30, 50), ""),
         ({"last": base64_of(90, 60, kind="jpeg")}, {}, (20, 30, 50), r"last \(90x60\): scaled"),
@@ -262,7 +263,7 @@ def test_a_server_answers_pictures_with_a_clip(ask, tmp_path, row, params, shape
         ({}, {"n_frames": "abc"}, "Invalid parameters found: .*n_frames"),
         ({}, {"n_frames": 5.5}, "Invalid parameters found: .*n_frames"),
         ({}, {"on": 0}, "on 0: expected 1 to"),
-        ({}, {"ease": 0.5}, "ease 0.5: expected 1 to 16"),
+        ({}, {"ease": 0.5}, "^ease 0.5: expected from 1, even timing, to 16"),
         ({}, {"ease": float("nan")}, "ease nan: expected"),
         ({}, {"temperature": -1.0}, "temperature -1.0: expected"),
         ({}, {"fps": float("inf")}, "fps inf: expected"),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.commands.generate import read_pictures
+from pipeline.commands.generate import say
 from pipeline.errors import UserError
+from pipeline.inference.keyframes import read_pictures
 from pipeline.video import image_sequence
 
 H, W = 20, 24
@@ -289,7 +290,7 @@ def both_ways(folder, name, save):
     for number in range(3):
         save(folder / name.replace(".", f"_{number}."))
     first = next(folder.glob("*_0.*"))
-    given = read_pictures({0: first})[0]
+    given = read_pictures({0: first}, say)[0]
     if first.suffix == ".gif":  # no format of image sequences
         return given, None, ""
     header = image_sequence.probe(folder)
@@ -315,11 +316,13 @@ def test_generate_and_ingest_read_what_a_browser_shows(tmp_path, capsys, name, k
 @pytest.mark.parametrize("name", KINDS)
 def test_transparency_is_kept_where_it_is_wanted(tmp_path, name):
     KINDS[name][0](tmp_path / name)
-    kept = read_pictures({0: tmp_path / name}, None)[0]
+    kept = read_pictures({0: tmp_path / name}, say, None)[0]
     if not any(word in name for word in ("alpha", "key", "clear")):
         assert kept.shape[2] == 3
         return
-    on_black, on_page = (read_pictures({0: tmp_path / name}, c)[0] for c in ("black", "white"))
+    on_black, on_page = (
+        read_pictures({0: tmp_path / name}, print, c)[0] for c in ("black", "white")
+    )
     alpha = kept[..., 3:].astype(int)
     assert np.abs(on_page.astype(int) - on_black - (255 - alpha)).max() <= 1
     assert np.abs(on_black - kept[..., :3] * (alpha / 255)).max() <= 1
@@ -345,14 +348,16 @@ def recoded(path):
 )
 def test_colours_in_code_points_are_named(tmp_path, capsys, name, save, words):
     save(tmp_path / name)
-    read_pictures({0: tmp_path / name})
+    read_pictures({0: tmp_path / name}, say)
     said = capsys.readouterr().err
     assert words in said and bool(said) == bool(words)
 
 
 def test_a_turned_sprite_is_turned_with_its_alpha(tmp_path):
     saved(RGBA, exif=turned(6))(tmp_path / "a.png")
-    assert np.array_equal(read_pictures({0: tmp_path / "a.png"}, None)[0], np.rot90(RGBA, -1))
+    assert np.array_equal(
+        read_pictures({0: tmp_path / "a.png"}, print, None)[0], np.rot90(RGBA, -1)
+    )
 
 
 LINEAR = np.linspace(0, 1, H * W).reshape(H, W)
@@ -380,7 +385,7 @@ def test_what_cannot_be_read_gets_a_sentence(tmp_path, capsys, recwarn, name, ca
     write, words = case
     write(tmp_path / name)
     with pytest.raises(UserError, match=rf"{name} .*({words})") as caught:
-        read_pictures({0: tmp_path / name})
+        read_pictures({0: tmp_path / name}, say)
     assert "; expected " in str(caught.value)
     assert "\n" not in str(caught.value) and str(caught.value).count(str(tmp_path)) == 1
     assert not recwarn and not capsys.readouterr().err
