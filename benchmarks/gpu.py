@@ -42,6 +42,7 @@ from pipeline import config, io, runtime
 from pipeline.commands import presets
 from pipeline.data import moving_mnist
 from pipeline.data.datasets import ClipSet
+from pipeline.data.digits import DIGITS_FILE
 from pipeline.errors import UserError, run_main
 from pipeline.evaluation.distribution import VideoSets
 from pipeline.evaluation.methods import Methods
@@ -217,6 +218,10 @@ def train_moving_mnist(step: Step) -> None:
         part = test if split == "test" else train
         clips = (np.repeat(part.sequence(number)[..., None], 3, 3) for number in numbers)
         speed.write_clips(step.scratch, split, (part.height, part.width), clips, frames)
+    if rules.epoch_sequences:
+        digits, _ = moving_mnist.read_idx(train.file)
+        counts = {"epoch_sequences": rules.epoch_sequences}
+        np.savez(step.scratch / DIGITS_FILE, digits=digits, **counts)
     train_and_measure(step, settings, step.scratch)
 
 
@@ -236,7 +241,7 @@ def train_and_measure(step: Step, settings: config.Params, shards: Path) -> None
     save_tokenizer(task.tokenizer, settings, vqgan, getattr(task, "easing", EVEN))
     loaded = load_tokenizer(vqgan, device)
     step.add({"tokens": precompute(loaded, shards, tokens, device, precision)})
-    task = GptTask(settings, tokens, loaded.tokenizer, device)
+    task = GptTask(settings, tokens, loaded.tokenizer, device, shards=shards)
     train_for(step, "transformer", task, settings.train.batch_size, TRANSFORMER_SHARE)
     rest = (loaded.ingest, device, precision, loaded.flow_method, loaded.easing)
     measure(step, InBetweener(loaded.tokenizer, task.module.eval(), *rest), settings, shards)
