@@ -27,6 +27,7 @@ def run(tmp_path, monkeypatch, saved_models):
     for part, stage in export.TRAININGS.items():
         shutil.copy(tmp_path / f"metrics/{stage}.json", tmp_path / f"models/{part}/summary.json")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return tmp_path
 
