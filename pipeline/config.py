@@ -119,7 +119,6 @@ class Source(Section):
 
 
 class SampleEpisodes(Section):
-    seed: Seed
     episodes: Annotated[int, Field(ge=1, le=100)]
     seconds: Annotated[float, Field(ge=4.0, le=3600.0)]
 
@@ -332,8 +331,6 @@ class Train(Section):
     stop_ground_truth_after_epoch: Number
     token_noise: Probability
     perceptual_loss_weight: Weight
-    perceptual_loss: Literal["vgg16", "vgg19", "style", "style_vgg19"]
-    perceptual_subset: Number
 
     def broken_rules(self) -> Iterator[str]:
         if self.sequence == "sliding_window" and self.mode != "parallel":
@@ -355,8 +352,6 @@ class Decoding(Section):
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
-    top_k: Number
-    top_p: AboveZero
     min_confidence: UpToOne
 
     def broken_rules(self) -> Iterator[str]:
@@ -449,6 +444,11 @@ class Params(Section):
             yield (
                 f"train.perceptual_loss_weight = {train.perceptual_loss_weight:g}: expected 0 with "
                 f"vqgan.context = {self.vqgan.context}, whose tokens alone make no picture"
+            )
+        elif train.perceptual_loss_weight and self.vqgan.loss.perceptual_loss == "none":
+            yield (
+                f"train.perceptual_loss_weight = {train.perceptual_loss_weight:g}: expected 0 with "
+                "vqgan.loss.perceptual_loss = none, which it weighs"
             )
         yield from self._broken_previous_rules()
         if (mode := self.evaluate.decoding.mode) not in ("auto", "parallel", train.mode):

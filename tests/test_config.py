@@ -193,6 +193,10 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             {"vqgan.context": "keyframes", "train.perceptual_loss_weight": 1.0},
             "train.perceptual_loss_weight = 1: expected 0 with vqgan.context = keyframes",
         ),
+        (
+            {"train.perceptual_loss_weight": 1.0},
+            "train.perceptual_loss_weight = 1: expected 0 with vqgan.loss.perceptual_loss = none",
+        ),
         ({"vqgan.autoencoder.attention_resolution": [20]}, "attention_resolution = 20: expected"),
         (
             {"transformer.n_embd": 190},

@@ -122,6 +122,7 @@ class GptTask(Task):
         if settings.base.gradient_checkpointing:
             checkpoint_activations(self.module.gpt)
         self.perceptual = self._perceptual_loss(settings, config)
+        self.perceptual_subset = settings.vqgan.loss.perceptual_subset
 
         matrices, others = [], []
         for module in self.module.modules():
@@ -148,8 +149,7 @@ class GptTask(Task):
                 f"train.perceptual_loss_weight = {self.settings.perceptual_loss_weight:g}: "
                 "expected 0 with a tokenizer that decodes with context"
             )
-        chosen = {"perceptual_loss": self.settings.perceptual_loss}
-        return perceptual_loss(settings.vqgan.loss.model_copy(update=chosen), self.device)
+        return perceptual_loss(settings.vqgan.loss, self.device)
 
     def size(self, split: str) -> int:
         return len((self.parts or self.tokens)[split])
@@ -276,7 +276,7 @@ class GptTask(Task):
         true frame is decoded from its token ids, the best that could be predicted.
         """
         chance = torch.rand(exists.shape, generator=generator).to(self.device)
-        n_frames = min(self.settings.perceptual_subset or exists.numel(), int(exists.sum()))
+        n_frames = min(self.perceptual_subset or exists.numel(), int(exists.sum()))
         if not n_frames:
             return logits.sum() * 0.0
         chosen = (chance + exists).flatten().topk(n_frames).indices  # existing ones come first

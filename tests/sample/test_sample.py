@@ -17,8 +17,8 @@ from pipeline.sample.places import PLACES
 from pipeline.sample.script import MAX_OVERLAY
 from pipeline.sample.shooting import VISIBLE, change
 
-SMALL = SampleEpisodes(seed=1, episodes=2, seconds=4.0)
-SERIES = SampleEpisodes(seed=1, episodes=6, seconds=48.0)
+SMALL = SampleEpisodes(episodes=2, seconds=4.0)
+SERIES = SampleEpisodes(episodes=6, seconds=48.0)
 TINY = (64, 128)  # height, width
 
 

@@ -17,6 +17,7 @@ from pipeline.training.task import Loss
 from pipeline.training.token_dataset import TokenBatch, add_token_noise, mask_tokens
 
 CPU = torch.device("cpu")
+PERCEPTUAL = {"vqgan.loss.perceptual_loss": "vgg16", "train.perceptual_loss_weight": 2.0}
 SEQUENCES = pytest.mark.parametrize("sequence", ["full_clip", "sliding_window"])
 
 
@@ -195,7 +196,7 @@ def test_train_and_val_total_are_the_same_quantity(gpt_task, sequence, monkeypat
     modes = ["parallel", "maskgit"] if sequence == "full_clip" else ["parallel"]
     for mode in modes:
         changes = {"train.sequence": sequence, "train.mode": mode}
-        changes |= {"train.perceptual_loss_weight": 2.0, "train.perceptual_subset": 0}
+        changes |= PERCEPTUAL
         task = gpt_task(changes)
         task.module.eval()
         task.tokens["val"] = task.tokens["train"]
@@ -361,7 +362,7 @@ def test_tokens_of_another_tokenizer_are_refused(gpt_task, tmp_path, write_token
 def test_the_perceptual_loss_reaches_every_part_of_the_transformer(gpt_task, monkeypatch):
     """Its gradient alone, with the cross entropy taken out: behind an argmax it would be zero."""
     monkeypatch.setattr(gpt, "perceptual_loss", lambda *_: F.mse_loss)
-    task = gpt_task({"train.perceptual_loss_weight": 2.0, "train.perceptual_subset": 3})
+    task = gpt_task(PERCEPTUAL | {"vqgan.loss.perceptual_subset": 3})
     predictions = []
     task.perceptual = lambda a, b: predictions.append(a) or F.mse_loss(a, b)
     (loss,) = task.losses([0, 1, 2], 0, 0)
@@ -377,7 +378,7 @@ def test_the_perceptual_loss_reaches_every_part_of_the_transformer(gpt_task, mon
 
 def test_the_perceptual_loss_is_zero_where_the_model_is_certain_and_right(gpt_task, monkeypatch):
     monkeypatch.setattr(gpt, "perceptual_loss", lambda *_: F.l1_loss)
-    task = gpt_task({"train.perceptual_loss_weight": 1.0, "train.perceptual_subset": 0})
+    task = gpt_task(PERCEPTUAL)
     ids, exists = torch.randint(0, 16, (1, 2, 32)), torch.ones(1, 2).bool()
     certain = 1e4 * F.one_hot(ids, 16).float()
     loss = task._perceptual(certain, ids, exists, task.generator)
@@ -386,8 +387,8 @@ def test_the_perceptual_loss_is_zero_where_the_model_is_certain_and_right(gpt_ta
 
 
 def test_the_perceptual_loss_needs_a_tokenizer_without_context(gpt_task, context_tokens):
-    with pytest.raises(UserError, match=r"perceptual_loss_weight = 1: expected 0"):
-        gpt_task({"train.perceptual_loss_weight": 1.0}, folder=context_tokens)
+    with pytest.raises(UserError, match=r"perceptual_loss_weight = 2: expected 0"):
+        gpt_task(PERCEPTUAL, folder=context_tokens)
 
 
 def test_token_noise_leaves_the_first_frame_and_the_targets(gpt_task, tmp_path, write_tokens):

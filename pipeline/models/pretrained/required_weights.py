@@ -47,9 +47,9 @@ def required(settings: Params) -> Iterator[Required]:
         yield Required(transnet.WEIGHTS, "scene_split.detector = transnetv2", "set it to content")
     if settings.vqgan.context == "keyframes" and settings.flow.method != "dis":
         yield Required(weights.RIFE, f"flow.method = {settings.flow.method}", "set it to dis")
-    for key, network, without in _perceptual_losses(settings):
-        if network in lpips:
-            yield Required(lpips[network], key, without)
+    key, network = _perceptual_loss(settings)
+    if network in lpips:
+        yield Required(lpips[network], key, "set it to none")
     evaluate = settings.evaluate
     if evaluate.lpips_network in lpips:
         key = f"evaluate.lpips_network = {evaluate.lpips_network}"
@@ -65,28 +65,23 @@ def required(settings: Params) -> Iterator[Required]:
         yield Required(weights.RIFE, "evaluate.baselines", "remove rife from the list")
 
 
-def _perceptual_losses(settings: Params) -> Iterator[tuple[str, str, str]]:
-    """Of both trainings: the key with its value, the network, and how to do without."""
-    loss, train = settings.vqgan.loss, settings.train
-    losses = [("vqgan.loss.perceptual_loss", loss.perceptual_loss, "set it to none")]
-    if train.perceptual_loss_weight:
-        without = "set train.perceptual_loss_weight to 0"
-        losses.append(("train.perceptual_loss", train.perceptual_loss, without))
-    for key, kind, without in losses:
-        network = {"style": "vgg16", "style_vgg19": "vgg19"}.get(kind, kind)
-        yield f"{key} = {kind}", network, without
+def _perceptual_loss(settings: Params) -> tuple[str, str]:
+    """The key with its value, and the network."""
+    kind = settings.vqgan.loss.perceptual_loss
+    network = {"style": "vgg16", "style_vgg19": "vgg19"}.get(kind, kind)
+    return f"vqgan.loss.perceptual_loss = {kind}", network
 
 
 def _vgg19_faults(settings: Params) -> Iterator[str]:
     """A sentence where VGG19 is asked for and its file is missing, or broken."""
-    keys = [key for key, network, _ in _perceptual_losses(settings) if network == "vgg19"]
-    if keys:
+    key, network = _perceptual_loss(settings)
+    if network == "vgg19":
         from pipeline.models.pretrained import vgg  # imports torch: only where it is needed
 
         try:
             vgg.verify()
         except UserError as error:
-            yield f"{' and '.join(dict.fromkeys(keys))}: {error}; or set it to vgg16"
+            yield f"{key}: {error}; or set it to vgg16"
 
 
 def _gpt2_faults(transformer: Transformer) -> Iterator[str]:
