@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, io, tracking
+from pipeline import config, errors, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import load_tokenizer, require_own_tokens
 from pipeline.models.gpt.checkpoint import save_gpt
@@ -26,31 +26,21 @@ def main() -> None:
         loaded = load_tokenizer(VQGAN, processes.device)
         require_own_tokens(TOKENS, loaded)
         task = GptTask(settings, TOKENS, loaded.tokenizer, processes.device, processes, SHARDS)
-        rules, engine = settings.train, settings.engine
-        train_config = TrainConfig(
-            batch_size=rules.batch_size,
-            n_epochs=rules.n_epochs,
-            seed=settings.base.seed,
-            accumulation_size=rules.accumulation_size,
-            checkpoint_interval=engine.checkpoint_interval,
-        )
         sections = {
             "base": settings.base,
             "clip_chunk": settings.clip_chunk,
             "transformer": settings.transformer,
-            "train": rules,
+            "train": settings.train,
             "loss": settings.vqgan.loss,
         }
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "model.safetensors"]
         inputs += [SHARDS / "index.json"] if task.parts else []
         resume = Resume("gpt2_train", sections, inputs)
+        train_config = TrainConfig.from_params(settings, settings.train)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:
             save_gpt(task.module, loaded.sha256, OUT)
-            history.save(OUT)
-            summary = history.summary(task)
-            io.write_json(OUT / "summary.json", summary)
-            run.finish(summary)
+            run.finish(history.save(OUT, task))
             resume.clear()
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, errors, io, tracking
+from pipeline import config, errors, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import save_tokenizer
 from pipeline.models.flow import EVEN
@@ -23,29 +23,18 @@ def main() -> None:
         distributed.connected(settings.base) as processes,
     ):
         task = TASKS[settings.vqgan.context](settings, SHARDS, processes.device, processes)
-        trainer, engine = settings.vqgan.trainer, settings.engine
-        train_config = TrainConfig(
-            batch_size=trainer.batch_size,
-            n_epochs=trainer.n_epochs,
-            seed=settings.base.seed,
-            accumulation_size=trainer.accumulation_size,
-            checkpoint_interval=engine.checkpoint_interval,
-        )
-        size = settings.ingest.frame_size
         sections = {
             "base": settings.base,
-            "ingest": size,
+            "ingest": settings.ingest.frame_size,
             "flow": settings.flow,
             "vqgan": settings.vqgan,
         }
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
+        train_config = TrainConfig.from_params(settings, settings.vqgan.trainer)
         history = train(task, train_config, "tokenizer", resume, run.log)
         if is_main:
             save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
-            history.save(OUT)
-            summary = history.summary(task)
-            io.write_json(OUT / "summary.json", summary)
-            run.finish(summary)
+            run.finish(history.save(OUT, task))
             resume.clear()
 
 

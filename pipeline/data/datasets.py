@@ -71,6 +71,9 @@ class ImageSet(ShardReader):
         self._views = [_pictures(chunk, self.shape, folder) for chunk in chunks]  # no copies
         self._starts = np.cumsum([0, *map(len, self._views)])
 
+    def name(self, row: int) -> str:
+        return f"{self.table['video_id'][row]} frame {self.table['frame'][row]}"
+
     def batch(self, rows: Sequence[int]) -> torch.Tensor:
         """uint8 `B H W 3` of the rows in the order given."""
         wanted = np.asarray(rows, np.int64)

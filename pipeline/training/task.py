@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pipeline import io
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
 
 Schedule = Callable[[float], float]  # share of the training that is done -> learning rate
@@ -108,11 +109,17 @@ class History:
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
 
-    def save(self, folder: Path) -> None:
-        """history.csv and validation.csv, six digits; a loss that had not begun is left empty."""
+    def save(self, folder: Path, task: Task) -> dict[str, float | dict]:
+        """history.csv and validation.csv, six digits; and summary.json, which is returned.
+
+        A loss that had not begun is left empty.
+        """
         for name, rows in (("history", self.steps), ("validation", self.epochs)):
             path = folder / f"{name}.csv"
             pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+        summary = self.summary(task)
+        io.write_json(folder / "summary.json", summary)
+        return summary
 
     def summary(self, task: Task) -> dict[str, float | dict]:
         """Where both curves end."""

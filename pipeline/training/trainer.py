@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from pipeline import progress
+from pipeline.config import Params, Train, VqganTrainer
 from pipeline.errors import Terminated, UserError
 from pipeline.training.checkpoint import BuffersAndRng, Resume, set_rng
 from pipeline.training.task import History, Task
@@ -36,6 +37,16 @@ class TrainConfig:
     accumulation_size: int = 1
     checkpoint_interval: float = 60.0  # seconds between two saved states, at least; 0: every step
     log_interval: int = 10  # steps between two points of a training curve
+
+    @classmethod
+    def from_params(cls, settings: Params, section: VqganTrainer | Train) -> "TrainConfig":
+        return cls(
+            section.batch_size,
+            section.n_epochs,
+            settings.base.seed,
+            section.accumulation_size,
+            settings.engine.checkpoint_interval,
+        )
 
 
 Log = Callable[[dict[str, float], int], None]

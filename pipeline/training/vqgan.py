@@ -72,10 +72,12 @@ class VqganTask(Task):
     """Task of `trainer.train`: optimizers `generator` and, with factor > 0, `discriminator`."""
 
     tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer
+    sets: dict[str, ImageSet | KeyframeSet | SequenceSet]  # by split
 
     def __init__(
         self,
         settings: config.Params,
+        shards: Path,
         device: torch.device,
         processes: DistributedContext = SINGLE_PROCESS,
     ) -> None:
@@ -83,6 +85,17 @@ class VqganTask(Task):
         self.precision, self.seed = settings.base.precision, settings.base.seed
         self.generator = torch.Generator().manual_seed(self.seed)
         self.perceptual = perceptual_loss(self.settings.loss, device)
+        self._start(settings, shards)
+
+    def _start(self, settings: config.Params, shards: Path) -> None:
+        """Reads the data, builds the networks, and starts them from the data."""
+        raise NotImplementedError
+
+    def size(self, split: str) -> int:
+        return len(self.sets[split])
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        return [self.sets["train"].name(row) for row in rows]
 
     def _build(self, tokenizer: Tokenizer | KeyframeTokenizer | PreviousTokenizer) -> None:
         """The networks and their optimizers."""
@@ -220,15 +233,8 @@ class VqganTask(Task):
 class ImageTask(VqganTask):
     """The tokenizer of whole images (`vqgan.context: none`)."""
 
-    def __init__(
-        self,
-        settings: config.Params,
-        shards: Path,
-        device: torch.device,
-        processes: DistributedContext = SINGLE_PROCESS,
-    ) -> None:
-        super().__init__(settings, device, processes)
-        self.images = {split: ImageSet(shards, split) for split in ("train", "val")}
+    def _start(self, settings: config.Params, shards: Path) -> None:
+        self.sets = {split: ImageSet(shards, split) for split in ("train", "val")}
         self._build(Tokenizer(self.settings, settings.ingest.height, settings.ingest.width))
         self.tokenizer.checkpoint_gradients(settings.base.gradient_checkpointing)
         self.module.to(memory_format=torch.channels_last)
@@ -239,7 +245,7 @@ class ImageTask(VqganTask):
         """Shortcut and codebook from a few hundred training pictures."""
         step = max(1, self.size("train") // START_IMAGES)
         rows = range(0, self.size("train"), step)
-        images = self._floats(self.images["train"].batch(rows))
+        images = self._floats(self.sets["train"].batch(rows))
         if self.tokenizer.linear_skip is not None:
             self.tokenizer.linear_skip.start(images)
         if self.tokenizer.linear_skip is not None or self.settings.vqvae.quantizer != "vq":
@@ -248,20 +254,13 @@ class ImageTask(VqganTask):
             vectors = features.movedim(1, -1).flatten(0, 2).float()  # BN D
             self.tokenizer.quantizer.init_from_data(vectors, self.generator)
 
-    def size(self, split: str) -> int:
-        return len(self.images[split])
-
-    def names(self, rows: Sequence[int]) -> list[str]:
-        table = self.images["train"].table
-        return [f"{table['video_id'][row]} frame {table['frame'][row]}" for row in rows]
-
     def _floats(self, images: torch.Tensor) -> torch.Tensor:
         images = frames.to_float(images.to(self.device))
         return images.contiguous(memory_format=torch.channels_last)
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
-        images = self.images["val" if epoch is None else "train"].batch(rows)
+        images = self.sets["val" if epoch is None else "train"].batch(rows)
         if epoch is not None and kind != "none":
             images = torch.from_numpy(augment(images.numpy(), rows, self.seed, epoch, kind))
         images = self._floats(images)
@@ -274,18 +273,11 @@ class ImageTask(VqganTask):
 class KeyframeTask(VqganTask):
     """The tokenizer with the warped keyframes as context (`vqgan.context: keyframes`)."""
 
-    def __init__(
-        self,
-        settings: config.Params,
-        shards: Path,
-        device: torch.device,
-        processes: DistributedContext = SINGLE_PROCESS,
-    ) -> None:
-        super().__init__(settings, device, processes)
+    def _start(self, settings: config.Params, shards: Path) -> None:
         ClipSet(shards, "val")  # says what is damaged before the flow of train is computed
-        estimator = FlowEstimator(settings.flow.method, device)
+        estimator = FlowEstimator(settings.flow.method, self.device)
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
-        self.frames = {
+        self.sets = {
             "train": KeyframeSet(
                 shards, "train", estimator, spans, seed=self.seed, workers=workers
             ),
@@ -293,8 +285,8 @@ class KeyframeTask(VqganTask):
         }
         self.easing = EVEN
         if settings.flow.easing:
-            self.easing = fit_easing(*self.frames["train"].whole_clips())
-        for split in self.frames.values():
+            self.easing = fit_easing(*self.sets["train"].whole_clips())
+        for split in self.sets.values():
             split.easing = self.easing
         size = (settings.ingest.height, settings.ingest.width)
         self._build(KeyframeTokenizer(self.settings, *size, settings.flow.method))
@@ -307,24 +299,18 @@ class KeyframeTask(VqganTask):
         rows = range(0, count, max(1, count // START_FRAMES))
         differences = []
         for start in range(0, len(rows), 64):
-            images, context = self.frames["train"].batch(rows[start : start + 64], self.device, 0)
+            images, context = self.sets["train"].batch(rows[start : start + 64], self.device, 0)
             differences.append(images - context.eased)
         self.tokenizer.init_from_data(torch.cat(differences), self.generator)
-
-    def size(self, split: str) -> int:
-        return len(self.frames[split])
-
-    def names(self, rows: Sequence[int]) -> list[str]:
-        return [self.frames["train"].name(row) for row in rows]
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, kind = self.tokenizer, self.settings.trainer.augmentation
         if epoch is None:
-            images, context = self.frames["val"].batch(rows, self.device)
+            images, context = self.sets["val"].batch(rows, self.device)
         else:
             epoch = None if kind == "none" else epoch
             shift = kind == "shift_flip"
-            images, context = self.frames["train"].batch(rows, self.device, epoch, shift)
+            images, context = self.sets["train"].batch(rows, self.device, epoch, shift)
         quantized = tokenizer.quantize(images, context, self.generator)
         known = torch.ones_like(quantized.vectors[:, :1])
         if tokenizer.training:
@@ -355,7 +341,7 @@ class KeyframeTask(VqganTask):
     def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
         tokenizer = self.tokenizer
-        _, context = self.frames["val"].batch(rows, self.device)
+        _, context = self.sets["val"].batch(rows, self.device)
         vectors = batch.quantized.vectors
         alone = compose(tokenizer(vectors, torch.zeros_like(vectors[:, :1]), context), context)
         return {
@@ -367,17 +353,8 @@ class KeyframeTask(VqganTask):
 class PreviousTask(VqganTask):
     """The tokenizer with the previous frame as context (`vqgan.context: previous`)."""
 
-    def __init__(
-        self,
-        settings: config.Params,
-        shards: Path,
-        device: torch.device,
-        processes: DistributedContext = SINGLE_PROCESS,
-    ) -> None:
-        super().__init__(settings, device, processes)
-        self.sequences = {
-            split: SequenceSet(shards, split, self.seed) for split in ("train", "val")
-        }
+    def _start(self, settings: config.Params, shards: Path) -> None:
+        self.sets = {split: SequenceSet(shards, split, self.seed) for split in ("train", "val")}
         size = (settings.ingest.height, settings.ingest.width)
         self._build(PreviousTokenizer(self.settings, *size))
         count = self.size("train")
@@ -386,16 +363,10 @@ class PreviousTask(VqganTask):
             images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1), self.generator
         )
 
-    def size(self, split: str) -> int:
-        return len(self.sequences[split])
-
-    def names(self, rows: Sequence[int]) -> list[str]:
-        return [self.sequences["train"].name(row) for row in rows]
-
     def _windows(self, rows: Sequence[int], epoch: int | None) -> torch.Tensor:
         """`B T 3 H W`, T = 1 + UNROLLED consecutive frames."""
         split = "val" if epoch is None else "train"
-        windows = self.sequences[split].windows(rows, epoch or 0, 1 + UNROLLED)  # B T H W 3
+        windows = self.sets[split].windows(rows, epoch or 0, 1 + UNROLLED)  # B T H W 3
         return frames.to_float(windows.flatten(0, 1).to(self.device)).unflatten(
             0, windows.shape[:2]
         )

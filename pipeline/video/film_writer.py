@@ -9,14 +9,10 @@ RGB, grey) is written as that. H.264 with 4:2:0, which every player knows. A par
 of frames: parts in a row are one, and their times are counted.
 """
 
-import errno
 import os
 import re
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +24,9 @@ from pipeline.io import atomic
 from pipeline.video import clip_writer
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
-from pipeline.video.ffmpeg_input import PROTOCOLS, executable, open_input
-from pipeline.video.probe import PIXEL, STREAM, Header, _ffmpeg_says
+from pipeline.video.ffmpeg_input import PROTOCOLS, open_input
+from pipeline.video.probe import PIXEL, STREAM, Header, read_printed
+from pipeline.video.writer import encode
 
 USUAL = ("yuv420p", "yuvj420p", "nv12")  # written as they are read
 GUESSED = "setparams=colorspace="  # begins the filter by which an untagged film is read
@@ -52,7 +49,7 @@ class Look(NamedTuple):
 def read_look(path: Path, header: Header) -> Look:
     """What to write so that a film looks as the source does in a player."""
     with open_input(path) as source:
-        lines = map(STREAM.match, _ffmpeg_says(source).splitlines())
+        lines = map(STREAM.match, read_printed(source).splitlines())
     streams = {int(line["number"]): line["rest"] for line in lines if line}
     pixels = PIXELS.search(streams.get(header.stream, ""))
     pixel = Fraction(1)  # width over height, as the container says
@@ -103,7 +100,7 @@ def write_part(path: Path, frames: Iterable[np.ndarray], rate: Fraction, look: L
             for frame in frames:
                 pipe.write(np.ascontiguousarray(frame))
 
-        _run(command, feed, path)
+        encode(command, feed, path)
 
 
 def check(out: Path) -> None:
@@ -130,6 +127,7 @@ def join(
     start, length: seconds of the sound (None: all of it); delay: when the first frame is shown.
     """
     span = ["-ss", f"{start:.6f}", "-t", f"{length:.6f}"] if length else []
+    timescale = rate.numerator * -(-10_000 // rate.numerator)  # a frame has whole ticks
     times = f"setts=ts='round((N/({rate})+{delay:.6f})/TB)':duration='round(1/({rate})/TB)'"
     ways = (
         (["-map", "1:a?", "-map", "1:s?", "-c:s", "mov_text"], []),
@@ -150,10 +148,10 @@ def join(
             command += ["-protocol_whitelist", PROTOCOLS, "-i", given.url, "-map", "0:v:0"]
             command += ["-c", "copy", *options, "-bsf:v", times, "-map_metadata", "-1"]
             command += ["-metadata:s:v:0", f"handler_name={MARK}", "-fflags", "+bitexact"]
-            command += ["-video_track_timescale", str(_timescale(rate))]
+            command += ["-video_track_timescale", str(timescale)]
             command += ["-movflags", "+faststart", "-f", "mp4", f"file:{partial}"]
             try:
-                _run(command, feed, out, given.folder)
+                encode(command, feed, out, given.folder)
             except UserError:
                 if k == len(ways) - 1:
                     raise
@@ -161,40 +159,3 @@ def join(
                 check(out)  # again: the drawing may have taken hours
                 return notes
     raise AssertionError
-
-
-def _timescale(rate: Fraction) -> int:
-    """Ticks a second, in which each frame has a whole number of them."""
-    return rate.numerator * -(-10_000 // rate.numerator)
-
-
-def _run(arguments: list[str], feed: Callable, path: Path, folder: Path | None = None) -> None:
-    """ffmpeg with what `feed` writes into its pipe; UserError, or OSError where a disk is full."""
-    command = [executable(), "-nostdin", "-v", "error", "-y", *arguments]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            cwd=folder,
-            start_new_session=True,  # Ctrl-C is ours to handle
-        )
-        try:
-            try:
-                feed(process.stdin)
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # ffmpeg gave up: its own words follow
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-        errors.seek(0)
-        words = " ".join(errors.read().decode("utf-8", "replace").split())
-    if code:
-        if os.strerror(errno.ENOSPC) in words:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        raise UserError(f"ffmpeg could not write {path}: {words[-300:] or 'no reason given'}")

@@ -37,19 +37,22 @@ D50 = np.array([0.9642, 1.0, 0.8249])  # white of all ICC profiles
 
 
 class Picture(NamedTuple):
-    pixels: np.ndarray  # uint8 H W 3
+    pixels: np.ndarray  # uint8 H W 3, or H W 4 with straight alpha
     codec: str  # png, jpeg, ...
     notes: list[str]  # "transparent, shown on white"
 
 
-def read_picture(path: Path) -> Picture:
-    """The picture in a file, the first where there are several. Raises Unreadable."""
+def read_picture(path: Path, keep_alpha: bool = False) -> Picture:
+    """The picture in a file, the first where there are several. Raises Unreadable.
+
+    keep_alpha: what is transparent is `H W 4`, else it is put on white.
+    """
     check_readable(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of what is said here in a sentence
         try:
             with Image.open(path, formats=FORMATS) as image:
-                return _shown(image)
+                return _shown(image, keep_alpha)
         except Unreadable:
             raise
         except UnidentifiedImageError:
@@ -65,7 +68,7 @@ def size_text(pixels: np.ndarray) -> str:
     return f"{pixels.shape[0]}x{pixels.shape[1]}"
 
 
-def _shown(image: Image.Image) -> Picture:
+def _shown(image: Image.Image, keep_alpha: bool) -> Picture:
     codec, notes = image.format.lower(), []
     if image.width * image.height > MAX_PIXELS:  # nothing was decoded until here
         raise Unreadable(UNDECODABLE, f"{image.height}x{image.width} pixels are too many")
@@ -89,6 +92,8 @@ def _shown(image: Image.Image) -> Picture:
     if said:
         notes.append(said)
     if alpha is not None and alpha.getextrema()[0] < 255:
+        if keep_alpha:
+            return Picture(np.dstack([colour, alpha]), codec, notes)
         wholly = alpha.getextrema()[1] == 0
         notes.append(f"transparent, {'wholly: white' if wholly else 'shown on white'}")
         page = Image.new("RGB", colour.size, "white")

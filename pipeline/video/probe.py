@@ -82,7 +82,7 @@ def probe(path: Path, reading: Reading = UNCHANGED) -> Header:
     with open_input(path) as source:
         if _is_text(path):  # ffmpeg would open what a playlist names, a pipe say
             raise Unreadable(NO_STREAM, "a text or a playlist, not a video")
-        header = parse_header(_ffmpeg_says(source))
+        header = parse_header(read_printed(source))
         source = source.read_by(header.decoder, header.stream)
         if reading.crop_letterbox:
             decoded = header.decoded_size
@@ -120,7 +120,7 @@ def _deinterlaced(source: FfmpegInput, header: Header) -> Header:
     )
 
 
-def _ffmpeg_says(source: FfmpegInput) -> str:
+def read_printed(source: FfmpegInput) -> str:
     """What ffmpeg prints of an input that it is given without anything to do."""
     first = ["-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
     process = subprocess.run(

@@ -5,12 +5,10 @@ float in [0, 1]: the colour hidden under a transparent pixel must not count.
 """
 
 import re
-import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 
 from pipeline.errors import UserError
 from pipeline.video import pictures
@@ -25,27 +23,14 @@ AS_SRGB = {1, 2}, {1, 2, 6, 13, 14, 15}
 
 def read(path: Path) -> pictures.Picture:
     """As `pictures.read_picture`, but uint8 `H W 4` where the picture is not opaque."""
-    picture = pictures.read_picture(path)
-    notes = [note for note in picture.notes if not note.startswith("transparent")]
+    picture = pictures.read_picture(path, keep_alpha=True)
     with path.open("rb") as file:
         match = CODE_POINTS.search(file.read(2**12))
     if match and picture.codec in ("png", "avif"):
         primaries, transfer = b"".join(match.groups(b""))
         if primaries not in AS_SRGB[0] or transfer not in AS_SRGB[1]:
-            notes.append(f"colour code points {primaries} and {transfer} not heeded")
-    if not any(note.startswith("transparent") for note in picture.notes):
-        return picture._replace(notes=notes)
-    # Each step as in `pictures`, which puts the picture on white at its end.
-    with warnings.catch_warnings(), Image.open(path, formats=pictures.FORMATS) as image:
-        warnings.simplefilter("ignore")
-        if picture.codec == "png":
-            pictures._scale_transparency(image)
-        image.load()
-        with suppress(Exception):  # noted already
-            ImageOps.exif_transpose(image, in_place=True)
-        colour, alpha = pictures._split(image)
-        colour, _ = pictures._to_srgb(colour, pictures._profile(image))
-    return pictures.Picture(np.dstack([colour, alpha]), picture.codec, notes)
+            picture.notes.append(f"colour code points {primaries} and {transfer} not heeded")
+    return picture
 
 
 def parse_colour(text: str) -> Colour:

@@ -8,10 +8,14 @@ the worst 8x8 block of a 64x128 copy changes by 0.7 grey levels, against 0.9 to 
 
 import errno
 import os
-from collections.abc import Iterable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -38,49 +42,82 @@ def write_video(
     and whose primaries are those of sRGB; else SMPTE 170M. mark: a word near the file's beginning.
     Raises UserError where ffmpeg fails.
     """
-    path = Path(path)
-    frames = iter(frames)
+    path, frames, count = Path(path), iter(frames), 0
     first = next(frames, None)
     if first is None:
         raise UserError(f"{path} would have no frame; expected at least one")
+    shape, even = first.shape, pix_fmt == "yuv420p"
+
+    def feed(pipe: BinaryIO) -> None:
+        nonlocal count
+        for frame in chain([first], frames):
+            if frame.shape != shape or (even and (shape[0] % 2 or shape[1] % 2)):
+                raise UserError(
+                    f"{path}: a frame of {frame.shape[0]}x{frame.shape[1]} (height x width); "
+                    f"expected {'even numbers, and ' * even}{shape[0]}x{shape[1]} as in the "
+                    "first frame"
+                )
+            assert frame.dtype == np.uint8 and frame.shape[2] == 3, (frame.dtype, frame.shape)
+            pipe.write(np.ascontiguousarray(frame))
+            count += 1
+
     with atomic(path) as partial:
-        process = _start(partial, first.shape, fps, crf, pix_fmt, bt709, mark)
-        return _feed(process, chain([first], frames), first.shape, path, pix_fmt == "yuv420p")
-
-
-def _feed(process, frames: Iterable[np.ndarray], shape: tuple, path: Path, even: bool) -> int:
-    count = 0
-    try:
-        try:
-            for frame in frames:
-                if frame.shape != shape or (even and (shape[0] % 2 or shape[1] % 2)):
-                    raise UserError(
-                        f"{path}: a frame of {frame.shape[0]}x{frame.shape[1]} (height x width); "
-                        f"expected {'even numbers, and ' * even}{shape[0]}x{shape[1]} as in the "
-                        "first frame"
-                    )
-                assert frame.dtype == np.uint8 and frame.shape[2] == 3, (frame.dtype, frame.shape)
-                process.stdin.write(np.ascontiguousarray(frame))
-                count += 1
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg gave up: its own words follow
-        words = process.stderr.read().decode(errors="replace").split()
-        if process.wait():
-            reason = " ".join(words)[-300:] or "no reason given"
-            if os.strerror(errno.ENOSPC) in reason:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            raise UserError(f"ffmpeg could not write {path}: {reason}")
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+        encode(_arguments(partial, shape, fps, crf, pix_fmt, bt709, mark), feed, path)
     return count
 
 
-def _start(path: Path, shape: tuple, fps, crf: int, pix_fmt: str, bt709: bool, mark: str | None):
-    import ffmpeg
+def encode(
+    arguments: list[str],
+    feed: Callable[[BinaryIO], None],
+    path: Path,
+    folder: Path | None = None,
+) -> None:
+    """Runs ffmpeg in `folder` with what `feed` writes into its pipe; `path` is what it makes.
+
+    Raises UserError with ffmpeg's words where it fails, and OSError where the disk is full.
+    """
     import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *arguments]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=folder,
+            start_new_session=True,  # Ctrl-C is ours to handle
+        )
+        try:
+            try:
+                feed(process.stdin)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # ffmpeg gave up: its own words follow
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        errors.seek(0)
+        words = " ".join(errors.read().decode("utf-8", "replace").split())
+    if code:
+        if os.strerror(errno.ENOSPC) in words:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise UserError(f"ffmpeg could not write {path}: {words[-300:] or 'no reason given'}")
+
+
+def _arguments(
+    path: Path,
+    shape: tuple[int, ...],
+    fps: float | Fraction,
+    crf: int,
+    pix_fmt: str,
+    bt709: bool,
+    mark: str | None,
+) -> list[str]:
+    import ffmpeg
 
     rate = str(Fraction(fps).limit_denominator(1001))
     size = f"{shape[1]}x{shape[0]}"
@@ -109,7 +146,4 @@ def _start(path: Path, shape: tuple, fps, crf: int, pix_fmt: str, bt709: bool, m
     if mark:
         options["metadata:s:v:0"] = f"handler_name={mark}"
     # The protocol's name, as any path before a colon else were one.
-    output = video.output(f"file:{path}", **options).global_args("-loglevel", "error")
-    return output.overwrite_output().run_async(
-        cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stderr=True
-    )
+    return video.output(f"file:{path}", **options).get_args()

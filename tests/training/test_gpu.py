@@ -109,7 +109,7 @@ def test_pictures_are_those_of_the_cpu(vqgan_task, moving, name):
         with torch.no_grad(), autocast(device, precision):
             if name != "keyframes":
                 return network.decode_features(vectors.to(device)).float()
-            _, context = task.frames["val"].batch([0, 1], device)
+            _, context = task.sets["val"].batch([0, 1], device)
             output = network(
                 vectors.to(device), torch.ones_like(vectors[:, :1]).to(device), context
             )

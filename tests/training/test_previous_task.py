@@ -97,7 +97,7 @@ def test_from_the_second_frame_on_the_decoder_starts_from_its_own(shards):
     task = PreviousTask(settings(), shards, CPU)
     task.module.eval()
     batch = task._reconstruct([0, 1], None)
-    windows = frames.to_float(task.sequences["val"].windows([0, 1], 0, 3))
+    windows = frames.to_float(task.sets["val"].windows([0, 1], 0, 3))
     ids = task.tokenizer.encode(windows[:, 1:].flatten(0, 1), windows[:, :-1].flatten(0, 1))
     ids = ids.unflatten(0, (2, 2))
     first = task.tokenizer.decode(ids[:, 0], windows[:, 0])

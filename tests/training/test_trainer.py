@@ -293,7 +293,7 @@ def test_a_loss_that_had_not_begun_is_absent(run, tmp_path):
     task.losses = late
     history = run(task, n_epochs=1, log_interval=2)
     assert "late" not in history.steps[0] and history.steps[1]["late"] == 6.0, "of one step in two"
-    history.save(tmp_path)
+    history.save(tmp_path, task)
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines[0] == "step,epoch,total,lr,late" and lines[1].endswith(",") and "6" in lines[2]
 
@@ -330,11 +330,10 @@ def test_speed_is_logged_and_not_in_the_history(run):
 def test_history_and_summary(run, tmp_path):
     task = Line(4)
     history = run(task)
-    history.save(tmp_path)
+    summary = history.save(tmp_path, task)
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines[0] == "step,epoch,total,rows,chance,lr" and len(lines) == 1 + 6
     assert (tmp_path / "validation.csv").read_text().splitlines()[0] == "epoch,step,mean"
-    summary = history.summary(task)
     assert summary["steps"] == 6 and summary["parameters"] == 1 and summary["examples"] == 4
     assert summary["val"] == {"mean": 1.0} and summary["train"].keys() > {"total", "lr"}
 

@@ -230,7 +230,7 @@ def test_code_0_stays_as_foreseen(vqgan_task, run):
 
 def test_spans_and_augmentation_are_of_the_seed(vqgan_task):
     """Half of the training rows are of the whole clip, whatever the seed."""
-    one, same, other = (vqgan_task({"base.seed": seed}).frames["train"] for seed in (3, 3, 4))
+    one, same, other = (vqgan_task({"base.seed": seed}).sets["train"] for seed in (3, 3, 4))
     assert one.spans == same.spans and one.spans != other.spans
     assert {each.short_share for each in (one, same, other)} == {0.5}
     rows = list(range(8))
@@ -246,4 +246,4 @@ def test_easing_is_fitted_to_the_train_split(vqgan_task, monkeypatch, fitted):
     monkeypatch.setattr(vqgan, "fit_easing", lambda clips, flows: Easing(0.7, 0.1))
     task = vqgan_task({"flow.easing": fitted})
     wanted = Easing(0.7, 0.1) if fitted else EVEN
-    assert {task.easing, *(split.easing for split in task.frames.values())} == {wanted}
+    assert {task.easing, *(split.easing for split in task.sets.values())} == {wanted}

@@ -22,7 +22,7 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.flow import Context, resize_flow, warp
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
 
 PIXELS = 4  # a side, that the decoder's finest level sees as channels
 # Logits of the last two candidates before training, the eased warp and that with the codes'
@@ -41,7 +41,7 @@ class DecoderOutput(NamedTuple):
     difference: torch.Tensor  # B 3 H W: what the codes say
 
 
-class KeyframeTokenizer(nn.Module):
+class KeyframeTokenizer(TokenGrid):
     """Encoder, quantizer and decoder for frames between two keyframes."""
 
     def __init__(
@@ -64,14 +64,6 @@ class KeyframeTokenizer(nn.Module):
             self.to_difference.requires_grad_(False)
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.decoder = Synthesis(sizes.channels, with_rife=flow_method != "dis")
-
-    @property
-    def tokens_per_frame(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def codebook(self) -> torch.Tensor:
-        return self.quantizer.codebook  # V D
 
     @property
     def null_code(self) -> int:

@@ -8,10 +8,10 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.vqgan.autoencoder import Decoder, Encoder, stride
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(TokenGrid):
     """Encoder, quantizer and decoder for images of one size."""
 
     def __init__(self, settings: Settings, height: int, width: int) -> None:
@@ -33,14 +33,6 @@ class Tokenizer(nn.Module):
     def checkpoint_gradients(self, wanted: bool) -> None:
         """Whether training forgets the insides of each layer and computes them again backwards."""
         self.encoder.layers.checkpointing = self.decoder.layers.checkpointing = wanted
-
-    @property
-    def tokens_per_frame(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def codebook(self) -> torch.Tensor:
-        return self.quantizer.codebook  # V D
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Images `B 3 H W` to what is quantized, `B D h w`."""

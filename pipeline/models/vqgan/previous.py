@@ -23,7 +23,7 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.vqgan.keyframes import ResidualBlock
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
 
 CELL = 4  # pixels a side that are moved alike, and that the networks see as channels
 REACH = 4  # pixels; Moving MNIST's digits go 3.6 a frame
@@ -37,7 +37,7 @@ PERIODS = (128.0, 64.0, 32.0, 16.0, 8.0)  # pixels
 MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
 
 
-class PreviousTokenizer(nn.Module):
+class PreviousTokenizer(TokenGrid):
     """Encoder, quantizer and decoder for frames that follow a known one."""
 
     def __init__(self, settings: Settings, height: int, width: int) -> None:
@@ -56,14 +56,6 @@ class PreviousTokenizer(nn.Module):
         )
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.decoder = Decoder(c, dim, self.colours)
-
-    @property
-    def tokens_per_frame(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def codebook(self) -> torch.Tensor:
-        return self.quantizer.codebook  # V D
 
     @property
     def context_channels(self) -> int:

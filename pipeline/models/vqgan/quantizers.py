@@ -76,6 +76,21 @@ class Quantizer(nn.Module):
         """Moves the codebook after the vectors `BN D` of a training step, where it moves so."""
 
 
+class TokenGrid(nn.Module):
+    """Base class of the tokenizers: a code for each cell of a grid on the image."""
+
+    grid: tuple[int, int]  # h w
+    quantizer: Quantizer
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.quantizer.codebook  # V D
+
+
 class GradientCodebook(Quantizer):
     """`vq`."""
 
