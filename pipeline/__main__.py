@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "tells what is missing before a run",
     "presets": "lists sets of parameters, or writes one into params.yaml",
 }
+WITH_NETWORKS = ("generate", "app", "retime", "export")  # whose imports take seconds: PyTorch
 
 
 def main() -> None:
@@ -26,6 +27,8 @@ def _start() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]
+        if name in WITH_NETWORKS and sys.stderr.isatty() and not {"-h", "--help"} & {*sys.argv}:
+            print("loading the model ...", file=sys.stderr, flush=True)
         try:
             command = importlib.import_module(f"pipeline.commands.{name}")
         except ModuleNotFoundError as error:

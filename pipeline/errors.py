@@ -87,9 +87,13 @@ def run_main(main: Callable[[], None]) -> None:
             "fewer engine.workers, or free some, and run the same command again"
         )
     except KeyboardInterrupt as error:
-        number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
         print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(128 + number)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """What shells say of a command that a signal ended."""
+    return 128 + (error.args[0] if isinstance(error, Terminated) else signal.SIGINT)
 
 
 def _discard_output() -> None:

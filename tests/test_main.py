@@ -22,6 +22,19 @@ def test_every_command_is_listed_and_can_be_imported(monkeypatch, capsys):
         assert callable(importlib.import_module(f"pipeline.commands.{name}").main)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [(["generate"], "loading the model ...\n"), (["generate", "--help"], ""), (["check"], "")],
+)
+def test_a_terminal_is_told_at_once_what_takes_seconds(monkeypatch, capsys, words, line):
+    command = type("Command", (), {"main": staticmethod(lambda: None)})
+    monkeypatch.setattr(importlib, "import_module", lambda name: command)
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        run(monkeypatch, *words)
+        assert capsys.readouterr().err == (line if terminal else "")
+
+
 def test_an_unknown_command_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "draw")

@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import os
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import ffmpeg
 from pipeline import config, io, runtime
 from pipeline.commands import generate
 from pipeline.commands.studio import LABELS, MAX_SAMPLES, MODES, Studio
-from pipeline.errors import UserError
+from pipeline.errors import UserError, exit_code
 from pipeline.inference.keyframes import N_FRAMES
 from pipeline.models.gpt.sampling import resolve_mode
 from pipeline.video import clip_writer
@@ -38,9 +39,13 @@ OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY
 
 
 def main(words: list[str] | None = None) -> None:
-    with served(parser().parse_args(words)) as address:
-        print(f"{address} is ready; Ctrl-C stops it", flush=True)
-        threading.Event().wait()
+    try:
+        with served(parser().parse_args(words)) as address:
+            print(f"{address} is ready; Ctrl-C stops it", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt as error:
+        print("stopped", file=sys.stderr)
+        sys.exit(exit_code(error))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,11 +151,11 @@ def examples(folder: Path) -> list[list]:
     for clip in clips.tail(EXAMPLES).itertuples():
         first, *_, last = clip.frames
         seconds = max(0.0, float((first - 0.5) / Fraction(clip.fps)))
-        both = ffmpeg.input(f"file:{SAMPLE / clip.path}", ss=f"{seconds:.4f}")
-        both = both.filter("select", f"eq(n,0)+eq(n,{last - first})")
+        ends = ffmpeg.input(f"file:{SAMPLE / clip.path}", ss=f"{seconds:.4f}")
+        ends = ends.filter("select", f"eq(n,0)+eq(n,{last - first})")
         names = str(folder / f"{clip.video_id}_%d.png")
         try:
-            both.output(names, vframes=2, fps_mode="passthrough").run(executable(), quiet=True)
+            ends.output(names, vframes=2, fps_mode="passthrough").run(executable(), quiet=True)
         except ffmpeg.Error:
             return []
         rows.append([names % 1, names % 2, clip.n_frames])
@@ -227,9 +232,9 @@ def build(studio: Studio) -> Any:
             go = gr.Button("Draw", variant="primary", scale=3)
             swap, clear = gr.Button("Swap the pictures"), gr.ClearButton(value="Clear", **hidden)
         with gr.Row():
-            seen = {"interactive": False, "height": 320}
-            video = gr.Video(label="Clip", autoplay=True, loop=True, buttons=[], **seen)
-            sheet = gr.Image(label="Strip", buttons=["fullscreen", "download"], **seen)
+            wide = {"interactive": False, "height": 320}
+            video = gr.Video(label="Clip", autoplay=True, loop=True, buttons=[], **wide)
+            sheet = gr.Image(label="Strip", buttons=["fullscreen", "download"], **wide)
         with gr.Row():
             with gr.Column():
                 files = gr.File(label="Downloads", interactive=False, **several)
