@@ -58,7 +58,7 @@ def scenes(folder: Path, rules: config.SceneSplit) -> dict[tuple[str, int], Hash
     found = {}
     for video in read_videos(folder).itertuples():
         footage, rate = open_frames(folder, video.video_id), Fraction(video.fps)
-        small = footage.plane("small")
+        small = footage.small
         for scene in find_scenes(footage, rate, rules)[0]:
             if scene.kept:
                 name = Path(video.path).stem, scene.start

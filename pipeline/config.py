@@ -148,7 +148,7 @@ class Ingest(FrameSize):
 
 
 class SceneSplit(Section):
-    detector: Literal["content", "adaptive", "threshold", "hash", "histogram", "transnetv2"]
+    detector: Literal["content", "adaptive", "threshold", "transnetv2"]
     threshold: Annotated[float, Field(gt=0.0, le=255.0)]
     weights: Annotated[list[Weight], Field(min_length=4, max_length=4)]
     min_scene_seconds: Weight

@@ -52,7 +52,7 @@ def find_device(name: str) -> torch.device:
 def free_memory() -> int:
     """Bytes that this process can still take: of the machine, or of a container's limit (Linux)."""
     free = psutil.virtual_memory().available
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and limit.read_text().strip().isdigit():
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free

@@ -1,5 +1,6 @@
 """What tests of networks share: tiny settings, little moving pictures, shards, random models."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,21 +168,25 @@ def untrained(moving) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def saved_models(tiny, untrained) -> Callable[..., Path]:
+def saved_models(tiny, untrained, tmp_path_factory) -> Callable[..., Path]:
     """Writes random networks as the stages leave them in models/, of the settings with changes."""
+    written: dict[str, Path] = {}  # those of equal settings are copied
 
     def save(folder: Path, changes: dict | config.Params | None = None) -> Path:
         import torch
 
         from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
+        from pipeline.models.flow import Easing
         from pipeline.models.gpt.checkpoint import save_gpt
 
         settings = changes if isinstance(changes, config.Params) else tiny(changes)
-        model = untrained(settings)
-        save_tokenizer(model.tokenizer, settings, folder / "vqgan")
-        weights = load_tokenizer(folder / "vqgan", torch.device("cpu")).sha256
-        save_gpt(model.gpt, weights, folder / "gpt2")
-        return folder
+        if (key := settings.model_dump_json()) not in written:
+            models, model = tmp_path_factory.mktemp("models"), untrained(settings)
+            save_tokenizer(model.tokenizer, settings, models / "vqgan", Easing(1.0))
+            weights = load_tokenizer(models / "vqgan", torch.device("cpu")).sha256
+            save_gpt(model.gpt, weights, models / "gpt2")
+            written[key] = models
+        return shutil.copytree(written[key], folder, dirs_exist_ok=True)
 
     return save
 

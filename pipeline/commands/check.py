@@ -208,9 +208,9 @@ def _folder(path: Path, name: str, remedy: str) -> Iterator[Finding]:
         except OSError as error:
             faults[f"cannot be read ({error.strerror}): mend that"].append(str(folder))
     for fault, items in faults.items():
-        more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+        rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
         level = "warning" if fault == LINKED else "error"
-        yield Finding(level, f"{name}: {', '.join(items[:3])}{more}: {fault}")
+        yield Finding(level, f"{name}: {', '.join(items[:3])}{rest}: {fault}")
     if count == MOST_FILES:
         many = f"{MOST_FILES:,} files or more, all of which DVC hashes"
         yield Finding("warning", f"{name}: {many}; the others were not looked at")

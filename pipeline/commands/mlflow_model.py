@@ -110,8 +110,8 @@ class Nakawari(mlflow.pyfunc.PythonModel):
         check_memory(clip, n_frames * clip_writer.HELD.get(out.suffix, 0))
         decoding = self.decoding.model_copy(update={"temperature": params["temperature"]})
         generator = torch.Generator().manual_seed(params["seed"])
-        drawn = clip.frames(clip.token_ids(decoding, generator), lambda n: None)
-        clip_writer.write_clip(drawn, n_frames, out, params["fps"])
+        frames = clip.frames(clip.token_ids(decoding, generator), lambda n: None)
+        clip_writer.write_clip(frames, n_frames, out, params["fps"])
         return out.read_bytes(), notes + conversions(clip, images, on)
 
 

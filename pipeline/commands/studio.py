@@ -121,14 +121,14 @@ class Studio:
             if not fields[name]:
                 raise UserError(f"the {name} picture is missing; upload one")
             setattr(options, name, self._picture(fields[name], names))
-        more = fields["more"] if isinstance(fields["more"], list) else []
+        files = fields["more"] if isinstance(fields["more"], list) else []
         at = re.findall(r"[^,;\s]+", str(fields["at"] or ""))
-        if len(at) != len(more) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
+        if len(at) != len(files) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
             raise UserError(
                 f"frames of the further keyframes: {' '.join(at) or 'none'}; expected a number for "
-                f"each of the {len(more)} pictures, such as 5, 12"
+                f"each of the {len(files)} pictures, such as 5, 12"
             )
-        for number, file in zip(at, more, strict=True):
+        for number, file in zip(at, files, strict=True):
             options.frame.append(f"{number}={self._picture(file, names)}")
         return options
 

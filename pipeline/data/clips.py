@@ -49,7 +49,7 @@ def chunk_clips(
             key = split_key(video_id, scene.start, rules.split_by)
             keyed[scene.scene_id] = Keyed(key, frames.about.get("split", ""))
             if rules.near_duplicate_hamming >= 0:
-                small = frames.plane("small")[scene.start : scene.end]  # T 32 32
+                small = frames.small[scene.start : scene.end]  # T 32 32
                 hashed.append(hash_scene(scene.scene_id, "", small))
 
     def near_duplicates(splits: Mapping[Keyed, str]) -> dict[str, str]:

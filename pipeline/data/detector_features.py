@@ -8,10 +8,9 @@ without opening a video again.
   HSV planes from the frame before, and `delta_edges`, that of the dilated Canny edges; 0 at
   frame 0.
 - Threshold: `mean_rgb`, the mean of all pixels and channels.
-- Histogram: `histogram`, how often each of the 256 levels of Y (BT.601) occurs.
-- Hash: `small`, the grey 32x32 picture that the cosine transform is taken of.
 
-Beside them `time`, and of the model's own frames `block_change`, by which holds are found.
+Beside them `time`; of the model's own frames `block_change`, by which holds are found; and `small`,
+the grey 32x32 picture whose cosine transform PySceneDetect hashes, by which scenes are compared.
 """
 
 import math
@@ -26,10 +25,6 @@ EDGE_SIGMA = 1 / 3  # Canny's two thresholds lie so far below and above the medi
 BLOCK = 8  # pixels, side of the blocks in which a change is looked for
 DELTAS = ("delta_hue", "delta_sat", "delta_lum", "delta_edges")
 TERMS = (*DELTAS, "mean_luma", "mean_rgb", "block_change", "time")  # float32 a frame
-PLANES = {  # type and shape a frame
-    "small": (np.dtype("u1"), (SMALL_SIDE, SMALL_SIDE)),
-    "histogram": (np.dtype("<u4"), (LEVELS,)),
-}
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of R, G, B (BT.601)
 
 
@@ -49,11 +44,11 @@ class FrameTerms:
     def measure(
         self, images: np.ndarray, samples: np.ndarray, times: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The TERMS and PLANES of B frames: `images` uint8 `B H W 3` as the model sees them,
+        """The TERMS and `small` of B frames: `images` uint8 `B H W 3` as the model sees them,
         `samples` uint8 `B h w 3` as the detectors do, `times` float `B` in seconds.
 
-        Terms are float32 `B` in levels of [0, 255] (hue [0, 179]); `small` is uint8 `B 32 32` and
-        `histogram` uint32 `B 256`. Changes are those from the frame before, 0 for the first.
+        Terms are float32 `B` in levels of [0, 255] (hue [0, 179]); `small` is uint8 `B 32 32`.
+        Changes are those from the frame before, 0 for the first.
         """
         count, height, width, _ = samples.shape
         rows = samples.reshape(count * height, width, 3)
@@ -69,7 +64,7 @@ class FrameTerms:
         terms["block_change"] = np.array([block_change(image, last) for image, last in pairs])
         self._last_maps, self._last_image = maps[-1].copy(), images[-1]
         named = {name: values.astype(np.float32) for name, values in terms.items()}
-        return named | {"small": small_grey(samples), "histogram": luma_histogram(samples)}
+        return named | {"small": small_grey(samples)}
 
 
 def channel_means(stack: np.ndarray) -> np.ndarray:
@@ -84,12 +79,6 @@ def small_grey(frames: np.ndarray) -> np.ndarray:
     return np.stack([cv2.resize(image, side, interpolation=cv2.INTER_AREA) for image in grey])
 
 
-def luma_histogram(frames: np.ndarray) -> np.ndarray:
-    """uint8 RGB `B H W 3` to uint32 `B 256`."""
-    luma = [cv2.extractChannel(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV), 0) for frame in frames]
-    return np.stack([_histogram(image) for image in luma]).astype(np.uint32)
-
-
 def edges(lightness: np.ndarray) -> np.ndarray:
     """Dilated Canny edges of uint8 `H W`: 255 on an edge, else 0."""
     height, width = lightness.shape
@@ -101,14 +90,10 @@ def edges(lightness: np.ndarray) -> np.ndarray:
     return cv2.dilate(cv2.Canny(lightness, low, high), np.ones((side, side), np.uint8))
 
 
-def _histogram(plane: np.ndarray) -> np.ndarray:
-    """uint8 `H W` to exact counts, float32 `256`."""
-    return cv2.calcHist([plane], [0], None, [LEVELS], [0, LEVELS]).ravel()
-
-
 def _median(plane: np.ndarray) -> float:
     """`np.median` of uint8 `H W`, from the histogram: it need not be sorted."""
-    reached = np.cumsum(_histogram(plane))
+    counts = cv2.calcHist([plane], [0], None, [LEVELS], [0, LEVELS])  # exact, float32
+    reached = np.cumsum(counts)
     middles = (plane.size - 1) // 2, plane.size // 2  # the same one for an odd number
     return float(np.searchsorted(reached, middles, side="right").mean())
 

@@ -6,10 +6,8 @@ frames of scores. No video is opened. Both are those of the class of the same na
 A new detector is a class here, an entry of DETECTORS and a name in `config.SceneSplit`.
 """
 
-import itertools
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from pipeline import config
@@ -23,10 +21,7 @@ NEIGHBOURS = 2  # adaptive: frames on each side, PySceneDetect's default
 # is a parameter, and the least content score of `adaptive` too.
 RATIO = 3.0  # adaptive: how many times the mean of the neighbours
 DARK = 12  # threshold: mean of R, G and B below which a picture is faded out
-HASH_BITS = 0.395  # hash: share of the bits that differ
-DECORRELATION = 0.05  # histogram: 1 - correlation
 PROBABILITY = 0.5  # transnetv2
-HASH_SIDE = 16  # lowest frequencies a side of the 32x32 picture: size 16, lowpass 2
 
 
 class Detector(Protocol):
@@ -119,39 +114,6 @@ class ThresholdDetector:
         return cuts
 
 
-class HashDetector:
-    """A cut where the perceptual hashes of neighbours differ in this share of their bits."""
-
-    def scores(self, footage: FrameFile) -> np.ndarray:
-        hashes = np.stack([self._hash(small) for small in footage.plane("small")])  # T 16 16
-        differing = np.count_nonzero(hashes[1:] != hashes[:-1], axis=(1, 2))
-        return np.concatenate([[0.0], differing / HASH_SIDE**2])
-
-    @staticmethod
-    def _hash(small: np.ndarray) -> np.ndarray:
-        """uint8 `32 32` to bool `16 16`: low frequencies above their median."""
-        scaled = np.float32(small) / max(1, small.max())
-        low = cv2.dct(scaled)[:HASH_SIDE, :HASH_SIDE]
-        return low > np.median(low)
-
-    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
-        return np.flatnonzero(scores >= HASH_BITS).tolist()
-
-
-class HistogramDetector:
-    """A cut where the correlation of neighbours' luma histograms (256 bins) is so far below 1."""
-
-    def scores(self, footage: FrameFile) -> np.ndarray:
-        counts = footage.plane("histogram").astype(np.float32)  # T 256
-        scaled = [cv2.normalize(row, None).ravel() for row in counts]
-        pairs = itertools.pairwise(scaled)
-        correlations = [cv2.compareHist(before, now, cv2.HISTCMP_CORREL) for before, now in pairs]
-        return np.concatenate([[0.0], 1.0 - np.array(correlations)])
-
-    def cuts(self, footage: FrameFile, scores: np.ndarray) -> list[int]:
-        return np.flatnonzero(scores >= DECORRELATION).tolist()
-
-
 class TransNetDetector:
     """TransNet V2: a cut where its authors put it.
 
@@ -173,8 +135,6 @@ DETECTORS: dict[str, type[Detector]] = {
     "content": ContentDetector,
     "adaptive": AdaptiveDetector,
     "threshold": ThresholdDetector,
-    "hash": HashDetector,
-    "histogram": HistogramDetector,
     "transnetv2": TransNetDetector,
 }
 

@@ -8,7 +8,7 @@ with its final name is complete.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline import io
-from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.detector_features import SMALL_SIDE, TERMS
 from pipeline.errors import UserError, naming
 
 READABLE = ("ok", "truncated", "damaged")  # `status` of a video that has a frame file
@@ -29,14 +29,14 @@ def frame_schema(height: int, width: int, about: dict[str, str] | None = None) -
     """Columns of a frame file; height, width and `about` stand in its metadata."""
     fields = [("frame", pa.int32()), ("image", pa.binary(height * width * 3))]
     fields += [(name, pa.float32()) for name in TERMS]
-    fields += [(name, pa.binary(_plane_bytes(name))) for name in PLANES]
+    fields += [("small", pa.binary(SMALL_SIDE**2))]
     size = {"height": str(height), "width": str(width)}
     return pa.schema(fields, metadata=(about or {}) | size)
 
 
 def frame_bytes(height: int, width: int) -> int:
-    """What a frame takes on disk: its number, its picture, its terms and planes."""
-    return 4 + height * width * 3 + 4 * len(TERMS) + sum(map(_plane_bytes, PLANES))
+    """What a frame takes on disk: its number, both pictures and its terms."""
+    return 4 + height * width * 3 + 4 * len(TERMS) + SMALL_SIDE**2
 
 
 class FrameWriter:
@@ -46,20 +46,18 @@ class FrameWriter:
         self._writer, self._schema, self.n_frames = writer, columns, 0
 
     def append(self, images: np.ndarray, terms: dict[str, np.ndarray]) -> None:
-        """uint8 `B H W 3`; `terms` holds float32 `B` for each of TERMS, and the PLANES."""
+        """uint8 `B H W 3`; `terms` holds float32 `B` for each of TERMS, and `small`."""
         count = len(images)
         numbers = np.arange(self.n_frames, self.n_frames + count, dtype=np.int32)
         columns = [pa.array(numbers), self._binary("image", images)]
         columns += [pa.array(terms[name]) for name in TERMS]
-        columns += [self._binary(name, terms[name]) for name in PLANES]
+        columns += [self._binary("small", terms["small"])]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self.n_frames += count
 
     def _binary(self, name: str, values: np.ndarray) -> pa.FixedSizeBinaryArray:
         """An array `B ...` as the column of that name, its bytes a frame."""
         width = self._schema.field(name).type
-        if name in PLANES:
-            values = values.astype(PLANES[name][0], copy=False)
         assert values.nbytes == len(values) * width.byte_width, (name, values.shape)
         data = pa.py_buffer(np.ascontiguousarray(values))
         return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, data])
@@ -110,18 +108,6 @@ def open_frames(folder: Path, video_id: str) -> "FrameFile":
     return FrameFile(folder / f"{video_id}{SUFFIX}")
 
 
-def _once(read: Callable) -> Callable:
-    """Keeps what a FrameFile reads of a column: a stage asks for it scene by scene."""
-
-    @functools.wraps(read)
-    def kept(self: "FrameFile", name: str) -> np.ndarray:
-        if name not in self._kept:
-            self._kept[name] = read(self, name)
-        return self._kept[name]
-
-    return kept
-
-
 class FrameFile:
     """A frame file: `footage[i]` is frame i, uint8 `H W 3` (a view; of the file where mapped).
 
@@ -152,23 +138,22 @@ class FrameFile:
             self._recent[batch] = self._read_batch(batch)
         return self._recent[batch][frame - self._starts[batch]]
 
-    @_once
     def term(self, name: str) -> np.ndarray:
         """One of TERMS for all frames, float32 `T`; read once, then kept."""
-        return _open(self._path, name).read_all().column(name).to_numpy()
+        if name not in self._kept:
+            self._kept[name] = _open(self._path, name).read_all().column(name).to_numpy()
+        return self._kept[name]
 
-    @_once
-    def plane(self, name: str) -> np.ndarray:
-        """One of PLANES for all frames: uint8 `T 32 32` or uint32 `T 256`; read once, then kept."""
-        kind, shape = PLANES[name]
-        chunks = _open(self._path, name).read_all().column(name).chunks
-        arrays = [_view(chunk, kind, shape) for chunk in chunks]
-        return np.concatenate(arrays).astype(kind.newbyteorder("="))
+    @functools.cached_property
+    def small(self) -> np.ndarray:
+        """The small grey pictures of all frames: uint8 `T 32 32`; read once, then kept."""
+        chunks = _open(self._path, "small").read_all().column("small").chunks
+        return np.concatenate([_view(chunk, (SMALL_SIDE, SMALL_SIDE)) for chunk in chunks])
 
     def _read_batch(self, number: int) -> np.ndarray:
         """uint8 `B H W 3`."""
         column = self._images.get_batch(number).column("image")
-        return _view(column, np.dtype("u1"), self._shape)
+        return _view(column, self._shape)
 
 
 def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
@@ -184,7 +169,7 @@ def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
     try:
         reader = pa.ipc.open_file(file)
         names = reader.schema.names
-        absent = {"frame", "image", *TERMS, *PLANES} - set(names)
+        absent = {"frame", "image", *TERMS, "small"} - set(names)
         if absent:
             lacks = ", ".join(sorted(absent))
             raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
@@ -196,12 +181,7 @@ def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
 
 
-def _plane_bytes(name: str) -> int:
-    kind, shape = PLANES[name]
-    return kind.itemsize * math.prod(shape)
-
-
-def _view(chunk: pa.FixedSizeBinaryArray, kind: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _view(chunk: pa.FixedSizeBinaryArray, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
-    data = np.frombuffer(chunk.buffers()[1], kind)
+    data = np.frombuffer(chunk.buffers()[1], np.uint8)
     return data[chunk.offset * size :][: len(chunk) * size].reshape(len(chunk), *shape)

@@ -33,8 +33,8 @@ class Keyed(NamedTuple):
 
     def place(self, rules: config.ClipChunk) -> float:
         """A number in [0, 1); a source's own "train" has the ranges of train and val for itself."""
-        both = rules.train_share + rules.val_share
-        return position(self.key) * (both if self.source == "train" else 1.0)
+        share = rules.train_share + rules.val_share if self.source == "train" else 1.0
+        return position(self.key) * share
 
 
 def split_key(video_id: str, start: int, split_by: str) -> str:

@@ -86,8 +86,10 @@ def bootstrap_interval(
         step = max(1, MAX_CELLS // n_videos)
         for start in range(0, n_bootstrap, step):
             size = min(step, n_bootstrap - start)
-            drawn = rng.multinomial(n_videos, np.full(n_videos, 1 / n_videos), size)  # size videos
-            means.append((drawn @ sums) / (drawn @ counts))
+            resamples = rng.multinomial(
+                n_videos, np.full(n_videos, 1 / n_videos), size
+            )  # size videos
+            means.append((resamples @ sums) / (resamples @ counts))
         tail = expanded_tail(n_videos)
         low, high = np.quantile(np.concatenate(means), (tail, 1 - tail)).tolist()
     return Interval(float(values.mean()), low, high, len(values), n_videos)

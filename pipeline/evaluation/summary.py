@@ -81,9 +81,9 @@ def method_metrics(rows: pd.DataFrame) -> dict[str, float | int]:
     metrics = {name: float(rows[name].mean()) for name in names}
     for name, (generated, true) in RATIOS.items():
         if generated in rows:
-            both = rows[[generated, true]].dropna()
-            if not both.empty and both[true].mean() >= LEAST_AMOUNT:
-                metrics[name] = float(both[generated].sum() / both[true].sum())
+            pairs = rows[[generated, true]].dropna()
+            if not pairs.empty and pairs[true].mean() >= LEAST_AMOUNT:
+                metrics[name] = float(pairs[generated].sum() / pairs[true].sum())
     return metrics | {"n": int(rows.clip_id.nunique())}
 
 

@@ -55,14 +55,14 @@ class Clip:
         height, width, fit = model.ingest.height, model.ingest.width, model.ingest.fit
         self.large, self.small = {}, {}  # uint8 of the output's size, and H W 3 of the model's
         for frame, image in images.items():
-            seen = frames.resize(over(image, self.background), *size)
-            self.large[frame] = frames.canvas(seen, height, width, fit)
+            opaque = frames.resize(over(image, self.background), *size)
+            self.large[frame] = frames.canvas(opaque, height, width, fit)
             self.small[frame] = frames.resize(self.large[frame], height, width)
             if self.has_alpha:
                 if image.shape[:2] != size:
                     image = straight(frames.resize(premultiplied(image), *size))
-                layers = image[..., :3], image[..., 3:].repeat(3, axis=2)
-                colour, alpha = (frames.canvas(x, height, width, fit) for x in layers)
+                colour = frames.canvas(image[..., :3], height, width, fit)
+                alpha = frames.canvas(image[..., 3:].repeat(3, axis=2), height, width, fit)
                 self.large[frame] = np.dstack([colour, alpha[..., 0]])  # bars are transparent
         self.drawn = [segment for segment in segments if segment.drawn]
 
@@ -75,10 +75,8 @@ class Clip:
     def token_ids(self, decoding: Decoding, generator: torch.Generator) -> TokenIds:
         if not self.drawn:
             return {}
-        first, last = (
-            torch.from_numpy(np.stack([self.small[getattr(part, end)] for part in self.drawn]))
-            for end in ("first", "last")
-        )  # B H W 3
+        first = torch.from_numpy(np.stack([self.small[part.first] for part in self.drawn]))
+        last = torch.from_numpy(np.stack([self.small[part.last] for part in self.drawn]))  # B H W 3
         lengths = [segment.n_drawings for segment in self.drawn]
         ids = self.model.token_ids(first, last, lengths, decoding, generator)  # T B N
         return dict(zip(self.drawn, ids.unbind(1), strict=True))
@@ -104,8 +102,8 @@ class Clip:
             (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
             before = part[0].numpy()
             advance(1)
-        both = self.shown(before), self.shown(self.large[segment.last])
-        return np.stack([over(image, self.background) for image in both])
+        frames = self.shown(before), self.shown(self.large[segment.last])
+        return np.stack([over(frame, self.background) for frame in frames])
 
     def _draw(
         self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None
@@ -127,7 +125,7 @@ class Clip:
         numbers: torch.Tensor | None,
     ) -> Iterator[torch.Tensor]:
         """As `InBetweener.draw`, `K H W 4`; what residual and codes add goes to the colours."""
-        model, tokenizer, size = self.model, self.model.tokenizer, tuple(large[0].shape[:2])
+        model, size = self.model, tuple(large[0].shape[:2])
         flow = model.flow(first, last).resize(size).to(model.device)
         exponent = torch.tensor(model.easing.exponent(first, last), device=model.device)
         mixed = [torch.from_numpy(premultiplied(x.numpy())).to(model.device) for x in large]
@@ -138,10 +136,7 @@ class Clip:
             codes = ids[part - 1]  # K N
             with runtime.autocast(model.device, model.precision):
                 context = model.context(first, last, n, part)
-                known = (codes != tokenizer.null_code).unflatten(1, tokenizer.grid)[:, None]
-                vectors = F.embedding(codes.clamp(max=tokenizer.null_code - 1), tokenizer.codebook)
-                vectors = vectors.movedim(-1, 1).unflatten(2, tokenizer.grid)  # K D h w
-                output = tokenizer.forward(vectors, known.float(), context)
+                output = model.tokenizer.decode_parts(codes, context)
                 added = [F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (output.residual, output.difference)]
                 output = output._replace(residual=added[0], difference=added[1])  # K 4 H W
                 expanded = [x.expand(len(part), -1, -1, -1) for x in mixed]
@@ -233,7 +228,8 @@ def conversions(clip: Clip, images: dict[int, np.ndarray], on: int) -> list[str]
             )
         if not segment.drawn or not model.has_context:
             continue
-        first, last = (torch.from_numpy(clip.small[end]) for end in (segment.first, segment.last))
+        first = torch.from_numpy(clip.small[segment.first])
+        last = torch.from_numpy(clip.small[segment.last])
         change = float((first.float() - last.float()).abs().mean())
         if change > CUT_CHANGE and consistent_share(model.flow(first, last)) < CUT_CONSISTENT:
             lines.append(

@@ -137,7 +137,25 @@ class InBetweener:
         """
         self._check(first, last, n_frames)
         resolve_mode(decoding.mode, self.gpt.config)
-        return self._token_ids(first, last, n_frames, decoding, generator)
+        lengths = torch.tensor(n_frames, device=self.device)
+        with autocast(self.device, self.precision):
+            if self.has_context:
+                # At times 0 and 1 the eased warp is the keyframe itself: code 0 everywhere.
+                tokens = self.tokenizer.tokens_per_frame
+                first_ids = last_ids = torch.zeros(
+                    len(first), tokens, dtype=torch.int64, device=self.device
+                )
+                features = self._features(first, last, n_frames)
+            elif self.has_previous:
+                return self._token_ids_by_frame(first, last, lengths, decoding, generator)
+            else:
+                first_ids = self.tokenizer.encode(frames.to_float(first.to(self.device)))
+                last_ids = self.tokenizer.encode(frames.to_float(last.to(self.device)))
+                features = None
+                # without context there is no null code
+                decoding = decoding.model_copy(update={"min_confidence": 0.0})
+            given = Conditioning(last_ids, lengths, features)
+            return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
 
     @torch.no_grad()
     def draw(
@@ -250,36 +268,6 @@ class InBetweener:
         ends = [x.expand(len(numbers), -1, -1, -1) for x in ends]
         return make_context(*ends, flow, time, exponent)
 
-    def _token_ids(
-        self,
-        first: torch.Tensor,
-        last: torch.Tensor,
-        n_frames: Sequence[int],
-        decoding: Decoding,
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
-        """`T B N` of the inner frames, T = longest - 2."""
-        lengths = torch.tensor(n_frames, device=self.device)
-        with autocast(self.device, self.precision):
-            if self.has_context:
-                # At times 0 and 1 the eased warp is the keyframe itself: code 0 everywhere.
-                tokens = self.tokenizer.tokens_per_frame
-                first_ids = last_ids = torch.zeros(
-                    len(first), tokens, dtype=torch.int64, device=self.device
-                )
-                features = self._features(first, last, n_frames)
-            elif self.has_previous:
-                return self._token_ids_by_frame(first, last, lengths, decoding, generator)
-            else:
-                first_ids, last_ids = (
-                    self.tokenizer.encode(frames.to_float(x.to(self.device))) for x in (first, last)
-                )
-                features = None
-                # without context there is no null code
-                decoding = decoding.model_copy(update={"min_confidence": 0.0})
-            given = Conditioning(last_ids, lengths, features)
-            return torch.stack(list(generate(self.gpt, first_ids, given, decoding, generator)))
-
     def _token_ids_by_frame(
         self,
         first: torch.Tensor,
@@ -290,19 +278,20 @@ class InBetweener:
     ) -> torch.Tensor:
         """`T B N`: with the previous frame as context, features are those of decoded frames."""
         tokenizer, generator = self.tokenizer, generator or torch.Generator().manual_seed(0)
-        image, end = (frames.to_float(x.to(self.device)) for x in (first, last))  # B 3 H W
+        image = frames.to_float(first.to(self.device))  # B 3 H W
+        end = frames.to_float(last.to(self.device))
         given = tokenizer.context_features(end, end).float()  # B N C
         # without warps there is no null code
         decoding = decoding.model_copy(update={"min_confidence": 0.0})
         nothing = torch.zeros(given.shape[:2], dtype=torch.int64, device=self.device)  # B N
-        ids, seen = [nothing], []  # by frame
+        ids, read = [nothing], []  # by frame
         for number in range(int(lengths.max()) - 2):
-            seen.append(tokenizer.context_features(image, end).float())
-            # As in training, a part of the clip: its first frame is the oldest that is seen.
+            read.append(tokenizer.context_features(image, end).float())
+            # As in training, a part of the clip: its first frame is the oldest that is read.
             start = max(0, number - self.gpt.config.window)
-            n_frames = (lengths - start).clamp(min=len(seen) - start + 2)
+            n_frames = (lengths - start).clamp(min=len(read) - start + 2)
             features = given.new_zeros(len(first), int(n_frames.max()), *given.shape[1:])
-            features[:, 1 : len(seen) - start + 1] = torch.stack(seen[start:], 1)
+            features[:, 1 : len(read) - start + 1] = torch.stack(read[start:], 1)
             features[torch.arange(len(first)), n_frames - 1] = given
             window = torch.stack([nothing, *ids[start + 1 :]], 1)  # B T N
             codes = predict(

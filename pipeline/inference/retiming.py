@@ -114,9 +114,11 @@ class Drawer:
         """uint8 `H W 3` twice, and one for each share; the left one where they are too unlike."""
         size = self.model.ingest
         how = "pad" if size.fit == "pad" else "squeeze"
-        large = [frames.canvas(image, size.height, size.width, how) for image in (left, right)]
-        small = [frames.resize(image, size.height, size.width) for image in large]
-        large, small = (tuple(map(torch.from_numpy, pair)) for pair in (large, small))
+        large, small = [], []
+        for image in (left, right):
+            image = frames.canvas(image, size.height, size.width, how)
+            large.append(torch.from_numpy(image))
+            small.append(torch.from_numpy(frames.resize(image, size.height, size.width)))
         change = float((small[0].float() - small[1].float()).abs().mean())
         unlike = change > CUT_CHANGE
         if unlike and consistent_share(self.model.flow(*small)) < CUT_CONSISTENT:
@@ -124,7 +126,7 @@ class Drawer:
             yield from [left] * len(shares)
             return
         numbers = torch.from_numpy(np.clip(np.round(shares * TIMES), 1, TIMES - 1).astype(np.int64))
-        for images in self.model.draw(*small, TIMES + 1, self._ids, large, numbers):
+        for images in self.model.draw(*small, TIMES + 1, self._ids, tuple(large), numbers):
             for image in images.numpy():  # K H W 3
                 yield frames.without_bars(image, *left.shape[:2])
 

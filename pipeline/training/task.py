@@ -63,6 +63,8 @@ class Task:
     generator: torch.Generator  # for random numbers inside the losses
     processes: DistributedContext = SINGLE_PROCESS
     unit = "images"  # what count_targets counts
+    device = torch.device("cpu")
+    precision = "float32"
 
     def size(self, split: str) -> int:
         """Examples of `train` or `val`."""

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from pipeline import progress
 from pipeline.config import Params, Train, VqganTrainer
@@ -66,7 +68,8 @@ def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) 
                 trainer.train_step()
         return trainer.history
     bar = progress.bar(what=what, unit="step", total=trainer.total_steps)
-    with bar, _signals_noted(trainer.signals):
+    peak = peak_flops(task.device, task.precision)
+    with bar, _signals_noted(trainer.signals), _flops_counted(trainer):
         bar.update(trainer.step)
         while trainer.step < trainer.total_steps:
             trainer.train_step()
@@ -74,7 +77,8 @@ def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) 
             if trainer.history.steps:
                 loss = f"{trainer.history.steps[-1].get('total', math.nan):.4f}"
                 speed = f"{trainer.targets_per_second:,.0f} {task.unit}/s"
-                bar.set_postfix_str(f"loss={loss}, {speed}", refresh=False)
+                share = f"{trainer.flops_per_second / peak:.0%} of peak"
+                bar.set_postfix_str(f"loss={loss}, {speed}, {share}", refresh=False)
     return trainer.history
 
 
@@ -102,6 +106,51 @@ def _signals_noted(signals: list[int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _flops_counted(trainer: "Trainer") -> Iterator[None]:
+    """Counts into `trainer.flops` what its layers with weights multiply and add while they train.
+
+    The backward pass takes twice the forward one. Attention, losses and what they look at are left
+    out, as usual for "model FLOPs utilisation" (Chowdhery et al., 2022, arXiv:2204.02311).
+    """
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if layer.training and torch.is_grad_enabled():
+            weight, values, channels = layer.weight, output, output.shape[1]
+            if isinstance(layer, nn.ConvTranspose2d):
+                values, channels = inputs[0], inputs[0].shape[1]
+            elif weight.dim() == 2:
+                channels = output.shape[-1]
+            passes = 3 if weight.requires_grad else 2  # backward: to the inputs, and to the weights
+            trainer.flops += 2 * passes * weight.numel() * values.numel() / channels
+
+    layers = [layer for layer in trainer.task.module.modules() if not [*layer.children()]]
+    layers = [layer for layer in layers if getattr(layer, "weight", None) is not None]
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in layers
+        if layer.weight.dim() >= 2 and not isinstance(layer, nn.Embedding)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@cache
+def peak_flops(device: torch.device, precision: str) -> float:
+    """A second's multiplications and additions of a large matrix product, the best of a few."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side = 8192 if device.type == "cuda" else 512
+    matrix, seconds = torch.ones(side, side, dtype=dtype, device=device), math.inf
+    for _ in range(5):
+        started = time.monotonic()
+        float((matrix @ matrix)[0, 0])  # waits for the device
+        seconds = min(seconds, time.monotonic() - started)
+    return 2 * side**3 / max(seconds, 1e-9)
 
 
 class LoggedValue(NamedTuple):
@@ -134,7 +183,8 @@ class Trainer:
         self.history = History()
         self.accumulated: list[dict[str, torch.Tensor | float]] = []  # since the last log point
         self.order: tuple[int, list[int]] = (-1, [])  # epoch, its rows
-        self.seconds = self.targets = self.targets_per_second = 0.0
+        self.seconds = self.targets = self.flops = 0.0  # since the last log point
+        self.targets_per_second = self.flops_per_second = 0.0
         self.saved_at, self.saving_seconds = time.monotonic(), 0.0
 
     def train_step(self) -> None:
@@ -237,8 +287,8 @@ class Trainer:
             if not wrong:
                 return ""
             names, examples = list(dict.fromkeys(v.name for v in wrong)), wrong[0].rows
-            more = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
-            return f"{', '.join(names)} ({', '.join(self.task.names(examples[:8]))}{more})"
+            rest = f" and {len(examples) - 8} more" if len(examples) > 8 else ""
+            return f"{', '.join(names)} ({', '.join(self.task.names(examples[:8]))}{rest})"
 
         reports = self.processes.all_gather_object(describe(losses))
         cause = next((report for report in reports if report), describe(norms))
@@ -264,7 +314,8 @@ class Trainer:
         self.history.steps.append({"step": self.step, "epoch": epoch + 1} | row)
         # not in the history, which is the same in each run
         self.targets_per_second = self.targets / max(self.seconds, 1e-9)
-        self.seconds = self.targets = 0.0
+        self.flops_per_second = self.flops / max(self.seconds, 1e-9)
+        self.seconds = self.targets = self.flops = 0.0
         self._log("train", row | {f"{self.task.unit}_per_second": self.targets_per_second})
 
     def _sync_accumulated(self) -> None:

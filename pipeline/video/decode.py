@@ -296,8 +296,8 @@ def _size_notes(first: Size, others: list[Size]) -> list[str]:
         return []
     bars = any(height * first[1] != width * first[0] for height, width in sizes)
     names = ", then ".join(f"{width}x{height}" for height, width in sizes[:NAMED_SIZES])
-    more = f" and {len(sizes) - NAMED_SIZES} more" if len(sizes) > NAMED_SIZES else ""
-    return [f"picture size changes: {names}{more}, fitted {'with bars' if bars else 'by scaling'}"]
+    rest = f" and {len(sizes) - NAMED_SIZES} more" if len(sizes) > NAMED_SIZES else ""
+    return [f"picture size changes: {names}{rest}, fitted {'with bars' if bars else 'by scaling'}"]
 
 
 def _check_ending(header: Header, times: list[float], errors: str, returncode: int) -> None:

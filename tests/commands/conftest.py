@@ -4,27 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.flow import Easing
-from pipeline.models.gpt.checkpoint import save_gpt
-
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, tiny, untrained):
+def project(tmp_path, monkeypatch, tiny, saved_models):
     """A folder with params.yaml, random models and the pictures a, b and mid.png of 30x50."""
 
     def make(**changes) -> Path:
         settings = tiny({name.replace("__", "."): value for name, value in changes.items()})
         with (tmp_path / "params.yaml").open("w") as file:
             YAML(typ="safe").dump(settings.model_dump(), file)
-        model = untrained(settings)
-        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
-        weights = load_tokenizer(tmp_path / "models/vqgan", torch.device("cpu")).sha256
-        save_gpt(model.gpt, weights, tmp_path / "models/gpt2")
+        saved_models(tmp_path / "models", settings)
         for name, seed in (("a", 0), ("b", 1), ("mid", 2)):
             random = np.random.default_rng(seed)
             picture = random.integers(1, 256, (30, 50, 3), np.uint8)

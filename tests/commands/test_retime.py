@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,11 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-import torch
-from ruamel.yaml import YAML
 
 from pipeline.commands import retime
 from pipeline.errors import run_main
 from pipeline.inference import retiming
 from pipeline.inference.retiming import Film, make_plan
-from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.flow import Easing
-from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.video import film_writer
 from pipeline.video.decode import decode
 from pipeline.video.probe import probe
@@ -38,23 +34,9 @@ retime.main(["in.mp4", "out.mp4", "--factor", "2"])
 """
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch, tiny, untrained):
-    """A folder with params.yaml and random models."""
-
-    def make(**changes) -> Path:
-        settings = tiny({name.replace("__", "."): value for name, value in changes.items()})
-        with (tmp_path / "params.yaml").open("w") as file:
-            YAML(typ="safe").dump(settings.model_dump(), file)
-        model = untrained(settings)
-        save_tokenizer(model.tokenizer, settings, tmp_path / "models/vqgan", Easing(1.0))
-        weights = load_tokenizer(tmp_path / "models/vqgan", torch.device("cpu")).sha256
-        save_gpt(model.gpt, weights, tmp_path / "models/gpt2")
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(film_writer, "SPEED", ("-preset", "ultrafast", "-crf", "1"))
-        return tmp_path
-
-    return make
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(film_writer, "SPEED", ("-preset", "ultrafast", "-crf", "1"))
 
 
 def scene(n: int, on: int = 1, night: bool = False, size=(HEIGHT, WIDTH)) -> np.ndarray:
@@ -391,6 +373,42 @@ def test_kinds_of_films(project, capsys, name):
     assert "Video: h264" in text
 
 
+def make_wrong_files() -> None:
+    film = write("in.mp4", scene(12)).read_bytes()
+    Path("cut.mp4").write_bytes(film[: len(film) // 2])
+    big = write("big.mkv", np.random.default_rng(0).integers(0, 255, (24, 32, 64, 3), np.uint8))
+    Path("cut.mkv").write_bytes(big.read_bytes()[: big.stat().st_size // 2])
+    write("dot.mkv", scene(3)[:, :1, :1], "-c:v", "ffv1")
+    subprocess.run([FFMPEG, "-v", "error", *SOUND, "sound.mp4"], check=True)
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-i", "in.mp4", "-frames:v", "1", "picture.png"], check=True
+    )
+    Path("empty.mp4").write_bytes(b"")
+    for name in ("text.mp4", "notes.mp4", "none.png", "taken.mp4.parts"):
+        Path(name).write_text("some words\n")
+    Path("list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nin.mp4\n")
+    Path("noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    Path("folder.mp4").mkdir()
+
+
+@pytest.fixture(scope="module")
+def made_wrong(tmp_path_factory, request) -> Path:
+    """A film, and files that are none."""
+    folder = tmp_path_factory.mktemp("wrong")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_wrong_files()
+    return folder
+
+
+@pytest.fixture
+def wrong_files(project, made_wrong) -> None:
+    project()
+    for path in made_wrong.iterdir():
+        (shutil.copytree if path.is_dir() else os.link)(path, path.name)
+    os.mkfifo("pipe")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -426,24 +444,7 @@ def test_kinds_of_films(project, capsys, name):
         ("in.mp4 out.mp4 --preview 9", "--preview 9: expected a second of the film, which has 0.5"),
     ],
 )  # fmt: skip
-def test_wrong_input_gets_a_sentence_and_code_2(project, capsys, words, said):
-    project()
-    film = write("in.mp4", scene(12)).read_bytes()
-    Path("cut.mp4").write_bytes(film[: len(film) // 2])
-    big = write("big.mkv", np.random.default_rng(0).integers(0, 255, (24, 32, 64, 3), np.uint8))
-    Path("cut.mkv").write_bytes(big.read_bytes()[: big.stat().st_size // 2])
-    write("dot.mkv", scene(3)[:, :1, :1], "-c:v", "ffv1")
-    subprocess.run([FFMPEG, "-v", "error", *SOUND, "sound.mp4"], check=True)
-    subprocess.run(
-        [FFMPEG, "-v", "error", "-i", "in.mp4", "-frames:v", "1", "picture.png"], check=True
-    )
-    Path("empty.mp4").write_bytes(b"")
-    for name in ("text.mp4", "notes.mp4", "none.png", "taken.mp4.parts"):
-        Path(name).write_text("some words\n")
-    Path("list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nin.mp4\n")
-    Path("noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
-    Path("folder.mp4").mkdir()
-    os.mkfifo("pipe")
+def test_wrong_input_gets_a_sentence_and_code_2(wrong_files, capsys, words, said):
     before = sorted(path.name for path in Path().rglob("*"))
     words = words.split()
     if not {"--factor", "--fps", "--fps=", "--on"} & set(words):

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.data.detector_features import (
-    PLANES,
-    TERMS,
-    FrameTerms,
-    block_change,
-    detector_size,
-)
+from pipeline.data.detector_features import TERMS, FrameTerms, block_change, detector_size
 
 FRAMES = np.random.default_rng(2).integers(0, 256, (9, 20, 30, 3), np.uint8)
 
@@ -61,24 +55,14 @@ def test_batches_do_not_matter():
 
 def test_all_is_measured_in_its_type():
     measured = measure(FRAMES)
-    assert set(measured) == {*TERMS, *PLANES}
-    for name, (kind, shape) in PLANES.items():
-        assert measured[name].dtype == kind and measured[name].shape == (len(FRAMES), *shape)
+    assert set(measured) == {*TERMS, "small"}
+    assert measured["small"].dtype == np.uint8 and measured["small"].shape == (len(FRAMES), 32, 32)
     assert all(measured[name].dtype == np.float32 for name in TERMS)
 
 
 def test_mean_rgb_is_that_of_the_threshold_detector():
     expected = [np.mean(frame) for frame in bgr(FRAMES)]
     assert measure(FRAMES)["mean_rgb"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_histogram_is_that_of_the_histogram_detector():
-    from scenedetect import HistogramDetector
-
-    measured = measure(FRAMES)["histogram"]
-    for counts, frame in zip(measured, bgr(FRAMES), strict=True):
-        expected = HistogramDetector.calculate_histogram(frame, bins=256, normalize=False)
-        assert np.array_equal(counts, expected.ravel())
 
 
 def test_small_picture_is_that_of_the_hash_detector(monkeypatch):

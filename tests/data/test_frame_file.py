@@ -1,20 +1,16 @@
 """Frame files: what is written is what is read, mapped, and nothing half-written has the name."""
 
-import math
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.detector_features import TERMS
 from pipeline.data.frame_file import FrameFile, write_frames
 from pipeline.errors import UserError
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 6, 10, 3), np.uint8)
-MEASURED = {name: np.zeros(20, np.float32) for name in TERMS} | {
-    name: np.arange(20 * math.prod(shape)).astype(kind).reshape(20, *shape)
-    for name, (kind, shape) in PLANES.items()
-}
+SMALL = np.arange(20 * 32 * 32).astype(np.uint8).reshape(20, 32, 32)
+MEASURED = {name: np.zeros(20, np.float32) for name in TERMS} | {"small": SMALL}
 
 
 def test_frames_come_back_across_batches(frame_file):
@@ -27,24 +23,21 @@ def test_frames_come_back_across_batches(frame_file):
 def test_columns_are_the_contract(frame_file, tmp_path):
     frame_file(IMAGES)
     table = pa.ipc.open_file(pa.memory_map(str(tmp_path / "film.arrow"))).read_all()
-    assert table.schema.names == ["frame", "image", *TERMS, *PLANES]
+    assert table.schema.names == ["frame", "image", *TERMS, "small"]
     assert table.schema.types[:3] == [pa.int32(), pa.binary(6 * 10 * 3), pa.float32()]
     assert table.schema.metadata == {b"height": b"6", b"width": b"10"}
-    assert table.schema.types[-2:] == [pa.binary(1024), pa.binary(1024)]
+    assert table.schema.types[-2:] == [pa.float32(), pa.binary(1024)]
     assert table["frame"].to_pylist() == list(range(20))
     assert table["image"][3].as_py() == IMAGES[3].tobytes()
 
 
-def test_planes_come_back_across_batches(tmp_path):
+def test_small_pictures_come_back_across_batches(tmp_path):
     path = tmp_path / "film.arrow"
     with write_frames(path, 6, 10) as out:
         for part in (slice(0, 7), slice(7, 20)):
             out.append(IMAGES[part], {name: values[part] for name, values in MEASURED.items()})
-    footage = FrameFile(path)
-    for name, (kind, shape) in PLANES.items():
-        plane = footage.plane(name)
-        assert plane.dtype == kind and plane.shape == (20, *shape)
-        assert np.array_equal(plane, MEASURED[name]), name
+    small = FrameFile(path).small
+    assert small.dtype == np.uint8 and np.array_equal(small, SMALL)
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
@@ -62,7 +55,7 @@ def test_a_compressed_file_gives_the_same_and_is_smaller(tmp_path, compression):
     assert all(np.array_equal(packed[at], flat[at]) for at in order)
     for name in TERMS:
         assert np.array_equal(packed.term(name), plain.term(name))
-    assert np.array_equal(packed.plane("small"), plain.plane("small"))
+    assert np.array_equal(packed.small, plain.small)
 
 
 def test_what_is_known_of_a_file_comes_back(frame_file):

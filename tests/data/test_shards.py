@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.data.datasets import ClipSet, ImageSet, batches
-from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.detector_features import TERMS
 from pipeline.data.digits import DIGITS_FILE
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import write_frames
@@ -38,7 +38,7 @@ def footage(tmp_path) -> dict[str, np.ndarray]:
     for name in "ab":
         films[name] = random.integers(0, 256, (20, HEIGHT, WIDTH, 3), np.uint8)
         terms = {term: np.zeros(20, np.float32) for term in TERMS}
-        terms |= {name: np.zeros((20, *shape), kind) for name, (kind, shape) in PLANES.items()}
+        terms |= {"small": np.zeros((20, 32, 32), np.uint8)}
         with write_frames(tmp_path / f"{name}.arrow", HEIGHT, WIDTH) as out:
             out.append(films[name], terms)
     return films

@@ -21,15 +21,11 @@ import imageio_ffmpeg
 import mlflow
 import numpy as np
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors import safe_open
 
 from pipeline import tracking
-from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.flow import Easing
-from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.tracking import logged_model
 
 FOLDERS = {"vqgan_train": Path("models/vqgan"), "gpt2_train": Path("models/gpt2")}
@@ -41,14 +37,11 @@ SECONDS = 300  # patience with a busy machine
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, tiny, untrained):
+def project(tmp_path_factory, tiny, saved_models):
     """A folder as the stages before `report` leave it, with random networks."""
     root = tmp_path_factory.mktemp("project")
     settings = tiny({"tracking.enabled": True})
-    model = untrained(settings)
-    save_tokenizer(model.tokenizer, settings, root / "models/vqgan", Easing(1.0))
-    weights = load_tokenizer(root / "models/vqgan", torch.device("cpu")).sha256
-    save_gpt(model.gpt, weights, root / "models/gpt2")
+    saved_models(root / "models", settings)
     for folder in FOLDERS.values():
         (root / folder / "history.csv").write_text("step,epoch,total\n10,1,2\n")
         (root / folder / "validation.csv").write_text("epoch,step,psnr\n1,10,20.5\n")

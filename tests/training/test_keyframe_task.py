@@ -49,7 +49,7 @@ def test_training_draws_better_than_the_start(task, run, encoder):
 def test_errors_count_relative_to_that_of_the_warp(task):
     """Frames that are nearly right from the start weigh more; the mean is 1."""
     made = task()
-    images, context = made.frames["val"].batch(range(4), CPU)
+    images, context = made.sets["val"].batch(range(4), CPU)
     error = (context.eased - images).abs().mean((1, 2, 3))
     weight = made._reconstruct(range(4), None).weight
     assert float(weight.mean()) == pytest.approx(1, abs=1e-5) and weight.std() > 0.01

@@ -3,10 +3,12 @@
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import Terminated, UserError
 from pipeline.models.checkpoints import save_weights
@@ -325,6 +327,19 @@ def test_speed_is_logged_and_not_in_the_history(run):
     history = run(task, log=lambda values, step: logged.append(values))
     assert logged[0]["train.images_per_second"] > 0
     assert not any("per_second" in name for name in history.steps[0])
+
+
+def test_work_is_counted_as_by_torch():
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 4, 2, 2), nn.Linear(8, 5)
+    counter = SimpleNamespace(task=SimpleNamespace(module=nn.Sequential(*layers)), flops=0.0)
+    module, images = counter.task.module, torch.randn(2, 3, 4, 4, requires_grad=True)
+    with trainer._flops_counted(counter), FlopCounterMode(display=False) as torchs:
+        module(images).sum().backward()
+    assert counter.flops == torchs.get_total_flops()
+    with trainer._flops_counted(counter), torch.no_grad():
+        module(images)
+    assert counter.flops == torchs.get_total_flops(), "validation is no training"
+    assert trainer.peak_flops(torch.device("cpu"), "float32") > 1e8
 
 
 def test_history_and_summary(run, tmp_path):

@@ -132,11 +132,13 @@ class KeyframeTokenizer(TokenGrid):
 
         output: the context of the same frames at the size of the output; by default the model's.
         """
+        return compose(self.decode_parts(ids, context), output or context).clamp(-1, 1)
+
+    def decode_parts(self, ids: torch.Tensor, context: Context) -> DecoderOutput:
+        """Ids `B N`, null codes among them, to how the frames are composed."""
         known = (ids != self.null_code).unflatten(1, self.grid)[:, None].float()  # B 1 h w
         vectors = F.embedding(ids.clamp(max=self.null_code - 1), self.codebook)  # B N D
-        vectors = vectors.movedim(-1, 1).unflatten(2, self.grid)
-        composed = compose(self.forward(vectors, known, context), output or context)
-        return composed.clamp(-1, 1)
+        return self.forward(vectors.movedim(-1, 1).unflatten(2, self.grid), known, context)
 
     def forward(
         self, vectors: torch.Tensor, known: torch.Tensor, context: Context
@@ -163,10 +165,11 @@ def compose(output: DecoderOutput, context: Context) -> torch.Tensor:
     So the result keeps the resolution of the keyframes that are given.
     """
     size = context.first.shape[-2:]
-    mix, residual, difference = (
-        x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear")
-        for x in (output.mix, output.residual, output.difference)
-    )
+    mix, residual, difference = output.mix, output.residual, output.difference
+    if residual.shape[-2:] != size:
+        mix = F.interpolate(mix, size, mode="bilinear")
+        residual = F.interpolate(residual, size, mode="bilinear")
+        difference = F.interpolate(difference, size, mode="bilinear")
     to_first, to_last = output.correction.split(2, 1)
     warped_first = warp(context.first, context.to_first + resize_flow(to_first, size))
     warped_last = warp(context.last, context.to_last + resize_flow(to_last, size))
