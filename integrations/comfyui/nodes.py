@@ -47,6 +47,7 @@ DECODING = config.load(REPOSITORY / "params.yaml").evaluate.decoding
 folder_paths.add_model_folder_path(MODELS, str(Path(folder_paths.models_dir) / MODELS))
 
 Model = io.Custom("NAKAWARI_MODEL")
+FRAMES = io.Image.Output(display_name="frames")
 EASE = "timing: 0 as learnt, 1 even, more holds both ends longer"
 HEAT = "0: always the same clip; about 1: another one with each seed"
 TIMING = [
@@ -57,20 +58,21 @@ TIMING = [
 ]
 
 
+def _schema(cls: type, name: str, description: str, inputs: list, output: io.Output) -> io.Schema:
+    about = {"node_id": cls.__name__, "display_name": name, "description": description}
+    return io.Schema(**about, category="Nakawari", inputs=inputs, outputs=[output])
+
+
 class NakawariLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NakawariLoader",
-            display_name="Load Nakawari Model",
-            category="Nakawari",
-            description="A folder in models/nakawari that `python -m pipeline export` wrote.",
-            inputs=[
-                io.Combo.Input("folder", options=sorted(_folders()) or ["none there"]),
-                io.Combo.Input("device", options=["cpu", "cuda"], default="cpu"),
-            ],
-            outputs=[Model.Output(display_name="model")],
-        )
+        inputs = [
+            io.Combo.Input("folder", options=sorted(_folders()) or ["none there"]),
+            io.Combo.Input("device", options=["cpu", "cuda"], default="cpu"),
+        ]
+        words = "A folder in models/nakawari that `python -m pipeline export` wrote."
+        output = Model.Output(display_name="model")
+        return _schema(cls, "Load Nakawari Model", words, inputs, output)
 
     @classmethod
     def execute(cls, folder: str, device: str) -> io.NodeOutput:
@@ -89,20 +91,14 @@ class NakawariLoader(io.ComfyNode):
 class NakawariInbetween(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NakawariInbetween",
-            display_name="Nakawari In-Between",
-            category="Nakawari",
-            description="Draws the frames between two pictures; both are frames of the clip.",
-            inputs=[
-                Model.Input("model"),
-                io.Image.Input("first"),
-                io.Image.Input("last"),
-                io.Int.Input("n_frames", default=20, min=3, max=MAX_FRAMES),
-                *TIMING,
-            ],
-            outputs=[io.Image.Output(display_name="frames")],
-        )
+        inputs = [
+            Model.Input("model"),
+            io.Image.Input("first"),
+            io.Image.Input("last"),
+            io.Int.Input("n_frames", default=20, min=3, max=MAX_FRAMES),
+        ]
+        words = "Draws the frames between two pictures; both are frames of the clip."
+        return _schema(cls, "Nakawari In-Between", words, inputs + TIMING, FRAMES)
 
     @classmethod
     def execute(
@@ -119,19 +115,13 @@ class NakawariInbetween(io.ComfyNode):
 class NakawariKeyframes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="NakawariKeyframes",
-            display_name="Nakawari Keyframes",
-            category="Nakawari",
-            description="Draws the frames between several pictures with given frame numbers.",
-            inputs=[
-                Model.Input("model"),
-                io.Image.Input("keyframes", tooltip="a batch, in the order of the numbers"),
-                io.String.Input("indices", default="0, 9, 19", tooltip="a number a keyframe"),
-                *TIMING,
-            ],
-            outputs=[io.Image.Output(display_name="frames")],
-        )
+        inputs = [
+            Model.Input("model"),
+            io.Image.Input("keyframes", tooltip="a batch, in the order of the numbers"),
+            io.String.Input("indices", default="0, 9, 19", tooltip="a number a keyframe"),
+        ]
+        words = "Draws the frames between several pictures with given frame numbers."
+        return _schema(cls, "Nakawari Keyframes", words, inputs + TIMING, FRAMES)
 
     @classmethod
     def execute(
@@ -180,8 +170,8 @@ def draw(
     progress = comfy.utils.ProgressBar(frames_to_draw(clip.segments))  # where it is also cancelled
     decoding = DECODING.model_copy(update={"temperature": temperature})
     ids = clip.token_ids(decoding, torch.Generator().manual_seed(seed))
-    drawn = [torch.from_numpy(image.copy()) for image in clip.frames(ids, progress.update)]
-    return torch.stack(drawn).float().div_(255)
+    images = [torch.from_numpy(image.copy()) for image in clip.frames(ids, progress.update)]
+    return torch.stack(images).float().div_(255)
 
 
 def _pixels(image: torch.Tensor) -> np.ndarray:

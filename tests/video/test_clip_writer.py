@@ -364,18 +364,14 @@ def test_two_processes_write_one_clip(here, out):
     assert n_frames(Path(out)) in (10, 11, 12) and names() == [out]
 
 
-@pytest.mark.parametrize("out", KINDS)
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (signal.SIGTERM, "interrupted; run the same command again"),
-        (signal.SIGHUP, "interrupted; run the same command again"),
-        (signal.SIGINT, "interrupted; run the same command again"),
-        (signal.SIGKILL, ""),
-    ],
-)
-def test_a_stopped_process_leaves_nothing(here, out, number, words):
+STOPS = [(out, number) for out in KINDS for number in (signal.SIGTERM, signal.SIGKILL)]
+STOPS += [("clip.mp4", signal.SIGHUP), ("clip", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("out", "number"), STOPS)
+def test_a_stopped_process_leaves_nothing(here, out, number):
     """A killed one cannot tidy up: the next run does, and spares what is being written."""
+    words = "" if number == signal.SIGKILL else "interrupted; run the same command again"
     process, other = start(out, 10_000, 0.01), start(f"other-{out}", 10_000, 0.01)
     while len(list(here.glob(f"{io.TEMPORARY}*"))) < 2:
         time.sleep(0.05)
