@@ -8,7 +8,6 @@ below), as an opening in another episode would be. For each number of bits: scen
 that are found among their originals, and pairs of different originals that are taken for one.
 """
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -18,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from unittest import mock
 
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import config
 from pipeline.data.clips import chunk_clips
 from pipeline.data.executor import LocalPool
@@ -119,12 +118,7 @@ def likeness(videos: Path, work: Path, settings: config.Params, workers: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.clips", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--height", type=int, default=64)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2)
+    parser = options(videos=Path, height=64, width=128, workers=2)
     given = parser.parse_args()
     settings = config.load()
     size = settings.ingest.model_copy(update={"height": given.height, "width": given.width})

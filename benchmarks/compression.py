@@ -6,7 +6,6 @@ For each kind: megabytes of the frame files, seconds of ingest with an empty sto
 a frame to read them in order, as every stage does, and at random.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -16,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import config
 from pipeline.data.executor import LocalPool
 from pipeline.data.frame_file import SUFFIX, FrameFile
@@ -59,10 +58,7 @@ def touch(footage: FrameFile, numbers: Iterable[int]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
+    parser = options(videos=Path, workers=2)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         found = [measure(kind, given.videos, Path(work), given.workers) for kind in KINDS]

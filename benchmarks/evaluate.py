@@ -9,7 +9,6 @@ evaluation of clips that exist already (as after generating elsewhere): seconds 
 this rate, and the memory that the second half of the clips added.
 """
 
-import argparse
 import os
 import resource
 import tempfile
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import config, frames, runtime
 from pipeline.data.shard_writer import clip_schema, image_schema, open_shard
 from pipeline.evaluation.baselines import RifeBaseline, cross_fade, optical_flow
@@ -204,12 +203,7 @@ def _write_shards(folder: Path, count: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--whole", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = options(clips=8, whole=64, device="cpu", threads=2)
     given = parser.parse_args()
     base = config.load().base
     device = runtime.prepare(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import footage_ways as ways
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import errors
 from pipeline.data.frame_file import read_videos
 from pipeline.data.ingest import list_source
@@ -176,15 +176,8 @@ def long_episode(setup: Setup, film: Path, minutes: float) -> list[dict]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--height", type=int, default=64)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser = options(videos=Path, height=64, width=128, workers=2, repeats=1, long_minutes=0.0)
     parser.add_argument("--thesis-videos", type=int, help="0: none; all where not given")
-    parser.add_argument("--long-minutes", type=float, default=0.0)
     parser.add_argument("--film", type=Path, help="what is looped; the first video if not given")
     return parser.parse_args()
 

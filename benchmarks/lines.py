@@ -1,9 +1,27 @@
-"""How a benchmark says what it found: a table for people, then a line of JSON a row."""
+"""What benchmarks share: options, and results as a table for people and a line of JSON a row."""
 
+import argparse
 import json
+import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+
+def options(**defaults: object) -> argparse.ArgumentParser:
+    """`clips=8` is an option with this default, `videos=Path` one that must be given."""
+    main = sys.modules["__main__"]
+    name, form = f"python -m {main.__spec__.name}", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(name, description=main.__doc__, formatter_class=form)
+    for name, value in defaults.items():
+        kind = {"type": type(value), "default": value}
+        if isinstance(value, type):
+            kind = {"type": value, "required": True}
+        elif isinstance(value, Path):
+            kind["type"] = Path
+        parser.add_argument(f"--{name.replace('_', '-')}", **kind)
+    return parser
 
 
 def line(name: str, value: float, unit: str, ratio: float = 0.0, against: str = "") -> dict:

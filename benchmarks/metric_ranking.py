@@ -9,7 +9,6 @@ random subsets the order came out right; `RANKS_FROM` of pipeline/evaluation/dis
 fewest from which on that was at least SURE. Prints a table, then a JSON line a row.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lines import options
 from pipeline import config, io, progress, runtime
 from pipeline.data.clips import chunk_clips
 from pipeline.data.executor import LocalPool
@@ -130,12 +130,7 @@ def clip_features(clips: list[torch.Tensor], features: VideoFeatures) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.metric_ranking", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--videos", type=Path, required=True, help="folder of cartoons")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = options(videos=Path, threads=2)
     given = parser.parse_args()
     base = config.load().base.model_copy(update={"threads": given.threads})
     device = runtime.prepare(base)

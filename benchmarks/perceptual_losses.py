@@ -6,12 +6,11 @@ Milliseconds for 16 pictures of 64x128: features of both sides and the gradient 
 ones. VGG19's weights are random here, which costs as much.
 """
 
-import argparse
 import time
 
 import torch
 
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import config, runtime
 from pipeline.errors import run_main
 from pipeline.models.pretrained.vgg import VGG19, VggFeatures
@@ -48,13 +47,7 @@ def seconds(loss, device: torch.device, precision: str, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.perceptual_losses", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
+    parser = options(threads=2, rounds=3, device="cpu")
     given = parser.parse_args()
     base = config.load().base
     device = runtime.prepare(

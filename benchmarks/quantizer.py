@@ -7,7 +7,6 @@ memory is what a fresh process needs beyond vectors and codebook. A training ste
 backward of the quantizer alone, for 16 pictures of 8x16 tokens and 2,048 codes.
 """
 
-import argparse
 import ctypes
 import multiprocessing
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lines import line, show
+from benchmarks.lines import line, options, show
 from pipeline import config, runtime
 from pipeline.config import Vqvae
 from pipeline.errors import run_main
@@ -125,11 +124,7 @@ def training(base: config.Base, rounds: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantizer", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(device="cpu", threads=2, rounds=5)
     given = parser.parse_args()
     changes = {"device": given.device, "threads": given.threads}
     base = config.load().base.model_copy(update=changes)

@@ -16,7 +16,6 @@ products, convolutions and attention (`torch.utils.flop_counter`). Memory is the
 was held before (Linux, CUDA). Prints a table, then a line of JSON a number; ratio: bf16 / float32.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -32,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from benchmarks.lines import line
+from benchmarks.lines import line, options
 from benchmarks.quantizer import extra_peak
 from pipeline import config, io, runtime
 from pipeline.commands import presets
@@ -257,10 +256,8 @@ def show(rows: list[Row], precisions: list[str], title: str) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = options(threads=2)
     parser.add_argument("--quick", action="store_true", help="one round, 4 clips in place of 16")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=(*PRECISIONS, "both"), default="both")
     given = parser.parse_args()
     content = presets.merged(config.read_yaml(), {"base": {"threads": given.threads}})

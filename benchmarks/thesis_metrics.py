@@ -10,7 +10,6 @@ Also, by simulation: which share of one pass' test clips was train in passes bef
 drew its splits anew from a reshuffled stream at each pass.
 """
 
-import argparse
 import gzip
 import json
 import math
@@ -23,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lines import options
 from pipeline import progress
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import SIMPLE
@@ -136,12 +136,7 @@ def seen_before(n: int, passes: int, random: np.random.Generator) -> list[float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.thesis_metrics", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--mnist", type=Path, default=MNIST, help=f"folder with {DIGITS}")
-    parser.add_argument("--clips", type=int, default=500)
+    parser = options(mnist=MNIST, clips=500)
     given = parser.parse_args()
     torch.set_num_threads(1)  # small pictures gain nothing from more
     digits = read_digits(given.mnist)

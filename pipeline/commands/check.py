@@ -57,7 +57,7 @@ class Finding(NamedTuple):
 def findings(params_file: Path = config.PARAMS_FILE, experiment: bool = False) -> list[Finding]:
     """All that is to be said of the current folder, errors first."""
     checks: list[Callable[[], Iterable[Finding]]]
-    checks = [project_files, python_version, packages, interpreter, partial(git, experiment), disk]
+    checks = [project_files, packages, interpreter, partial(git, experiment), disk]
     items = []
     try:
         settings = config.load(params_file)
@@ -87,15 +87,6 @@ def project_files() -> Iterator[Finding]:
     for path in (REQUIREMENTS, DVC_FILE):
         if not path.exists():
             yield Finding("error", f"{path} is missing; bring it back from git")
-
-
-def python_version(version: tuple[int, int] = sys.version_info[:2]) -> Iterator[Finding]:
-    if version < (3, 11):
-        yield Finding(
-            "error",
-            f"Python {version[0]}.{version[1]}: expected 3.11 or newer; make the environment again "
-            "with a newer one, for example `python3.11 -m venv .venv`",
-        )
 
 
 def packages(requirements: Path = REQUIREMENTS) -> Iterator[Finding]:
