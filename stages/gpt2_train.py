@@ -36,7 +36,8 @@ def main() -> None:
         inputs = [TOKENS / "train.parquet", TOKENS / "val.parquet", VQGAN / "model.safetensors"]
         inputs += [SHARDS / "index.json"] if task.parts else []
         resume = Resume("gpt2_train", sections, inputs)
-        train_config = TrainConfig.from_params(settings, settings.train)
+        saving = settings.engine.checkpoint_interval
+        train_config = TrainConfig.from_params(settings.train, settings.base, saving)
         history = train(task, train_config, "transformer", resume, run.log)
         if is_main:
             save_gpt(task.module, loaded.sha256, OUT)

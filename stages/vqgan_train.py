@@ -30,7 +30,8 @@ def main() -> None:
             "vqgan": settings.vqgan,
         }
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
-        train_config = TrainConfig.from_params(settings, settings.vqgan.trainer)
+        saving = settings.engine.checkpoint_interval
+        train_config = TrainConfig.from_params(settings.vqgan.trainer, settings.base, saving)
         history = train(task, train_config, "tokenizer", resume, run.log)
         if is_main:
             save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))

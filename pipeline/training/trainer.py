@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline import progress
-from pipeline.config import Params, Train, VqganTrainer
+from pipeline.config import Base, Train, VqganTrainer
 from pipeline.errors import Terminated, UserError
 from pipeline.training.checkpoint import BuffersAndRng, Resume, set_rng
 from pipeline.training.task import History, Task
@@ -41,14 +41,11 @@ class TrainConfig:
     log_interval: int = 10  # steps between two points of a training curve
 
     @classmethod
-    def from_params(cls, settings: Params, section: VqganTrainer | Train) -> "TrainConfig":
-        return cls(
-            section.batch_size,
-            section.n_epochs,
-            settings.base.seed,
-            section.accumulation_size,
-            settings.engine.checkpoint_interval,
-        )
+    def from_params(
+        cls, section: VqganTrainer | Train, base: Base, checkpoint_interval: float
+    ) -> "TrainConfig":
+        length = section.batch_size, section.n_epochs
+        return cls(*length, base.seed, section.accumulation_size, checkpoint_interval)
 
 
 Log = Callable[[dict[str, float], int], None]
