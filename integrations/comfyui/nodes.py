@@ -58,7 +58,7 @@ TIMING = [
 ]
 
 
-def _schema(cls: type, name: str, description: str, inputs: list, output: io.Output) -> io.Schema:
+def _schema(cls: type, name: str, description: str, inputs: list, output: object) -> io.Schema:
     about = {"node_id": cls.__name__, "display_name": name, "description": description}
     return io.Schema(**about, category="Nakawari", inputs=inputs, outputs=[output])
 
