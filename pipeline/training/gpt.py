@@ -123,23 +123,7 @@ class GptTask(Task):
             checkpoint_activations(self.module.gpt)
         self.perceptual = self._perceptual_loss(settings, config)
         self.perceptual_subset = settings.vqgan.loss.perceptual_subset
-
-        matrices, others = [], []
-        for module in self.module.modules():
-            for parameter in module.parameters(recurse=False):
-                is_matrix = parameter.dim() > 1 and not isinstance(module, nn.Embedding)
-                (matrices if is_matrix else others).append(parameter)
-        adam = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others}],
-            lr=self.settings.lr_max,
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=True,
-        )
-        schedule = warmup_cosine(
-            self.settings.lr_start, self.settings.lr_max, self.settings.warmup_epoch_percentage
-        )
-        self.optimizers = {"gpt": OptimizerSpec([*matrices, *others], adam, 1.0, schedule)}
+        self.optimizers = {"gpt": make_optimizer(self.module, self.settings)}
 
     def _perceptual_loss(self, settings: config.Params, config: GptConfig) -> Perceptual | None:
         if not self.settings.perceptual_loss_weight:
@@ -285,6 +269,20 @@ class GptTask(Task):
         with torch.no_grad():
             truth = self.tokenizer.decode(targets.flatten(0, 1)[chosen])
         return self.perceptual(self.tokenizer.decode_vectors(vectors), truth)
+
+
+def make_optimizer(module: FrameGpt, settings: config.Train) -> OptimizerSpec:
+    """AdamW, which decays matrices alone."""
+    matrices, others = [], []
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            is_matrix = parameter.dim() > 1 and not isinstance(layer, nn.Embedding)
+            (matrices if is_matrix else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+    adam = torch.optim.AdamW(groups, lr=settings.lr_max, **options)
+    rate = warmup_cosine(settings.lr_start, settings.lr_max, settings.warmup_epoch_percentage)
+    return OptimizerSpec([*matrices, *others], adam, 1.0, rate)
 
 
 def _token_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> TokenLoss:

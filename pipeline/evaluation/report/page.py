@@ -71,7 +71,10 @@ def render(
         codebook=_chart(codebook, "share of all tokens", "log"),
         set_distances=tables.set_distances(details),
         thesis=tables.thesis(details.get("thesis_metrics", {})),
-        trainings=[(name, _training(table)) for name, table in histories.items()],
+        trainings=[
+            (name, _chart(table.set_index("step").filter(["total", "mae"]), "loss"))
+            for name, table in histories.items()
+        ],
         parameters=[
             f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
             for key, value in parameters.items()
@@ -97,8 +100,3 @@ def _by_frame(table: pd.DataFrame) -> list[tuple[str, str]]:
         lines = lines[[name for name in CURVES if name in lines]]
         charts.append((tables.title(metric), _chart(lines, tables.title(metric))))
     return charts
-
-
-def _training(history: pd.DataFrame) -> str:
-    names = [name for name in ("total", "mae") if name in history]
-    return _chart(history.set_index("step")[names], "loss")

@@ -28,29 +28,22 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, settings.num_layers + 1):
             before, width = width, settings.filters * min(2**i, 8)
-            normed = settings.norm != "none"
-            last = i == settings.num_layers
+            bias, last = settings.norm == "none", i == settings.num_layers
             layers += [nn.ZeroPad2d(SAME)] if last else []
             stride, padding = (1, 0) if last else (2, 1)
-            layers.append(nn.Conv2d(before, width, 4, stride, padding, bias=not normed))
-            layers += [_norm(settings.norm, width)] if normed else []
+            layers.append(nn.Conv2d(before, width, 4, stride, padding, bias=bias))
+            if settings.norm == "instance":
+                layers.append(nn.GroupNorm(width, width))
+            elif settings.norm == "batch":
+                layers.append(nn.BatchNorm2d(width, track_running_stats=False))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers)
         self.out = nn.Sequential(nn.ZeroPad2d(SAME), nn.Conv2d(width, 1, 4))
-        self.apply(_init_weights)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=WEIGHT_DEVIATION)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.out(self.layers(images))  # B 1 h w
-
-
-def _norm(kind: str, channels: int) -> nn.Module:
-    if kind == "instance":
-        return nn.GroupNorm(channels, channels)
-    return nn.BatchNorm2d(channels, track_running_stats=False)
-
-
-def _init_weights(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.normal_(layer.weight, std=WEIGHT_DEVIATION)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
