@@ -34,6 +34,7 @@ TOKENIZERS = {
 }
 MODES = [("full_clip", "parallel"), ("full_clip", "maskgit"), ("sliding_window", "parallel")]
 KINDS = ("plain", "custom")
+PAIRS = [*product(MODES, KINDS)] if DEVICE != CPU else [*zip(MODES, KINDS * 2, strict=False)]
 
 
 def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -72,7 +73,7 @@ def test_a_tokenizer_and_its_discriminator_train_in_bf16(vqgan_task, run, name):
     assert history.steps[-1]["discriminator.total"] > 0 and history.epochs[-1]["psnr"] > 5
 
 
-@pytest.mark.parametrize("mode,kind", product(MODES, KINDS))
+@pytest.mark.parametrize("mode,kind", PAIRS)
 @pytest.mark.parametrize("context", ["keyframes", "none"])
 def test_every_mode_trains_and_generates_in_bf16(
     gpt_task, run, untrained, tiny, moving, tokens, clips_with_features, context, mode, kind
@@ -120,7 +121,7 @@ def test_pictures_are_those_of_the_cpu(vqgan_task, moving, name):
     assert relative_error(decoded(DEVICE, "bf16"), truth) < BF16
 
 
-@pytest.mark.parametrize("mode,kind", product(MODES, KINDS))
+@pytest.mark.parametrize("mode,kind", PAIRS)
 def test_logits_and_gradients_are_those_of_the_cpu(gpt_task, clips_with_features, mode, kind):
     values = {}
     for device, precision in ((CPU, "float32"), (DEVICE, "float32"), (DEVICE, "bf16")):
