@@ -226,38 +226,27 @@ def make_context(
     under autocast.
     """
     with torch.autocast(first.device.type, enabled=False):
-        return _make_context(first, last, flow, time, exponent, confidence)
-
-
-def _make_context(
-    first: torch.Tensor,
-    last: torch.Tensor,
-    flow: Flow,
-    time: torch.Tensor,
-    exponent: torch.Tensor,
-    confidence: torch.Tensor | None,
-) -> Context:
-    eased_time = ease(time, exponent)
-    to_first, to_last = flow_at(flow, time)
-    eased_first, eased_last = flow_at(flow, eased_time)
-    warped_first, warped_last = warp(first, eased_first), warp(last, eased_last)
-    mixed = (1 - eased_time) * warped_first + eased_time * warped_last
-    faded = (1 - eased_time) * first + eased_time * last
-    if confidence is None:
-        confidence = _confidence(warped_first, warped_last, first, last)
-    elif confidence.shape[-2:] != first.shape[-2:]:
-        confidence = F.interpolate(confidence, first.shape[-2:], mode="bilinear")
-    eased = torch.lerp(faded, mixed, confidence)
-    warped_first, warped_last = warp(first, to_first), warp(last, to_last)
-    context = Context(
-        first, last, warped_first, warped_last, eased, time, to_first, to_last, confidence
-    )
-    if flow.anchors is None:
-        return context
-    return context._replace(
-        rife=_mix_by_anchors(first, last, flow.anchors, time),
-        rife_eased=_mix_by_anchors(first, last, flow.anchors, eased_time),
-    )
+        eased_time = ease(time, exponent)
+        to_first, to_last = flow_at(flow, time)
+        eased_first, eased_last = flow_at(flow, eased_time)
+        warped_first, warped_last = warp(first, eased_first), warp(last, eased_last)
+        mixed = (1 - eased_time) * warped_first + eased_time * warped_last
+        faded = (1 - eased_time) * first + eased_time * last
+        if confidence is None:
+            confidence = _confidence(warped_first, warped_last, first, last)
+        elif confidence.shape[-2:] != first.shape[-2:]:
+            confidence = F.interpolate(confidence, first.shape[-2:], mode="bilinear")
+        eased = torch.lerp(faded, mixed, confidence)
+        warped_first, warped_last = warp(first, to_first), warp(last, to_last)
+        context = Context(
+            first, last, warped_first, warped_last, eased, time, to_first, to_last, confidence
+        )
+        if flow.anchors is None:
+            return context
+        return context._replace(
+            rife=_mix_by_anchors(first, last, flow.anchors, time),
+            rife_eased=_mix_by_anchors(first, last, flow.anchors, eased_time),
+        )
 
 
 def _mix_by_anchors(
