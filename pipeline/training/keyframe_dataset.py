@@ -19,6 +19,7 @@ from pipeline.data.datasets import ClipSet
 from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
 
 MIN_SPAN = 5  # frames, keyframes included
+SPAN_SHARE = 0.5  # how often a training row takes one of the spans around it at random
 MAX_SHIFT = 8  # pixels by which a training frame is moved, at most
 FLOW_CHUNK = 64  # spans between two updates of the progress bar
 
@@ -45,15 +46,11 @@ class KeyframeSet:
         split: str,
         estimator: FlowEstimator,
         spans_per_clip: int = 0,
-        short_share: float = 0.5,
         seed: int = 0,
         workers: int = 1,
     ) -> None:
-        """spans_per_clip: shorter spans of each clip beside the whole one, 0 for evaluation.
-
-        short_share: how often a training row takes one of the spans around it at random.
-        """
-        self.clips, self.seed, self.short_share = ClipSet(shards, split), seed, short_share
+        """spans_per_clip: shorter spans of each clip beside the whole one, 0 for evaluation."""
+        self.clips, self.seed = ClipSet(shards, split), seed
         self.easing = Easing()  # set by the training, once it is fitted
         rng = np.random.default_rng((seed, 7))
         self.spans: list[Span] = []
@@ -122,7 +119,7 @@ class KeyframeSet:
             clip, frame = self.rows[row]
             rng = None if epoch is None else np.random.default_rng((self.seed, epoch, row))
             number = self.of_clip[clip][0]
-            if rng is not None and rng.random() < self.short_share:
+            if rng is not None and rng.random() < SPAN_SHARE:
                 # one of the spans in which it is an inner frame; the whole clip is
                 numbers = self.of_clip[clip]
                 around = [k for k in numbers if self.spans[k].first < frame < self.spans[k].last]
