@@ -229,7 +229,6 @@ def test_code_0_stays_as_foreseen(vqgan_task, run):
 
 
 def test_spans_and_augmentation_are_of_the_seed(vqgan_task):
-    """Half of the training rows are of the whole clip, whatever the seed."""
     one, same, other = (vqgan_task({"base.seed": seed}).sets["train"] for seed in (3, 3, 4))
     assert one.spans == same.spans and one.spans != other.spans
     rows = list(range(8))
