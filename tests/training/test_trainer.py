@@ -10,8 +10,8 @@ from torch import nn
 
 from pipeline.errors import Terminated, UserError
 from pipeline.models.checkpoints import save_weights
+from pipeline.resume import Resume
 from pipeline.training import trainer
-from pipeline.training.checkpoint import Resume
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 
 DROPOUT = {"transformer.dropout": 0.1}
