@@ -1,0 +1,99 @@
+"""Full and read-only folders below every command that writes, then the cure: needs root (mounts).
+
+    python -m benchmarks.disks --folder /tmp/kills [--only vqgan_train]
+
+In the folder that `benchmarks.kills` made. A tmpfs of 64 kB, or one mounted read-only, takes the
+place of a folder: the command must end with code 1 or 2 and one sentence, and no traceback. Then it
+is unmounted, and the same command must end with the bytes that were there before.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.kills import OUTS, RETIME
+
+INDEX = "data/frame_index"
+PYTHON = [sys.executable, "-m"]
+GENERATE = [*PYTHON, "pipeline", "generate", "--first", "a.png", "--last", "b.png", "--n-frames"]
+# name: command, folders that it writes in, what is compared
+CASES = {
+    "sample_episodes": ([*PYTHON, "stages.sample_episodes"], ["data/sample"], "data/sample"),
+    "scene_split": ([*PYTHON, "stages.scene_split"], ["data/scenes"], "data/scenes"),
+    "frame_subsample": ([*PYTHON, "stages.frame_subsample"], [INDEX], INDEX),
+    "clip_chunk": ([*PYTHON, "stages.clip_chunk"], ["data/clips"], "data/clips"),
+    "report": ([*PYTHON, "stages.report"], ["metrics", "plots"], "metrics"),
+    "generate": ([*GENERATE, "9", "--out", "o/clip.mp4"], ["o", "TMPDIR"], "o"),
+    "frames": ([*GENERATE, "9", "--out", "o/clip"], ["o"], "o"),
+    "gif": ([*GENERATE, "9", "--out", "o/clip.gif"], ["o"], "o"),
+    "retime": ([*RETIME[:-3], "o/out.mp4", *RETIME[-2:]], ["o", "TMPDIR"], "o"),
+    "export": ([*PYTHON, "pipeline", "export", "o/model"], ["o"], "o"),
+}  # fmt: skip
+STATES = {"ingest": [".store"], "shard_pack": []}  # the others: .resume
+CASES |= {
+    stage: ([*PYTHON, f"stages.{stage}"], [out, *STATES.get(stage, [".resume"])], out)
+    for stage, out in OUTS.items()
+}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def call(words: list[str], folder: Path, temporary: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.disks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--only", choices=CASES)
+    given = parser.parse_args()
+    root = given.folder.resolve()
+    for name in [given.only] if given.only else CASES:
+        words, places, compared = CASES[name]
+        for folder in (".resume", ".store", "o"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        (root / "o").mkdir()
+        with tempfile.TemporaryDirectory() as temporary:
+            calm = call(words, root, Path(temporary))
+        assert calm.returncode == 0, calm.stderr
+        wanted = hashes(root / compared)
+        for place in places:
+            for kind, options in (("full", "size=64k"), ("read-only", "size=64k,ro")):
+                temporary = Path(tempfile.mkdtemp())
+                small = temporary if place == "TMPDIR" else root / place
+                for folder in (compared, ".resume", ".store"):
+                    shutil.rmtree(root / folder, ignore_errors=True)
+                for folder in (small, root / compared):
+                    folder.mkdir(parents=True, exist_ok=True)
+                subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", small], check=True)
+                try:
+                    done = call(words, root, temporary)
+                finally:
+                    subprocess.run(["umount", small], check=True)
+                cured = call(words, root, temporary)
+                shutil.rmtree(temporary)
+                said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "nothing"
+                fine = done.returncode in (1, 2) and said.startswith("error: ")
+                fine = fine and "Traceback" not in done.stderr
+                fine = fine and cured.returncode == 0 and hashes(root / compared) == wanted
+                print(
+                    f"{'well' if fine else 'BAD'} {name}, {place} {kind}: {done.returncode}, "
+                    f"then {cured.returncode}; {said}",
+                    flush=True,
+                )
+                if not fine:
+                    print(done.stderr[-1500:], cured.stderr[-500:])
+
+
+if __name__ == "__main__":
+    main()
