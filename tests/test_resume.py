@@ -1,13 +1,18 @@
 """Saved states belong to one run: other parameters or inputs never continue them."""
 
+import os
+import signal
+
 import pytest
 import torch
 
-from pipeline.resume import Resume
+from pipeline.errors import Terminated
+from pipeline.resume import Resume, saved_between
 
 
 @pytest.fixture
-def inputs(tmp_path):
+def inputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     path = tmp_path / "index.json"
     path.write_text("{}")
     return [path]
@@ -84,3 +89,17 @@ def test_clearing_leaves_nothing(tiny, inputs):
     resume.clear()
     assert resume.load() is None and not resume.folder.exists()
     resume.clear()
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_ends_a_loop_after_an_item_and_a_save(number, error):
+    done, saves, before = [], [], signal.getsignal(number)
+    with pytest.raises(error):
+        for item in saved_between(range(5), lambda: saves.append(len(done)), interval=1e9):
+            if item == 2:
+                os.kill(os.getpid(), number)
+            done.append(item)
+    assert done == [0, 1, 2] and saves == [3]
+    assert signal.getsignal(number) == before
