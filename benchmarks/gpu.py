@@ -17,6 +17,7 @@ OUT/gpu.json and OUT/gpu.md hold everything, and OUT/*.png clips, the true ones 
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -41,7 +42,7 @@ from benchmarks import speed
 from pipeline import config, io, runtime
 from pipeline.commands import presets
 from pipeline.data import moving_mnist
-from pipeline.data.datasets import ClipSet
+from pipeline.data.datasets import ClipSet, batches
 from pipeline.data.digits import DIGITS_FILE
 from pipeline.errors import UserError, run_main
 from pipeline.evaluation.distribution import VideoSets
@@ -54,7 +55,7 @@ from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
 from pipeline.models.flow import EVEN
 from pipeline.models.pretrained import weights
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Task
 from pipeline.training.trainer import TrainConfig, Trainer
@@ -283,7 +284,9 @@ def measure(step: Step, model: InBetweener, settings: config.Params, shards: Pat
     videos, rows, strips = None, [], []
     if installed(weights.I3D_KINETICS) and not step.tiny:
         videos = VideoSets(VideoFeatures(model.device), ("model", "cross_fade"))
-    for one in Methods(model, settings.evaluate, seed=1).generate(ClipSet(shards, "test"), 0):
+    clips, methods = ClipSet(shards, "test"), Methods(model, settings.evaluate, seed=1)
+    portions = (methods.generate([clips[k] for k in rows], 0) for rows in batches(len(clips), 8))
+    for one in itertools.chain.from_iterable(portions):
         rows += scorer.rows(one, {"clip_id": one.clip.clip_id})
         if videos:
             videos.add(one.clip.clip_id, one.clip.frames, one.methods)
@@ -293,12 +296,12 @@ def measure(step: Step, model: InBetweener, settings: config.Params, shards: Pat
             cv2.imwrite(str(step.out.with_suffix(".png")), torch.cat(strips).numpy()[..., ::-1])
         if step.seconds_left < 10:
             break
-    methods = {name: method_metrics(part) for name, part in pd.DataFrame(rows).groupby("method")}
-    step.add({"methods": methods})  # distances of sets take longer
+    numbers = {name: method_metrics(part) for name, part in pd.DataFrame(rows).groupby("method")}
+    step.add({"methods": numbers})  # distances of sets take longer
     if videos:
-        for name, numbers in videos.numbers(1, Remarks()).items():
-            methods[name] |= numbers
-    step.add({"methods": methods})
+        for name, distances in videos.numbers(1, Remarks()).items():
+            numbers[name] |= distances
+    step.add({"methods": numbers})
 
 
 def page(results: dict[str, dict]) -> str:

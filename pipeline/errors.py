@@ -5,9 +5,13 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+POLL_SECONDS = 0.5
 OUT_OF_MEMORY = re.compile("(out of|not enough|allocate) memory")  # PyTorch's words
 
 
@@ -50,7 +54,7 @@ def run_main(main: Callable[[], None]) -> None:
 
     That is 2 of a UserError, as of options that argparse refuses, and 1 of a full disk or memory.
     Ctrl-C, SIGTERM and SIGHUP become one line and the exit codes that shells give them, 128 and the
-    signal's number. SIGHUP that is ignored (nohup) stays ignored.
+    signal's number. SIGHUP that is ignored (nohup) stays ignored. A stage ends with its DVC.
     """
 
     def stop(number: int, frame: object) -> None:
@@ -59,6 +63,8 @@ def run_main(main: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, stop)
+    if "DVC_STAGE" in os.environ:
+        _end_with_dvc()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
@@ -94,6 +100,25 @@ def run_main(main: Callable[[], None]) -> None:
 def exit_code(error: KeyboardInterrupt) -> int:
     """What shells say of a command that a signal ended."""
     return 128 + (error.args[0] if isinstance(error, Terminated) else signal.SIGINT)
+
+
+def _end_with_dvc() -> None:
+    """SIGTERM to this stage once the `dvc` that started it is dead: the next would run beside it.
+
+    DVC may stand over a shell, and over torchrun, so it is looked for by its name.
+    """
+    import psutil
+
+    def wait(dvc: psutil.Process) -> None:
+        with suppress(psutil.NoSuchProcess):
+            while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):  # of another user
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+                return threading.Thread(target=wait, args=[process], daemon=True).start()
 
 
 def _discard_output() -> None:

@@ -241,9 +241,13 @@ TOKENS = pa.schema(
 )
 
 
-def write_table(rows: pd.DataFrame | dict | list[dict], schema: pa.Schema, path: Path) -> None:
+def write_table(
+    rows: pa.Table | pd.DataFrame | dict | list[dict], schema: pa.Schema, path: Path
+) -> None:
     """Writes parquet atomically: no half-written table is ever left."""
-    if isinstance(rows, pd.DataFrame):
+    if isinstance(rows, pa.Table):
+        table = rows
+    elif isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
     elif isinstance(rows, dict):
         table = pa.Table.from_pydict(rows, schema=schema)

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from pipeline import config, errors, io, runtime, tracking
-from pipeline.evaluation.run import evaluate
+from pipeline.evaluation.run import SECTIONS, evaluate
 from pipeline.inference.inbetweener import InBetweener
+from pipeline.resume import Resume
 
-OUT = Path("evaluation")
+SHARDS, CLIPS = Path("data/shards"), Path("data/clips/clips.parquet")
+VQGAN, GPT2, OUT = Path("models/vqgan"), Path("models/gpt2"), Path("evaluation")
+MODEL = ("config.json", "model.safetensors")
 HISTORIES = {
-    "Training of the tokenizer": Path("models/vqgan/history.csv"),
-    "Training of the transformer": Path("models/gpt2/history.csv"),
+    "Training of the tokenizer": VQGAN / "history.csv",
+    "Training of the transformer": GPT2 / "history.csv",
 }
 
 
@@ -17,12 +20,15 @@ def main() -> None:
     settings = config.load()
     with tracking.stage("evaluate", settings) as run:
         device = runtime.prepare(settings.base)
-        precision = settings.base.precision
-        model = InBetweener.load(Path("models/vqgan"), Path("models/gpt2"), device, precision)
-        clips = io.read_table(Path("data/clips/clips.parquet"), io.CLIPS)
-        summary = evaluate(model, Path("data/shards"), clips, settings, OUT, HISTORIES)
+        model = InBetweener.load(VQGAN, GPT2, device, settings.base.precision)
+        clips = io.read_table(CLIPS, io.CLIPS)
+        inputs = [SHARDS / "index.json", CLIPS]
+        inputs += [folder / name for folder in (VQGAN, GPT2) for name in MODEL]
+        resume = Resume("evaluate", {name: getattr(settings, name) for name in SECTIONS}, inputs)
+        summary = evaluate(model, SHARDS, clips, settings, OUT, HISTORIES, resume)
         io.write_json(OUT / "summary.json", summary)
         run.finish(summary)
+        resume.clear()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pipeline import config, errors, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import load_tokenizer, require_own_tokens
 from pipeline.models.gpt.checkpoint import save_gpt
+from pipeline.resume import Resume
 from pipeline.training import distributed
-from pipeline.training.checkpoint import Resume
 from pipeline.training.gpt import GptTask
 from pipeline.training.trainer import TrainConfig, train
 

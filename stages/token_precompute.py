@@ -5,8 +5,9 @@ from pathlib import Path
 from pipeline import config, errors, io, runtime, tracking
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import load_tokenizer, sign_tokens
+from pipeline.resume import Resume
 
-VQGAN, OUT = Path("models/vqgan"), Path("data/tokens")
+SHARDS, VQGAN, OUT = Path("data/shards"), Path("models/vqgan"), Path("data/tokens")
 
 
 def main() -> None:
@@ -14,11 +15,21 @@ def main() -> None:
     with tracking.stage("token_precompute", settings) as run:
         device = runtime.prepare(settings.base)
         tokenizer = load_tokenizer(VQGAN, device)
-        shards, precision = Path("data/shards"), settings.base.precision
-        summary = precompute(tokenizer, shards, OUT, device, precision)
+        inputs = [SHARDS / "index.json", VQGAN / "config.json", VQGAN / "model.safetensors"]
+        resume = Resume("token_precompute", {"base": settings.base}, inputs)
+        summary = precompute(
+            tokenizer,
+            SHARDS,
+            OUT,
+            device,
+            settings.base.precision,
+            resume=resume,
+            interval=settings.engine.checkpoint_interval,
+        )
         sign_tokens(OUT, tokenizer)
         io.write_json(OUT / "summary.json", summary)
         run.finish(summary)
+        resume.clear()
 
 
 if __name__ == "__main__":

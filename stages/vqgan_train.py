@@ -6,8 +6,8 @@ from pipeline import config, errors, tracking
 from pipeline.commands import check
 from pipeline.models.checkpoints import save_tokenizer
 from pipeline.models.flow import EVEN
+from pipeline.resume import Resume
 from pipeline.training import distributed
-from pipeline.training.checkpoint import Resume
 from pipeline.training.trainer import TrainConfig, train
 from pipeline.training.vqgan import TASKS
 

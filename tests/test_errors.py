@@ -1,5 +1,6 @@
 """What ends a command becomes one line on stderr and an exit code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_one_line_and_an_exit_code(body, code, line):
     program = [sys.executable, "-c", PROGRAM.format(body=body)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (code, line + "\n", "")
+
+
+def test_a_stage_ends_with_the_dvc_that_was_killed(tmp_path):
+    """Else it would write the files that the next run writes."""
+    (tmp_path / "stage.py").write_text(PROGRAM.format(body="print('runs', flush=True)"))
+    command = f"{sys.executable} {tmp_path / 'stage.py'}; :"
+    (tmp_path / "dvc").write_text(f"import os\nos.system({command!r})")
+    environment = {**os.environ, "DVC_STAGE": "ingest", "PYTHONPATH": str(ROOT)}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    dvc = subprocess.Popen([sys.executable, tmp_path / "dvc"], env=environment, **both)
+    assert dvc.stdout.readline() == "runs\n"
+    dvc.kill()
+    assert dvc.stdout.read() == f"interrupted; {AGAIN} to continue\n", "read to the stage's end"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline import progress
-from pipeline.data.datasets import ClipSet
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd, split_half
 from pipeline.evaluation.metrics.extractors import ImageFeatures, VideoFeatures
@@ -42,8 +40,10 @@ class VideoSets:
 
     network: VideoFeatures
     methods: tuple[str, ...]
-    rows: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    rows: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # of 400 numbers
     short: int = 0
+
+    KEPT = ("rows", "short")  # what a killed evaluation goes on with
 
     def add(self, clip_id: str, truth: torch.Tensor, methods: dict[str, torch.Tensor]) -> None:
         """Clips uint8 `n H W 3` with their given ends."""
@@ -57,7 +57,7 @@ class VideoSets:
                     f"clip {clip_id}: the video network's features of {name} are no finite "
                     "numbers, expected 400 of them; its weights or the frames are damaged"
                 )
-            self.rows.setdefault(name, []).append(features)
+            self.rows.setdefault(name, []).append(torch.from_numpy(features))
 
     def numbers(self, seed: int, remarks: Remarks) -> dict[str, dict]:
         """FVD and KVD by method, each with floor, deviations and n; reasons go to `remarks`."""
@@ -76,52 +76,57 @@ class VideoSets:
             remarks.warn(
                 f"FVD of {n} clips, fewer than {WARN_CLIPS}: read it beside its floor only"
             )
-        truth = np.stack(self.rows[TRUTH])
+        truth = torch.stack(self.rows[TRUTH]).numpy()
         numbers: dict[str, dict] = {}
         for method in self.methods:
-            features = np.stack(self.rows[method])
+            features = torch.stack(self.rows[method]).numpy()
             numbers[method] = {}
             for name, distance in VIDEO_DISTANCES.items():
                 numbers[method] |= _halves(name, name, features, truth, distance, seed)
         return numbers
 
 
-def measure_tokenizer(
-    model: InBetweener,
-    clips: ClipSet,
-    lpips: LpipsMetric | None,
-    features: ImageFeatures | None,
-    seed: int,
-    remarks: Remarks,
-) -> tuple[dict, np.ndarray]:
-    """Numbers of some frames' reconstructions; and how often each code was used, `V`."""
-    scores: dict[str, list[float]] = {}
-    generated_features, true_features = [], []
-    counts = np.zeros(len(model.tokenizer.codebook), np.int64)
-    with progress.bar(what="tokenizer", unit="clip", total=len(clips)) as bar:
-        for row in range(len(clips)):
-            clip = clips[row].frames
-            inner, ids = model.round_trip(clip)
-            chosen = torch.linspace(0, len(inner) - 1, min(FRAMES_PER_CLIP, len(inner))).long()
-            images, truth = inner[chosen], clip[1:-1][chosen]
-            values = {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
-            if lpips:
-                values["lpips"] = lpips.distance(lpips.features(images), lpips.features(truth))
-            for name, of_images in values.items():
-                scores.setdefault(name, []).extend(of_images.tolist())
-            if features:
-                generated_features.append(features(images))
-                true_features.append(features(truth))
-            counts += np.bincount(ids.flatten().numpy(), minlength=len(counts))
-            bar.update()
-    numbers = {name: float(np.mean(values)) for name, values in scores.items()}
-    if features:
-        sets = np.concatenate(generated_features), np.concatenate(true_features)
-        numbers |= fid(f"fid_{features.name}", *sets, seed, remarks)
-    share = counts[counts > 0] / counts.sum()
-    numbers["codebook_usage"] = float((counts > 0).mean())
-    numbers["perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
-    return numbers | {"n": len(scores["psnr"])}, counts
+@dataclass
+class TokenizerSets:
+    """Collects how well the tokenizer draws some frames of each clip, and its use of the codes."""
+
+    model: InBetweener
+    lpips: LpipsMetric | None
+    network: ImageFeatures | None
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    generated: list[torch.Tensor] = field(default_factory=list)  # features, `B D`
+    truth: list[torch.Tensor] = field(default_factory=list)
+    uses: torch.Tensor | int = 0  # `V`
+
+    KEPT = ("scores", "generated", "truth", "uses")
+
+    def add(self, clip: torch.Tensor) -> None:
+        """uint8 `n H W 3` with its given ends."""
+        inner, ids = self.model.round_trip(clip)
+        chosen = torch.linspace(0, len(inner) - 1, min(FRAMES_PER_CLIP, len(inner))).long()
+        images, truth = inner[chosen], clip[1:-1][chosen]
+        values = {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
+        if self.lpips:
+            features = self.lpips.features(images), self.lpips.features(truth)
+            values["lpips"] = self.lpips.distance(*features)
+        for name, of_images in values.items():
+            self.scores.setdefault(name, []).extend(of_images.tolist())
+        if self.network:
+            self.generated.append(torch.from_numpy(self.network(images)))
+            self.truth.append(torch.from_numpy(self.network(truth)))
+        self.uses += torch.bincount(ids.flatten(), minlength=len(self.model.tokenizer.codebook))
+
+    def numbers(self, seed: int, remarks: Remarks) -> tuple[dict, np.ndarray]:
+        """Means over the frames, and the uses of each code, int64 `V`."""
+        numbers = {name: float(np.mean(values)) for name, values in self.scores.items()}
+        if self.network:
+            sets = torch.cat(self.generated).numpy(), torch.cat(self.truth).numpy()
+            numbers |= fid(f"fid_{self.network.name}", *sets, seed, remarks)
+        uses = self.uses.numpy()
+        share = uses[uses > 0] / uses.sum()
+        numbers["codebook_usage"] = float((uses > 0).mean())
+        numbers["perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
+        return numbers | {"n": len(self.scores["psnr"])}, uses
 
 
 def fid(

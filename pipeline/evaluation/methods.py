@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.config import Evaluate
-from pipeline.data.datasets import Clip, ClipSet, batches
+from pipeline.data.datasets import Clip
 from pipeline.errors import UserError
 from pipeline.evaluation.baselines import load_baselines
 from pipeline.evaluation.summary import MODEL, ROUND_TRIP, UNTRAINED, WITHOUT_CODES
 from pipeline.inference.inbetweener import InBetweener, NotFinite
-
-BATCH_SIZE = 8  # clips that the model generates at once
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,8 @@ class Methods:
         self.generator = torch.Generator().manual_seed(seed)
         self.baselines = load_baselines(settings.baselines, model.device)
 
-    def generate(self, clips: ClipSet, n_samples: int) -> Iterator[GeneratedClip]:
-        """One clip after the other; the model generates BATCH_SIZE of them at once."""
-        for rows in batches(len(clips), BATCH_SIZE):
-            yield from self._generate_batch([clips[row] for row in rows], n_samples)
-
-    def _generate_batch(self, batch: Sequence[Clip], n_samples: int) -> Iterator[GeneratedClip]:
+    def generate(self, batch: Sequence[Clip], n_samples: int) -> Iterator[GeneratedClip]:
+        """One clip after the other; the model generates all of the batch at once."""
         first = torch.stack([clip.frames[0] for clip in batch])  # B H W 3
         last = torch.stack([clip.frames[-1] for clip in batch])
         ends = (first, last, [len(clip.frames) for clip in batch])

@@ -12,8 +12,10 @@ their floors. Writes below `evaluation/`:
     report.html       all of it on one page
 
 Memory holds one batch of clips; of each clip some 20 kB of numbers, of each image its features.
+That is also what is saved between two batches, so that a killed evaluation continues.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -22,17 +24,17 @@ import torch
 
 from pipeline import io, progress
 from pipeline.config import Params
-from pipeline.data.datasets import Clip, ClipSet
+from pipeline.data.datasets import Clip, ClipSet, batches
 from pipeline.errors import UserError
 from pipeline.evaluation.distribution import (
     RANKS_FROM,
     VIDEO_DISTANCES,
+    TokenizerSets,
     VideoSets,
     add_video_numbers,
-    measure_tokenizer,
     move_unranked,
 )
-from pipeline.evaluation.methods import Methods
+from pipeline.evaluation.methods import GeneratedClip, Methods
 from pipeline.evaluation.metrics.extractors import VideoFeatures, image_network
 from pipeline.evaluation.report import figures
 from pipeline.evaluation.report.page import write_page
@@ -57,7 +59,9 @@ from pipeline.evaluation.summary import (
 )
 from pipeline.evaluation.thesis_protocol import ThesisProtocol, choose_frames
 from pipeline.inference.inbetweener import InBetweener
+from pipeline.resume import Resume, saved_between
 
+BATCH_SIZE = 8  # clips that the model generates at once
 DIGITS = 5  # of the tables
 N_EXAMPLES = 4  # clips on the page
 N_RECONSTRUCTIONS = 5  # images on the page, beside their originals
@@ -75,21 +79,31 @@ def evaluate(
     settings: Params,
     out: Path,
     histories: dict[str, Path] | None = None,
+    resume: Resume | None = None,
 ) -> dict:
     """Writes everything below `out`; gives the numbers by which the run is judged.
 
     clips: the rows of clips.parquet; histories: title to history.csv of a training, for the page.
+    The saved state stays: call `resume.clear()` once all of the stage's output is on disk.
     """
-    return Evaluation(model, shards, clips, settings, out).run(histories or {})
+    return Evaluation(model, shards, clips, settings, out, resume).run(histories or {})
 
 
 class Evaluation:
     """One evaluation of one model."""
 
+    KEPT = ("rows", "examples", "done")  # what a killed one goes on with
+
     def __init__(
-        self, model: InBetweener, shards: Path, clips: pd.DataFrame, settings: Params, out: Path
+        self,
+        model: InBetweener,
+        shards: Path,
+        clips: pd.DataFrame,
+        settings: Params,
+        out: Path,
+        resume: Resume | None = None,
     ) -> None:
-        self.model, self.shards, self.out = model, shards, out
+        self.model, self.shards, self.out, self.resume = model, shards, out, resume
         self.params, self.settings = settings, settings.evaluate
         self.seed, self.remarks = settings.base.seed, Remarks()
         self.clips = ClipSet(shards, "test")
@@ -99,7 +113,15 @@ class Evaluation:
         self.scorer = ClipScorer(self.settings, hold_threshold, model.device)
         self.methods = Methods(model, self.settings, self.seed)
         name = self.settings.fid_network
-        self.image_network = None if name == "none" else image_network(name, model.device)
+        network = None if name == "none" else image_network(name, model.device)
+        self.tokenizer = TokenizerSets(model, self.scorer.lpips, network)
+        self.videos = self._video_sets()
+        splits = THESIS_SPLITS[self.settings.thesis_metrics]
+        self.protocols = {split: self._thesis_protocol(split) for split in splits}
+        self.chosen = choose_examples(self.about, N_EXAMPLES)
+        self.rows: list[dict] = []  # one a clip and method
+        self.examples: list[dict[str, torch.Tensor]] = []
+        self.done: dict[str, int] = {}  # by split: batches of clips
 
     @cached_property
     def video_network(self) -> VideoFeatures:
@@ -118,54 +140,80 @@ class Evaluation:
 
     def run(self, histories: dict[str, Path]) -> dict:
         trainings = {title: io.read_csv(path) for title, path in histories.items()}
-        splits = THESIS_SPLITS[self.settings.thesis_metrics]
-        protocol = self._thesis_protocol("test", self.clips) if "test" in splits else None
-        table, videos, examples = self._measure_clips(protocol)
-        tokenizer, code_counts = measure_tokenizer(
-            self.model,
-            self.clips,
-            self.scorer.lpips,
-            self.image_network,
-            self.seed,
-            self.remarks,
-        )
+        self._restore()
+        self._walk("test", self.clips, self.settings.n_samples, self._measure)
+        table = pd.DataFrame(self.rows)
+        tokenizer, code_counts = self.tokenizer.numbers(self.seed, self.remarks)
         pairs = paired_differences(table, N_BOOTSTRAP, self.seed)
         details = {"tokenizer": tokenizer} | summarize(table) | significance_numbers(pairs)
-        if videos:
-            add_video_numbers(details, videos.numbers(self.seed, self.remarks))
+        if self.videos:
+            add_video_numbers(details, self.videos.numbers(self.seed, self.remarks))
         move_unranked(details)
-        if protocol:
-            numbers = {"test": protocol.numbers(self.remarks)}
-            if "train" in splits:
-                numbers["train"] = self._thesis_numbers_of_train()
+        if self.protocols:
+            numbers = {"test": self.protocols["test"].numbers(self.remarks)}
+            if train := self.protocols.get("train"):
+                self._walk("train", self._clips_of("train"), 0, train.add)
+                numbers["train"] = train.numbers(self.remarks)
             details["thesis_metrics"] = {split: row for split, row in numbers.items() if row}
         details |= {"verdict": verdict(pairs), "explanations": explanations(pairs)}
         details |= {"networks": self._networks()} | vars(self.remarks)
         groups, by_frame = group_table(table), self.scorer.by_frame()
         tables = {"clips": table, "groups": groups, "paired": pairs, "by_frame": by_frame}
         tables["codebook"] = code_usage(code_counts)
-        self._write(details, tables, examples, trainings)
+        self._write(details, tables, self.examples, trainings)
         return headline(details, table.video_id.nunique())
 
-    def _measure_clips(
-        self, protocol: ThesisProtocol | None
-    ) -> tuple[pd.DataFrame, VideoSets | None, list[dict[str, torch.Tensor]]]:
-        rows, examples, videos = [], [], self._video_sets()
-        chosen = choose_examples(self.about, N_EXAMPLES)
-        with progress.bar(what="evaluating", unit="clip", total=len(self.clips)) as bar:
-            for generated in self.methods.generate(self.clips, self.settings.n_samples):
-                clip_id = generated.clip.clip_id
-                self._warn_of_plain_frames(generated.clip)
-                about = {"clip_id": clip_id} | self.about.loc[clip_id].to_dict()
-                rows += self.scorer.rows(generated, about)
-                if videos:
-                    videos.add(clip_id, generated.clip.frames, generated.methods)
-                if protocol:
-                    protocol.add(generated)
-                if clip_id in chosen:
-                    examples.append(figures.panels(generated))
-                bar.update()
-        return pd.DataFrame(rows), videos, examples
+    def _walk(
+        self, split: str, clips: ClipSet, n_samples: int, use: Callable[[GeneratedClip], None]
+    ) -> None:
+        """Generates all clips of a split for `use`, those that a killed run did not come to."""
+        done = self.done.get(split, 0)
+        waiting = list(batches(len(clips), BATCH_SIZE))[done:]
+        with progress.bar(what=f"evaluating, {split}", unit="clip", total=len(clips)) as bar:
+            bar.n = bar.initial = min(done * BATCH_SIZE, len(clips))
+            interval = self.params.engine.checkpoint_interval
+            for rows in saved_between(waiting, self._save, interval):
+                for generated in self.methods.generate([clips[row] for row in rows], n_samples):
+                    use(generated)
+                    bar.update()
+                self.done[split] = self.done.get(split, 0) + 1
+
+    def _measure(self, generated: GeneratedClip) -> None:
+        """One clip of test."""
+        clip_id, frames = generated.clip
+        self._warn_of_plain_frames(generated.clip)
+        self.rows += self.scorer.rows(
+            generated, {"clip_id": clip_id} | self.about.loc[clip_id].to_dict()
+        )
+        self.tokenizer.add(frames)
+        if self.videos:
+            self.videos.add(clip_id, frames, generated.methods)
+        if self.protocols:
+            self.protocols["test"].add(generated)
+        if clip_id in self.chosen:
+            self.examples.append(figures.panels(generated))
+
+    def _parts(self) -> dict:
+        """Everything that grows with the clips, by name."""
+        parts = {"evaluation": self, "scorer": self.scorer, "tokenizer": self.tokenizer}
+        parts |= {"remarks": self.remarks, "videos": self.videos}
+        parts |= {f"thesis, {split}": protocol for split, protocol in self.protocols.items()}
+        return {name: part for name, part in parts.items() if part}
+
+    def _save(self) -> None:
+        if self.resume:
+            state = {"random": self.methods.generator.get_state()}
+            for name, part in self._parts().items():
+                state[name] = {key: getattr(part, key) for key in part.KEPT}
+            self.resume.save(state)
+
+    def _restore(self) -> None:
+        state = self.resume.load() if self.resume else None
+        if state:
+            self.methods.generator.set_state(state["random"])
+            for name, part in self._parts().items():
+                for key in part.KEPT:
+                    setattr(part, key, state[name][key])
 
     def _warn_of_plain_frames(self, clip: Clip) -> None:
         """Frames of a single colour are no fault, and no metric says much about them."""
@@ -186,21 +234,16 @@ class Evaluation:
             return None
         return VideoSets(self.video_network, tuple(methods)) if methods else None
 
-    def _thesis_protocol(self, split: str, clips: ClipSet) -> ThesisProtocol:
+    def _clips_of(self, split: str) -> ClipSet:
+        clips = self.clips if split == "test" else ClipSet(self.shards, split)
+        self.check(clips)
+        return clips
+
+    def _thesis_protocol(self, split: str) -> ThesisProtocol:
         repetitions = THESIS_REPETITIONS[self.settings.thesis_metrics]
-        chosen = choose_frames(clips, repetitions, self.seed)
+        chosen = choose_frames(self._clips_of(split), repetitions, self.seed)
         video = self.video_network if self.settings.thesis_metrics == "full" else None
         return ThesisProtocol(split, chosen, repetitions, self.model.given_frame, video)
-
-    def _thesis_numbers_of_train(self) -> dict:
-        clips = ClipSet(self.shards, "train")
-        self.check(clips)
-        protocol = self._thesis_protocol("train", clips)
-        with progress.bar(what="thesis metrics, train", unit="clip", total=len(clips)) as bar:
-            for generated in self.methods.generate(clips, n_samples=0):
-                protocol.add(generated)
-                bar.update()
-        return protocol.numbers(self.remarks)
 
     def _networks(self) -> dict[str, str]:
         """The network behind each learned metric."""

@@ -30,6 +30,8 @@ class ClipFeatures:
 class ClipScorer:
     """Scores all methods of a clip against the truth; keeps means by frame index."""
 
+    KEPT = ("frame_sums",)  # what a killed evaluation goes on with
+
     def __init__(self, settings: Evaluate, hold_threshold: float, device: torch.device) -> None:
         self.hold_threshold, self.device = hold_threshold, device
         network = settings.lpips_network

@@ -43,6 +43,8 @@ class Remarks:
     left_out: dict[str, str] = field(default_factory=dict)  # metric to reason
     warnings: list[str] = field(default_factory=list)
 
+    KEPT = ("left_out", "warnings")  # what a killed evaluation goes on with
+
     def leave_out(self, metric: str, reason: str) -> None:
         self.left_out[metric] = reason
         print(f"evaluate: {metric} left out: {reason}", file=sys.stderr, flush=True)

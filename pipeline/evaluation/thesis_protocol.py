@@ -37,7 +37,9 @@ class ThesisProtocol:
     video: VideoFeatures | None  # None: no FVD and KVD
     # by method and repetition: sums of each metric and the number of clips; rows of features
     sums: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
-    features: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
+    features: dict[tuple[str, int], list[torch.Tensor]] = field(default_factory=dict)
+
+    KEPT = ("sums", "features")  # what a killed evaluation goes on with
 
     def add(self, generated: GeneratedClip) -> None:
         truth = generated.clip.frames
@@ -47,7 +49,7 @@ class ThesisProtocol:
             for name, clip in generated.methods.items()
         }
         scores = {name: thesis_scores(clip, truth) for name, clip in clips.items()}
-        known: dict[tuple, np.ndarray] = {}  # repetitions often take the same frames
+        known: dict[tuple, torch.Tensor] = {}  # repetitions often take the same frames
         for repetition, frames in self.chosen.get(generated.clip.clip_id, {}).items():
             for name, metrics in scores.items():
                 sums = self.sums.setdefault((name, repetition), {"n": 0})
@@ -58,7 +60,8 @@ class ThesisProtocol:
                 for name, clip in {TRUTH: truth, MODEL: clips[MODEL]}.items():
                     key = (name, *frames)
                     if key not in known:
-                        known[key] = self.video(thesis_video_input(clip[frames]))
+                        features = self.video(thesis_video_input(clip[frames]))
+                        known[key] = torch.from_numpy(features)
                     self.features.setdefault((name, repetition), []).append(known[key])
 
     def numbers(self, remarks: Remarks) -> dict[str, dict]:
@@ -87,7 +90,8 @@ class ThesisProtocol:
         sums = self.sums[name, repetition]
         metrics = {key: total / sums["n"] for key, total in sums.items() if key != "n"}
         if (name, repetition) in self.features:
-            sets = [np.stack(self.features[method, repetition]) for method in (name, TRUTH)]
+            sets = [torch.stack(self.features[method, repetition]) for method in (name, TRUTH)]
+            sets = [features.numpy() for features in sets]
             metrics |= {key: distance(*sets) for key, distance in VIDEO_DISTANCES.items()}
         return metrics
 

@@ -2,21 +2,25 @@
 
 What the transformer is trained on. With keyframes as context, clips of the train split come in
 four variants, mirrored and run backwards, each with its features; val clips as they are. Test
-clips are not needed: `evaluate` draws them from their pictures.
+clips are not needed: `evaluate` draws them from their pictures. What is done is saved as parts of
+the tables, in the folder `resume.parts`: a killed run continues with the clip after the last part.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from pipeline import frames, io, progress
 from pipeline.data.datasets import ClipSet
-from pipeline.io import write_table
+from pipeline.errors import UserError
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
+from pipeline.resume import Resume, saved_between
 from pipeline.runtime import autocast
 
 SPLITS = ("train", "val")
@@ -29,24 +33,32 @@ def precompute(
     device: torch.device,
     precision: str,
     batch_size: int = 64,
+    resume: Resume | None = None,
+    interval: float = 60.0,
 ) -> dict:
     """Writes `out/<split>.parquet`, a row a clip and variant; gives counts and the codes' use.
 
-    batch_size: frames that go through the networks at once.
+    batch_size: frames that go through the networks at once; interval: seconds between two saved
+    parts, at least. Those stay: call `resume.clear()` once the stage's output is on disk.
     """
     tokenizer = loaded.tokenizer
     has_context = isinstance(tokenizer, KeyframeTokenizer)
     estimator = FlowEstimator(loaded.flow_method, device) if has_context else None
-    uses = torch.zeros(len(tokenizer.codebook), dtype=torch.int64)
+    uses = np.zeros(len(tokenizer.codebook), np.int64)
     counts: dict[str, float] = {"frames": 0}
     for split in SPLITS:
         clips = ClipSet(shards, split)
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
         augmented = has_context and split == "train"
         variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
-        rows = []
+        folder = resume.parts / split if resume else None
+        rows: list[dict] = []
+        parts = _saved_parts(folder) if folder else []
+        save = partial(_save_part, rows, parts, folder)
+        done = sum(map(len, parts)) // len(variants or [0])
         with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
-            for number in range(len(clips)):
+            bar.n = bar.initial = done
+            for number in saved_between(range(done, len(clips)), save, interval):
                 clip_id, clip = clips[number]
                 flow = None
                 if has_context:
@@ -62,9 +74,6 @@ def precompute(
                         ids, features = _encode(
                             loaded, clip, flow, flipped, reverse, batch_size, device, precision
                         )
-                    inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
-                    uses += torch.bincount(inner.flatten(), minlength=len(uses))
-                    counts["frames"] += len(ids)
                     rows.append(
                         {
                             "clip_id": clip_id,
@@ -76,14 +85,44 @@ def precompute(
                         }
                     )
                 bar.update()
-        write_table(rows, io.TOKENS, out / f"{split}.parquet")
+        if rows:
+            save()
+        table = pa.concat_tables(parts).combine_chunks()  # as if it had been made in one go
+        io.write_table(table, io.TOKENS, out / f"{split}.parquet")
+        for tokens, n in zip(table["tokens"], table["n_frames"].to_pylist(), strict=True):
+            ids = tokens.values.to_numpy().reshape(n, -1)
+            inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
+            uses += np.bincount(inner.flatten(), minlength=len(uses))
+            counts["frames"] += n
         counts[f"clips_{split}"] = len(clips)
+    uses = torch.from_numpy(uses)
     share = uses.double() / uses.sum().clamp_min(1)
     return counts | {
         "codebook_usage": float((uses > 0).float().mean()),
         "perplexity": float((-torch.special.xlogy(share, share).sum()).exp()),
         "most_frequent_code": float(share.max()),
     }
+
+
+def _saved_parts(folder: Path) -> list[pa.Table]:
+    """Parts of a killed run, up to one that is missing or damaged."""
+    parts = []
+    while True:
+        path = folder / f"{len(parts) + 1:06d}.parquet"
+        try:
+            rows = io.read_table(path, io.TOKENS)
+        except UserError:
+            return parts
+        parts.append(pa.Table.from_pandas(rows, schema=io.TOKENS, preserve_index=False))
+
+
+def _save_part(rows: list[dict], parts: list[pa.Table], folder: Path | None) -> None:
+    """Makes a part of the rows, which are emptied."""
+    table = pa.Table.from_pylist(rows, schema=io.TOKENS)
+    if folder:
+        io.write_table(table, io.TOKENS, folder / f"{len(parts) + 1:06d}.parquet")
+    parts.append(table)
+    rows.clear()
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ this file, so that an edit of the transformer trains no tokenizer again).
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +150,12 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None 
     """All parameters and buffers as safetensors, written atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata)
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # how safetensors says that a disk is full
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+            raise
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

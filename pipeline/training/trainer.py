@@ -6,27 +6,22 @@ Several processes (distributed.py) share each step's rows; only the main one wri
 """
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from pipeline import progress
 from pipeline.config import Base, Train, VqganTrainer
-from pipeline.errors import Terminated, UserError
-from pipeline.training.checkpoint import BuffersAndRng, Resume, set_rng
+from pipeline.errors import UserError
+from pipeline.resume import Resume, SaveClock, signals_noted, stopped_by
 from pipeline.training.task import History, Task
+from pipeline.training.throughput import FlopCounter, peak_flops
 
 VALIDATION_BATCHES = 16  # at most; a val split of any size costs about as much each epoch
 RNG_STRIDE = 1_000_003  # between the seeds of two processes' dropout
-MAX_SAVING_SHARE = 0.05  # of the time that may go into saving states
 
 
 @dataclass(frozen=True)
@@ -60,13 +55,13 @@ def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) 
     trainer = Trainer(task, config, resume, log)
     trainer.restore()
     if not task.processes.is_main:
-        with _signals_noted(trainer.signals):
+        with signals_noted() as trainer.signals:
             while trainer.step < trainer.total_steps:
                 trainer.train_step()
         return trainer.history
     bar = progress.bar(what=what, unit="step", total=trainer.total_steps)
     peak = peak_flops(task.device, task.precision)
-    with bar, _signals_noted(trainer.signals), _flops_counted(trainer):
+    with bar, signals_noted() as trainer.signals, trainer.flops.watching(task.module):
         bar.update(trainer.step)
         while trainer.step < trainer.total_steps:
             trainer.train_step()
@@ -79,83 +74,41 @@ def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) 
     return trainer.history
 
 
-@contextmanager
-def _signals_noted(signals: list[int]) -> Iterator[None]:
-    """Appends Ctrl-C and SIGTERM to `signals` instead of stopping anywhere in a step.
-
-    A third one stops at once: torchrun repeats what its processes got from the terminal.
-    """
-
-    def note(number: int, frame: object) -> None:
-        signals.append(number)
-        if len(signals) > 2:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as shells set for what runs in the background
-            signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _flops_counted(trainer: "Trainer") -> Iterator[None]:
-    """Counts into `trainer.flops` what its layers with weights multiply and add while they train.
-
-    The backward pass takes twice the forward one. Attention, losses and what they look at are left
-    out, as usual for "model FLOPs utilisation" (Chowdhery et al., 2022, arXiv:2204.02311).
-    """
-
-    def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        if layer.training and torch.is_grad_enabled():
-            weight, values, channels = layer.weight, output, output.shape[1]
-            if isinstance(layer, nn.ConvTranspose2d):
-                values, channels = inputs[0], inputs[0].shape[1]
-            elif weight.dim() == 2:
-                channels = output.shape[-1]
-            passes = 3 if weight.requires_grad else 2  # backward: to the inputs, and to the weights
-            trainer.flops += 2 * passes * weight.numel() * values.numel() / channels
-
-    layers = [layer for layer in trainer.task.module.modules() if not [*layer.children()]]
-    layers = [layer for layer in layers if getattr(layer, "weight", None) is not None]
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in layers
-        if layer.weight.dim() >= 2 and not isinstance(layer, nn.Embedding)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@cache
-def peak_flops(device: torch.device, precision: str) -> float:
-    """A second's multiplications and additions of a large matrix product, the best of a few."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    side = 8192 if device.type == "cuda" else 512
-    matrix, seconds = torch.ones(side, side, dtype=dtype, device=device), math.inf
-    for _ in range(5):
-        started = time.monotonic()
-        float((matrix @ matrix)[0, 0])  # waits for the device
-        seconds = min(seconds, time.monotonic() - started)
-    return 2 * side**3 / max(seconds, 1e-9)
-
-
 class LoggedValue(NamedTuple):
     """A loss or a part of one, and the rows that it comes from."""
 
     name: str
     value: torch.Tensor  # scalar
     rows: list[int]
+
+
+class BuffersAndRng:
+    """What a step changes before the optimizers do. Cheap to keep."""
+
+    def __init__(self, task: Task) -> None:
+        saved = task.module.state_dict().keys()
+        self.buffers = {
+            name: buffer.detach().clone()
+            for name, buffer in task.module.named_buffers()
+            if name in saved
+        }
+        self.rng = {"cpu": torch.get_rng_state(), "generator": task.generator.get_state()}
+        device = _device(task)
+        if device.type == "cuda":
+            self.rng["cuda"] = torch.cuda.get_rng_state(device)
+
+
+def set_rng(task: Task, rng: dict[str, torch.Tensor]) -> None:
+    """Continues with the random numbers of a saved state."""
+    torch.set_rng_state(rng["cpu"])
+    task.generator.set_state(rng["generator"])
+    device = _device(task)
+    if device.type == "cuda" and "cuda" in rng:  # `auto` may find a GPU that was not there
+        torch.cuda.set_rng_state(rng["cuda"], device)
+
+
+def _device(task: Task) -> torch.device:
+    return next(task.module.parameters()).device
 
 
 class Trainer:
@@ -180,9 +133,10 @@ class Trainer:
         self.history = History()
         self.accumulated: list[dict[str, torch.Tensor | float]] = []  # since the last log point
         self.order: tuple[int, list[int]] = (-1, [])  # epoch, its rows
-        self.seconds = self.targets = self.flops = 0.0  # since the last log point
+        self.seconds = self.targets = 0.0  # since the last log point
         self.targets_per_second = self.flops_per_second = 0.0
-        self.saved_at, self.saving_seconds = time.monotonic(), 0.0
+        self.flops = FlopCounter()
+        self.clock = SaveClock(config.checkpoint_interval)
 
     def train_step(self) -> None:
         """One step of every optimizer; logs, validates and saves where it is time."""
@@ -201,7 +155,7 @@ class Trainer:
             norms.append(LoggedValue(f"gradient of {name}", norm, rows))
         # Before anyone steps; the one wait for the device in a step.
         finite = bool(_stack([v.value for v in losses + norms]).isfinite().all())
-        save_due = self.processes.is_main and self._save_due()
+        save_due = self.processes.is_main and self.clock.due()
         failed, save, stop = self.processes.max(not finite, save_due, max(self.signals, default=0))
         if failed:
             self._fail(before, losses, norms)
@@ -222,7 +176,7 @@ class Trainer:
         if save or stop:
             self._save()
         if stop:
-            raise Terminated(stop) if stop == signal.SIGTERM else KeyboardInterrupt
+            raise stopped_by(stop)
 
     def batches(self, epoch: int, place: int) -> tuple[list[list[int]], list[float]]:
         """This process' batches of a step, and how much each weighs.
@@ -311,8 +265,8 @@ class Trainer:
         self.history.steps.append({"step": self.step, "epoch": epoch + 1} | row)
         # not in the history, which is the same in each run
         self.targets_per_second = self.targets / max(self.seconds, 1e-9)
-        self.flops_per_second = self.flops / max(self.seconds, 1e-9)
-        self.seconds = self.targets = self.flops = 0.0
+        self.flops_per_second = self.flops.total / max(self.seconds, 1e-9)
+        self.seconds = self.targets = self.flops.total = 0.0
         self._log("train", row | {f"{self.task.unit}_per_second": self.targets_per_second})
 
     def _sync_accumulated(self) -> None:
@@ -352,20 +306,11 @@ class Trainer:
         if self.processes.is_main:
             self.log({f"{split}.{name}": value for name, value in row.items()}, self.step)
 
-    def _save_due(self) -> bool:
-        """Not more often than asked for, nor than leaves 95 % of the time for the training."""
-        interval = self.config.checkpoint_interval
-        if interval:
-            interval = max(interval, self.saving_seconds / MAX_SAVING_SHARE)
-        return time.monotonic() - self.saved_at >= interval
-
     def _save(self) -> None:
-        started = time.monotonic()
-        state = self._state(BuffersAndRng(self.task))
-        if self.processes.is_main:
-            self.resume.save(state)
-        self.saved_at = time.monotonic()
-        self.saving_seconds = self.saved_at - started
+        with self.clock.saving():
+            state = self._state(BuffersAndRng(self.task))
+            if self.processes.is_main:
+                self.resume.save(state)
 
     def _state(self, moment: BuffersAndRng) -> dict:
         """Everything to go on from a moment since which no optimizer stepped."""

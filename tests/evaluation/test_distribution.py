@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.datasets import Clip
 from pipeline.errors import UserError
 from pipeline.evaluation.distribution import (
     FEWEST,
     RANKS_FROM,
+    TokenizerSets,
     VideoSets,
-    measure_tokenizer,
     move_unranked,
 )
 from pipeline.evaluation.metrics.distances import frechet
@@ -87,17 +86,11 @@ def test_features_that_are_no_numbers_name_the_clip(clips):
         sets.add("the-seventh", clips[0], {"model": clips[0]})
 
 
-class Clips:
-    """As ClipSet: clips of six frames, of which all four inner ones are measured."""
-
-    def __init__(self, clips: list[torch.Tensor]) -> None:
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, number: int) -> Clip:
-        return Clip(f"c{number}", self.clips[number])
+def measure_tokenizer(model, clips, network, remarks) -> tuple[dict, np.ndarray]:
+    sets = TokenizerSets(model, None, network)
+    for clip in clips:  # of six frames: all four inner ones are measured
+        sets.add(clip)
+    return sets.numbers(1, remarks)
 
 
 @pytest.fixture
@@ -109,7 +102,7 @@ def little(moving) -> list[torch.Tensor]:
 def test_tokenizer_by_hand(tiny, untrained, little, context):
     model, remarks = untrained(tiny({"vqgan.context": context})), Remarks()
     means = ImageMeans()
-    numbers, counts = measure_tokenizer(model, Clips(little), None, means, 1, remarks)
+    numbers, counts = measure_tokenizer(model, little, means, remarks)
     trips = [model.round_trip(clip) for clip in little]
     ids = torch.cat([ids.flatten() for _, ids in trips])
     assert counts.tolist() == torch.bincount(ids, minlength=16).tolist()
@@ -127,7 +120,7 @@ def test_tokenizer_by_hand(tiny, untrained, little, context):
 
 def test_few_images_leave_the_fid_out_with_its_reason(tiny, untrained, little):
     model, remarks = untrained(tiny()), Remarks()
-    numbers, _ = measure_tokenizer(model, Clips(little[:1]), None, ImageMeans(), 1, remarks)
+    numbers, _ = measure_tokenizer(model, little[:1], ImageMeans(), remarks)
     assert not [key for key in numbers if key.startswith("fid")]
     assert remarks.left_out == {"fid_means": f"4 test images, at least {FEWEST} needed"}
 
@@ -136,7 +129,7 @@ def test_damaged_image_features_are_said(tiny, untrained, little):
     broken = ImageMeans()
     broken.__class__ = type("Bad", (ImageMeans,), {"__call__": lambda *_: np.full((4, 3), np.nan)})
     with pytest.raises(UserError, match=r"fid_means: .* no finite numbers"):
-        measure_tokenizer(untrained(tiny()), Clips(little), None, broken, 1, Remarks())
+        measure_tokenizer(untrained(tiny()), little, broken, Remarks())
 
 
 def distance(name: str, n: int) -> dict:

@@ -8,11 +8,12 @@ from PIL import Image
 
 from pipeline.data.datasets import ClipSet
 from pipeline.errors import UserError
-from pipeline.evaluation import methods
+from pipeline.evaluation import methods, run
 from pipeline.evaluation.metrics.image import psnr, ssim
 from pipeline.evaluation.report import figures
 from pipeline.evaluation.run import Evaluation, choose_examples, evaluate
 from pipeline.io import read_json
+from pipeline.resume import Resume
 
 BASELINES = {"black", "hold_first", "hold_nearest", "cross_fade", "round_trip"}
 BASELINES |= {"untrained", "without_codes"}
@@ -35,7 +36,7 @@ def done(tiny, untrained, write_shards, tmp_path_factory):
     history = folder / "history.csv"
     history.write_text("step,total\n1,2.0\n2,1.5\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "BATCH_SIZE", 2)
+        patch.setattr(run, "BATCH_SIZE", 2)
         for name in ("one", "two"):
             model, out = untrained(settings), folder / name
             summary = evaluate(model, folder / "shards", clips, settings, out, {"A": history})
@@ -73,6 +74,46 @@ def test_two_runs_give_the_same_bytes(done):
     assert len(files) > 15
     for name in files:
         assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("clip", [3, 4, 6])
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(
+    done, tiny, untrained, monkeypatch, tmp_path, clip
+):
+    """At one of four clips of test in batches of two, or of train, of the thesis' metrics."""
+    folder, _ = done
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(run, "BATCH_SIZE", 2)
+    changes = {"evaluate.thesis_metrics": "full"} if clip > 4 else {}
+    settings, motion = tiny(changes), {f"test-{k:02d}": float(k) for k in range(4)}
+    monkeypatch.setattr(run, "VideoFeatures", lambda device: None)
+    generate, shown = methods.Methods.generate, []
+
+    def dying(self, batch, n_samples):
+        for generated in generate(self, batch, n_samples):
+            shown.append(generated.clip.clip_id)
+            if len(shown) == clip:
+                raise SystemExit("killed")
+            yield generated
+
+    monkeypatch.setattr(methods.Methods, "generate", dying)
+
+    def again(name: str, resume: Resume | None) -> None:
+        shards, clips = folder / "shards", clip_table(motion)
+        out = tmp_path / name
+        evaluate(untrained(settings), shards, clips, settings, out, {}, resume)
+
+    resume = Resume("evaluate", {}, [])
+    with pytest.raises(SystemExit):
+        again("out", resume)
+    assert not (tmp_path / "out").exists()
+    before = len(shown)
+    again("out", resume)
+    assert len(shown) - before == {3: 2, 4: 2, 6: 4}[clip], "whole batches that were done are not"
+    again("whole", None)
+    for path in [path for path in (tmp_path / "whole").rglob("*.*") if path.is_file()]:
+        name = path.relative_to(tmp_path / "whole")
+        assert (tmp_path / "out" / name).read_bytes() == path.read_bytes(), name
 
 
 def test_a_baseline_and_the_round_trip_by_another_way(done, tiny, untrained):
@@ -155,7 +196,7 @@ def test_a_model_that_draws_the_truth_is_perfect(
     truth = iter([test[row].frames for row in range(len(test))])
     model = untrained(tiny())
     monkeypatch.setattr(model, "generate", lambda first, *_: [next(truth) for _ in first])
-    monkeypatch.setattr(methods, "BATCH_SIZE", 3)
+    monkeypatch.setattr(run, "BATCH_SIZE", 3)
     changes = {"evaluate.n_samples": 0, "evaluate.baselines": ["black"]}
     settings = tiny(changes | {"evaluate.thesis_metrics": "none"})
     evaluate(model, tmp_path / "shards", clips, settings, tmp_path / "out")

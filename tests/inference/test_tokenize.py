@@ -19,8 +19,9 @@ from pipeline import frames
 from pipeline.data.datasets import ClipSet
 from pipeline.inference.tokenize import precompute
 from pipeline.models.checkpoints import LoadedTokenizer
-from pipeline.models.flow import Easing, make_context
+from pipeline.models.flow import Easing, FlowEstimator, make_context
 from pipeline.models.vqgan.model import Tokenizer
+from pipeline.resume import Resume
 
 EASING = Easing(0.5, 0.2)
 
@@ -32,10 +33,10 @@ def shards(tmp_path_factory, write_shards):
     return folder
 
 
-def table(model, shards, out, batch_size=4) -> tuple[dict, dict]:
+def table(model, shards, out, batch_size=4, **options) -> tuple[dict, dict]:
     """(clip, flipped, reversed) -> row of train and val, and the summary."""
     loaded = LoadedTokenizer(model, settings().ingest.frame_size, "dis", EASING, "abc")
-    summary = precompute(loaded, shards, out, CPU, "float32", batch_size)
+    summary = precompute(loaded, shards, out, CPU, "float32", batch_size, **options)
     rows = {}
     for split in ("train", "val"):
         for row in pq.read_table(out / f"{split}.parquet").to_pylist():
@@ -122,3 +123,37 @@ def test_without_context_clips_come_as_they_are(shards, tmp_path):
     wanted = model.encode(frames.to_float(clip)).numpy()
     assert np.array_equal(ids_of(rows[name, False, False]), wanted)
     assert all(row["features"] == b"" for row in rows.values())
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(
+    shards, tmp_path, monkeypatch, damaged
+):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    model, resume = tokenizer(), Resume("token_precompute", {}, [])
+    randomize(model)
+    _, summary = table(model, shards, tmp_path / "whole")
+    estimate, seen = FlowEstimator.__call__, []
+
+    def dies_at_the_fourth(self, *ends):
+        seen.append(1)
+        if len(seen) == 4:
+            raise SystemExit("killed")
+        return estimate(self, *ends)
+
+    monkeypatch.setattr(FlowEstimator, "__call__", dies_at_the_fourth)
+    options = {"resume": resume, "interval": 0.0}
+    with pytest.raises(SystemExit):
+        table(model, shards, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    parts = sorted(resume.parts.rglob("*.parquet"))
+    assert len(parts) == 3, "of a clip each"
+    if damaged:
+        parts[1].write_bytes(parts[1].read_bytes()[:-9])
+    assert table(model, shards, tmp_path / "out", **options)[1] == summary
+    assert len(seen) == 4 + 3 + 2 * damaged, "of four clips of train and two of val"
+    for split in ("train", "val"):
+        content = [(tmp_path / name / f"{split}.parquet").read_bytes() for name in ("whole", "out")]
+        assert content[0] == content[1]
+    resume.clear()
+    assert not (tmp_path / ".resume/token_precompute").exists()

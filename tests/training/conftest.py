@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 from pipeline.training.task import History
 from pipeline.training.trainer import TrainConfig, train
 

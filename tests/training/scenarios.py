@@ -16,7 +16,7 @@ from pipeline import config
 from pipeline.config import Base
 from pipeline.errors import UserError
 from pipeline.models.vqgan.model import Tokenizer
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 from pipeline.training.distributed import DistributedContext, connected
 from pipeline.training.gpt import GptTask
 from pipeline.training.task import Loss, OptimizerSpec, Task, weighted_means

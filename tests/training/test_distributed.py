@@ -15,7 +15,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer, sign_tokens
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext, connected
 from pipeline.training.trainer import TrainConfig, Trainer
 

@@ -7,8 +7,8 @@ import torch
 from keyframe_settings import CPU, HEIGHT, WIDTH, settings
 
 from pipeline.errors import UserError
+from pipeline.resume import Resume
 from pipeline.training import vqgan
-from pipeline.training.checkpoint import Resume
 from pipeline.training.vqgan import KeyframeTask
 
 NETWORK = {"vqgan.keyframes.encoder": "network"}

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import Terminated, UserError
 from pipeline.models.checkpoints import save_weights
+from pipeline.resume import Resume
 from pipeline.training import trainer
-from pipeline.training.checkpoint import Resume
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
+from pipeline.training.throughput import FlopCounter, peak_flops
 
 DROPOUT = {"transformer.dropout": 0.1}
 TASKS = {
@@ -331,15 +331,15 @@ def test_speed_is_logged_and_not_in_the_history(run):
 
 def test_work_is_counted_as_by_torch():
     layers = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 4, 2, 2), nn.Linear(8, 5)
-    counter = SimpleNamespace(task=SimpleNamespace(module=nn.Sequential(*layers)), flops=0.0)
-    module, images = counter.task.module, torch.randn(2, 3, 4, 4, requires_grad=True)
-    with trainer._flops_counted(counter), FlopCounterMode(display=False) as torchs:
+    module, counter = nn.Sequential(*layers), FlopCounter()
+    images = torch.randn(2, 3, 4, 4, requires_grad=True)
+    with counter.watching(module), FlopCounterMode(display=False) as torchs:
         module(images).sum().backward()
-    assert counter.flops == torchs.get_total_flops()
-    with trainer._flops_counted(counter), torch.no_grad():
+    assert counter.total == torchs.get_total_flops()
+    with counter.watching(module), torch.no_grad():
         module(images)
-    assert counter.flops == torchs.get_total_flops(), "validation is no training"
-    assert trainer.peak_flops(torch.device("cpu"), "float32") > 1e8
+    assert counter.total == torchs.get_total_flops(), "validation is no training"
+    assert peak_flops(torch.device("cpu"), "float32") > 1e8
 
 
 def test_history_and_summary(run, tmp_path):

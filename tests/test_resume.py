@@ -1,13 +1,18 @@
 """Saved states belong to one run: other parameters or inputs never continue them."""
 
+import os
+import signal
+
 import pytest
 import torch
 
-from pipeline.training.checkpoint import Resume
+from pipeline.errors import Terminated
+from pipeline.resume import Resume, saved_between
 
 
 @pytest.fixture
-def inputs(tmp_path):
+def inputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     path = tmp_path / "index.json"
     path.write_text("{}")
     return [path]
@@ -37,7 +42,7 @@ def test_other_parameters_inputs_and_stages_do_not_continue_it(tiny, inputs):
 
 def test_other_code_does_not_continue_it(tiny, inputs, tmp_path, monkeypatch):
     base = {"base": tiny().base}
-    monkeypatch.setattr("pipeline.training.checkpoint.LIBRARY", tmp_path / "code")
+    monkeypatch.setattr("pipeline.resume.LIBRARY", tmp_path / "code")
     (tmp_path / "code").mkdir()
     (tmp_path / "code/model.py").write_text("a = 1\n")
     Resume("a", base, inputs).save({"step": 1})
@@ -45,19 +50,25 @@ def test_other_code_does_not_continue_it(tiny, inputs, tmp_path, monkeypatch):
     assert Resume("a", base, inputs).load() is None
 
 
-def test_a_failure_while_saving_keeps_the_state_before(tiny, inputs, monkeypatch):
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+@pytest.mark.parametrize("states", [1, 2])
+def test_a_damaged_state_is_set_aside_and_the_one_before_continues(
+    tiny, inputs, capsys, kept, states
+):
     resume = Resume("a", {"base": tiny().base}, inputs)
-    resume.save({"step": 1})
-
-    def full(state, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError):
-        resume.save({"step": 2})
-    assert resume.load() == {"step": 1}
-    assert [path.suffix for path in resume.folder.iterdir()] == [".pt"]
+    for step in range(1, states + 1):
+        resume.save({"step": step, "w": torch.rand(500)})
+    content = resume.path.read_bytes()
+    resume.path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
+    state = resume.load()
+    assert (state and state["step"]) == (1 if states == 2 else None)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{resume.path} is a damaged saved state" in said
+    resume.save({"step": 3})
+    resume.path.unlink()
+    assert (resume.load() is None) == (states == 1), "a damaged one never takes a good one's place"
+    resume.clear()
+    assert not resume.folder.exists()
 
 
 def test_a_success_deletes_its_own_failed_state_alone(tiny, inputs):
@@ -78,3 +89,17 @@ def test_clearing_leaves_nothing(tiny, inputs):
     resume.clear()
     assert resume.load() is None and not resume.folder.exists()
     resume.clear()
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_ends_a_loop_after_an_item_and_a_save(number, error):
+    done, saves, before = [], [], signal.getsignal(number)
+    with pytest.raises(error):
+        for item in saved_between(range(5), lambda: saves.append(len(done)), interval=1e9):
+            if item == 2:
+                os.kill(os.getpid(), number)
+            done.append(item)
+    assert done == [0, 1, 2] and saves == [3]
+    assert signal.getsignal(number) == before
