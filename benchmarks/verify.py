@@ -58,7 +58,7 @@ def main() -> None:
     clones, seconds = [folder / name for name in CLONES], []
     for clone, own in zip(clones, CLONES.values(), strict=True):
         started = time.monotonic()
-        order = run(clone, options.repro, own)
+        order = run(clone, head, options.repro, own)
         seconds.append(time.monotonic() - started)
     if fault := difference(*clones, order):
         sys.exit(f"{fault}\nThe clones stay in {folder}")
@@ -79,13 +79,14 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def run(clone: Path, command: str, own: dict[str, str]) -> list[str]:
-    """Clones HEAD and runs the command in it, a line a stage. The stages as they ran."""
+def run(clone: Path, head: str, command: str, own: dict[str, str]) -> list[str]:
+    """Clones that commit and runs the command in it, a line a stage. The stages as they ran."""
     environment = {k: v for k, v in os.environ.items() if not FOREIGN.fullmatch(k)} | own
     environment["DVC_NO_ANALYTICS"] = "1"
     for place in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
         environment[f"DVC_{place}_DIR"] = f"{clone}-settings"
     git(Path(), "clone", "--quiet", "--no-hardlinks", ".", str(clone))
+    git(clone, "reset", "--quiet", "--hard", head)  # whatever is committed meanwhile
     log, started, ran = Path(f"{clone}.log"), time.monotonic(), []
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
