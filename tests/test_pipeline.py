@@ -1,18 +1,39 @@
 """The whole pipeline with the preset `tiny`, in a clone, through DVC, as a user runs it."""
 
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from test_dvc_yaml import OPERATIONAL, STAGES, WITHOUT_EFFECT, closure
 
-from pipeline import io
+from pipeline import config, io
 
 ROOT = Path(__file__).parents[1]
+TRACE = "trace"  # beside the clone
+# Read by git, DVC and MLflow, or to make a row in MLflow.
+BYSTANDERS = {"params.yaml", "dvc.lock", ".gitignore", ".gitattributes", "requirements.txt"}
+BYSTANDERS |= {"mlflow.db", "mlflow.db-journal", "data/shards/index.json"}
+BYSTANDERS |= {"pipeline/commands/mlflow_model.py"}
+# What a stage does not read in this run, and when it does.
+ELSEWHERE = {
+    "ingest": {
+        "ingest.on_error": "a file cannot be read whole",
+        "source.moving_mnist": "source.kind is moving_mnist",
+    },
+    "vqgan_train": {"base.gradient_checkpointing": "vqgan.context is none or previous"},
+    "gpt2_train": {
+        "data/shards": "sequences are drawn anew in each epoch",
+        "train.perceptual_loss": "train.perceptual_loss_weight is above 0",
+        "train.perceptual_subset": "train.perceptual_loss_weight is above 0",
+    },
+}
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -27,8 +48,11 @@ for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")
     ENVIRONMENT.pop(name, None)
 
 
-def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+def run(
+    folder: Path, *command: str, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess:
+    environment = ENVIRONMENT | variables
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done
@@ -57,11 +81,15 @@ def untouched(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A clone in which the preset `tiny` has run."""
+    """A clone in which the preset `tiny` has run, beside a trace of what its stages read."""
     folder = clone_into(tmp_path_factory.mktemp("tiny") / "project")
     run(folder, sys.executable, "-m", "pipeline", "presets", "tiny")
     run(folder, "git", "commit", "-q", "-a", "-m", "tiny")
-    run(folder, "dvc", "repro")
+    tracing = {
+        "PYTHONPATH": str(ROOT / "tests/tracing"),
+        "NAKAWARI_TRACE": str(folder / f"../{TRACE}"),
+    }
+    run(folder, "dvc", "repro", **tracing)
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-q", "-m", "results")
     return folder
@@ -87,6 +115,42 @@ def test_every_declared_output_exists(project):
         for out in stage["outs"]:
             path = project / (out if isinstance(out, str) else next(iter(out)))
             assert path.is_dir() and any(path.iterdir()), path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are traced by inotify")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_what_dvc_yaml_names(project, stage):
+    lines = project.with_name(TRACE).joinpath(f"{stage}.txt").read_text().splitlines()
+    reads = {tuple(line.split(" ", 1)) for line in lines}
+    content = config.read_yaml(project / "params.yaml")
+    source = content["source"]["path"]
+    deps = [dep.replace("${source.path}", source) for dep in STAGES[stage]["deps"]]
+    params, elsewhere = STAGES[stage].get("params", []), ELSEWHERE.get(stage, {})
+
+    keys = {what for kind, what in reads if kind == "key"}
+    keys = {key for key in keys if key.split(".")[0] not in OPERATIONAL}
+    assert {key for key in keys if not within(key, params)} == set(), "dvc.yaml names too few"
+    files = {what for kind, what in reads if kind != "key"} - BYSTANDERS
+    unnamed = {file for file in files if not within(file, deps) and not is_plain_package(file)}
+    for path in WITHOUT_EFFECT:
+        unnamed -= {file.relative_to(ROOT).as_posix() for file in closure(path)}
+    assert unnamed == set(), "dvc.yaml names too few"
+
+    idle = {key for key in io.flatten(content) if within(key, params)} - keys
+    folders = [dep for dep in deps if not dep.endswith(".py")]  # code: tests/test_dvc_yaml.py
+    idle |= {dep for dep in folders if not any(within(file, [dep]) for file in files)}
+    assert {name for name in idle if not within(name, elsewhere)} == set(), "too many"
+    assert {part for part in elsewhere if not any(within(n, [part]) for n in idle)} == set()
+
+
+def is_plain_package(file: str) -> bool:
+    """Whether it is an `__init__.py` without a statement but a docstring."""
+    return file.endswith("__init__.py") and not ast.parse((ROOT / file).read_text()).body[1:]
+
+
+def within(name: str, wholes: Iterable[str]) -> bool:
+    """Whether a key is one of, or in one of these sections; the same for files and folders."""
+    return any(name == whole or name.startswith((f"{whole}.", f"{whole}/")) for whole in wholes)
 
 
 def test_second_run_does_nothing(project):

@@ -15,6 +15,7 @@ Memory holds one batch of clips; of each clip some 20 kB of numbers, of each ima
 That is also what is saved between two batches, so that a killed evaluation continues.
 """
 
+import functools
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ import pandas as pd
 import torch
 
 from pipeline import io, progress
-from pipeline.config import Params
+from pipeline.config import Params, Section
 from pipeline.data.datasets import Clip, ClipSet, batches
 from pipeline.errors import UserError
 from pipeline.evaluation.distribution import (
@@ -67,9 +68,11 @@ N_EXAMPLES = 4  # clips on the page
 N_RECONSTRUCTIONS = 5  # images on the page, beside their originals
 THESIS_SPLITS = {"none": (), "test": ("test",), "full": ("test", "train")}
 THESIS_REPETITIONS = {"test": 1, "full": 5}
-# On the page, and so among the parameters of the stage; not the source, which may be a path.
-SECTIONS = ("base", "ingest", "scene_split", "frame_subsample", "clip_chunk", "flow")
-SECTIONS += ("vqgan", "transformer", "train", "evaluate")
+# On the page, and so the parameters of the stage: its own, and those of both networks. With others
+# of the data, all clips would be drawn again where an edit of them leaves the clips as they are.
+PARAMETERS = ("base", "ingest.fit", "ingest.height", "ingest.width")
+PARAMETERS += ("frame_subsample.hold_threshold", "clip_chunk.min_frames", "clip_chunk.max_frames")
+PARAMETERS += ("flow", "vqgan", "transformer", "train", "evaluate")
 
 
 def evaluate(
@@ -273,7 +276,11 @@ class Evaluation:
         ]
         figures.save_image(figures.stack(strips), self.out / "strip.png")
         figures.save_image(self._reconstructions(), self.out / "reconstruction.png")
-        parameters = io.flatten(self.params.model_dump(include=set(SECTIONS)))
+        parameters = {}
+        for key in PARAMETERS:
+            value = functools.reduce(getattr, key.split("."), self.params)
+            value = value.model_dump() if isinstance(value, Section) else value
+            parameters |= io.flatten({key: value})
         write_page(self.out, details, tables, parameters, trainings)
 
     def _reconstructions(self) -> "figures.Image.Image":

@@ -132,10 +132,11 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 def line_chart(lines: pd.DataFrame, y_label: str, y_scale: str = "linear") -> str:
     """SVG, equal bytes for equal data: a line a column over the index, whose name labels x."""
-    import matplotlib
+    from matplotlib import style as styles
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "nakawari", "svg.fonttype": "none"}):
+    # not a user's own matplotlibrc, which draws otherwise
+    with styles.context(["default", {"svg.hashsalt": "nakawari", "svg.fonttype": "none"}]):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         for k, name in enumerate(lines):
