@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -174,8 +175,11 @@ def _locked_store() -> Iterator["MlflowClient"]:
     with FileLock(lock, timeout=WAIT_SECONDS):
         store = sqlite_file()
         if store and not store.exists():
-            with io.atomic(store) as partial:  # MLflow opens none that was killed while it was made
-                MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
+            # Made elsewhere: MLflow opens none whose process was killed between its migrations.
+            io.remove_stale(lock.parent)
+            with io.temporary(lock.parent, Path.mkdir) as folder:
+                MlflowClient(tracking_uri=f"sqlite:///{folder / store.name}").search_experiments()
+                shutil.move(folder / store.name, store)
         yield MlflowClient(tracking_uri=_store_uri())
 
 
