@@ -181,7 +181,9 @@ def _command() -> str:
     name, revision = os.environ.get("DVC_EXP_NAME"), os.environ.get("DVC_EXP_BASELINE_REV")
     if name is None:
         return "dvc repro -f -s report"
-    variables = f"DVC_EXP_NAME={name} DVC_EXP_BASELINE_REV={revision}"
+    variables = f"DVC_EXP_NAME={name}"
+    if revision:
+        variables += f" DVC_EXP_BASELINE_REV={revision}"
     return f"dvc exp apply {name} && {variables} python -m stages.report"
 
 

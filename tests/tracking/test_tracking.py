@@ -397,12 +397,11 @@ def test_a_training_does_not_wait_for_a_slow_store(settings, monkeypatch, capsys
 
 
 def test_a_signal_while_the_store_is_waited_for_does_not_undo_the_work(settings, monkeypatch):
-    class Silent:
-        def __init__(self, settings) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            threading.Event().wait(60)
+    def silent(settings) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(60)
 
-    monkeypatch.setattr(tracking, "MlflowRow", Silent)
+    monkeypatch.setattr(tracking, "MlflowRow", silent)
     with tracking.stage("vqgan_train", settings) as run:
         run.points = [("loss", 1.0, 0, 1)]  # written at the end
 
