@@ -22,6 +22,7 @@ WITHOUT_EFFECT = {
         "progress.py",
         "tracking/__init__.py",
         "tracking/logged_model.py",
+        "tracking/mlflow_row.py",
     )
 }
 OPERATIONAL = {"engine", "tracking"}

@@ -317,24 +317,31 @@ def weight_files(settings: Params) -> list[Finding]:
     return [Finding("error", sentence) for sentence in required_weights.faults(settings)]
 
 
-def tracking_store(settings: Params, store: Path = Path("mlflow.db")) -> Iterator[Finding]:
-    """A store that MLflow will not open: runs go on without a row. Names killed runs so."""
-    here = store.exists() and importlib.util.find_spec("mlflow")
-    if settings.tracking.enabled and here and "MLFLOW_TRACKING_URI" not in os.environ:
-        from pipeline import tracking
+def tracking_store(settings: Params) -> Iterator[Finding]:
+    """A store that MLflow cannot open: runs go on without a row. Names killed runs so."""
+    if not settings.tracking.enabled or not importlib.util.find_spec("mlflow"):
+        return
+    from pipeline import tracking
+    from pipeline.tracking import mlflow_row
 
-        if fault := tracking.store_fault(store):
-            yield Finding("warning", fault)
-            return
-        try:
-            killed = tracking.close_killed()
-        except Exception as error:  # of many kinds: mlflow's, its database's
-            reason = " ".join(str(error).split())[:300]
-            yield Finding("warning", f"{store} cannot be written ({reason}), no run is added")
-        else:
-            if killed:
-                names = ", ".join(killed)
-                yield Finding("hint", f"{names}: killed while it ran, and now named so in MLflow")
+    for name, command in tracking.unfilled():
+        yield Finding("hint", f"{name} is not in MLflow; `{command}` fills it in")
+    store = mlflow_row.sqlite_file()
+    if store and not store.exists():
+        return  # the first training makes it
+    if fault := mlflow_row.fault():
+        yield Finding("warning", fault)
+        return
+    try:
+        killed = mlflow_row.close_killed()
+    except Exception as error:  # of many kinds: mlflow's, its database's, its network's
+        where = store or "the server of MLFLOW_TRACKING_URI"
+        later = "runs go on without it, and this command then says how they get there"
+        yield Finding("warning", f"{where}: {mlflow_row.sentence(error)}; {later}")
+    else:
+        if killed:
+            names = ", ".join(killed)
+            yield Finding("hint", f"{names}: killed while it ran, and now named so in MLflow")
 
 
 def _gpus() -> int:

@@ -143,7 +143,7 @@ def test_a_failed_copy_costs_one_line_and_no_number(report, monkeypatch, capsys)
         row, (model,) = report("full")
     assert model.status == "FAILED" and row.data.metrics["evaluate.inbetween.psnr"] == 25.5
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert "No space left" in line and "dvc repro -f -s report" in line
+    assert "No space left" in line and "dvc exp apply full && " in line
     assert "READY" in {model.status for model in report("full")[1]}, "the next report mends it"
 
 

@@ -1,15 +1,20 @@
 """Tracking: what stages leave in MLflow, on disk and on stderr, and what failures cost."""
 
+import http.server
 import os
 import re
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -18,10 +23,11 @@ from PIL import Image
 from pipeline import config, io, tracking
 from pipeline.commands import check
 from pipeline.errors import Terminated, UserError
+from pipeline.tracking import mlflow_row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WRITER = """
-import sys
+import os, sys
 from pathlib import Path
 from pipeline import config, tracking
 settings = config.load(Path(sys.argv[1]))
@@ -88,6 +94,12 @@ def runs(store, title: str) -> list:
     return store.client.search_runs([experiment.experiment_id], condition)
 
 
+def written(run: tracking.Run) -> None:
+    """Waits until the store has it; and then it is as if the process were gone."""
+    run.writes.put(None)
+    run.thread.join()
+
+
 def steps(store, run, key: str) -> list[int]:
     return sorted(m.step for m in store.client.get_metric_history(run.info.run_id, key))
 
@@ -108,12 +120,14 @@ def test_a_killed_training_continues_its_curve_in_one_run(store, settings, other
     killed = tracking.Run("vqgan_train", settings)
     for step in range(10, 1210):  # more than MLflow takes in one call
         killed.log({"train.total": 1.0 / step}, step)
-    killed._flush()  # and then the process is gone
-    process = f"{tracking.socket.gethostname()}:{os.getpid()}:5"  # as after another start
-    store.client.set_tag(killed.row.id, "nakawari.process", process)
-    assert runs(store, "killed")[0].info.status == "RUNNING"
+    killed._flush()
+    written(killed)
+    (row,) = runs(store, "killed")
+    assert row.info.status == "RUNNING"
+    process = f"{socket.gethostname()}:{os.getpid()}:5"  # as after another start
+    store.client.set_tag(row.info.run_id, "nakawari.process", process)
     other_row("another")
-    tracking.Run("gpt2_train", settings)._attempt(lambda row: row.close("FINISHED", None))
+    mlflow_row.MlflowRow(settings).close("FINISHED", None)
     assert runs(store, "killed")[0].info.status == "KILLED", "not running for ever"
     other_row("killed")
     with tracking.stage("vqgan_train", settings) as run:
@@ -128,17 +142,16 @@ def test_a_stage_that_is_killed_outright_is_named_so_by_the_check(store, setting
     other_row("running")
     running = tracking.Run("vqgan_train", settings)
     running.log({"train.total": 1.0}, 1)
-    running._flush()
+    written(running)
     other_row("outright")
-    killed = WRITER + "    run._flush()\n    import os; os.kill(os.getpid(), 9)\n"
+    killed = WRITER + "    run.writes.put(None); run.thread.join(); os.kill(os.getpid(), 9)\n"
     command = [sys.executable, "-c", killed, REPOSITORY / "params.yaml", "gpt2_train"]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == -9
-    (hint,) = check.tracking_store(settings, store.root / "mlflow.db")
+    (hint,) = check.tracking_store(settings)
     assert hint.level == "hint" and hint.sentence.startswith("outright")
-    assert not list(check.tracking_store(settings, store.root / "mlflow.db")), "once"
+    assert not list(check.tracking_store(settings)), "once"
     states = [runs(store, name)[0].info.status for name in ("outright", "running")]
     assert states == ["KILLED", "RUNNING"]
-    running.close("FINISHED")
 
 
 def test_another_experiment_is_that_of_mlflows_own_variable(
@@ -146,7 +159,7 @@ def test_another_experiment_is_that_of_mlflows_own_variable(
 ):
     other_row("elsewhere")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "series two")
-    tracking.Run("gpt2_train", settings)._attempt(lambda row: row.close("FINISHED", None))
+    mlflow_row.MlflowRow(settings).close("FINISHED", None)
     home = store.client.get_experiment_by_name("series two").experiment_id
     assert len(store.client.search_runs([home])) == 1 and not runs(store, "elsewhere")
 
@@ -175,7 +188,7 @@ def test_a_copied_project_keeps_its_files_beside_its_store(
     ("version", "words"),
     [
         (None, None),
-        ("451aebb31d03", "older MLflow .*`mlflow db upgrade sqlite:///mlflow.db`"),
+        ("451aebb31d03", "older MLflow .*`mlflow db upgrade sqlite:///.*mlflow.db`"),
         ("0123456789ab", "newer MLflow .*; move it away"),
         ("", r"is no store of MLflow \(file is not a database\); move it away"),
     ],
@@ -197,7 +210,7 @@ def test_a_store_of_another_version_is_said(store, settings, version, words):
 def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(
     store, settings, other_row, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(tracking.MlflowRow, "log_model", lambda *a: None)  # test_logged_model.py
+    monkeypatch.setattr(mlflow_row.MlflowRow, "log_model", lambda *a: None)  # test_logged_model.py
     other_row("reported")
     with tracking.stage("vqgan_train", settings) as run:
         run.log({"train.total": 2.0}, step=10)
@@ -239,30 +252,30 @@ def test_an_exception_is_passed_on_with_its_status(
 
 
 def test_other_parameters_code_or_data_make_another_row(settings, monkeypatch, tmp_path):
-    keys = [tracking._identity(settings)[0]]
+    keys = [mlflow_row.identity(settings)[0]]
     engine = settings.engine.model_copy(update={"workers": 7})
-    assert tracking._identity(settings.model_copy(update={"engine": engine}))[0] == keys[0]
+    assert mlflow_row.identity(settings.model_copy(update={"engine": engine}))[0] == keys[0]
     train = settings.train.model_copy(update={"n_frames_before": 5})
-    keys.append(tracking._identity(settings.model_copy(update={"train": train}))[0])
+    keys.append(mlflow_row.identity(settings.model_copy(update={"train": train}))[0])
     for place in ("pipeline", "stages", "data/shards"):
         (tmp_path / place).mkdir(parents=True)
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "pipeline/tracking/__init__.py"))
+    monkeypatch.setattr(mlflow_row, "__file__", str(tmp_path / "pipeline/tracking/mlflow_row.py"))
     for file in ("pipeline/a.py", "stages/b.py", "data/shards/index.json"):
         (tmp_path / file).write_text("first")
-        keys.append(tracking._identity(settings)[0])
+        keys.append(mlflow_row.identity(settings)[0])
         (tmp_path / file).write_text("edited")
-        keys.append(tracking._identity(settings)[0])
+        keys.append(mlflow_row.identity(settings)[0])
     assert len(set(keys)) == len(keys)
 
 
 def test_names_tell_the_experiment_or_the_revision_and_edits(settings, monkeypatch):
     answers = {"rev-parse": "abcdef0123456", "status": ""}
-    monkeypatch.setattr(tracking, "_git", lambda *arguments: answers[arguments[0]])
-    assert tracking._identity(settings)[1] == "workspace abcdef0"
+    monkeypatch.setattr(mlflow_row, "_git", lambda *arguments: answers[arguments[0]])
+    assert mlflow_row.identity(settings)[1] == "workspace abcdef0"
     answers["status"] = " M pipeline/frames.py"
-    assert tracking._identity(settings)[1].startswith("workspace abcdef0 edited ")
+    assert mlflow_row.identity(settings)[1].startswith("workspace abcdef0 edited ")
     monkeypatch.setenv("DVC_EXP_NAME", "calm-fox")
-    assert tracking._identity(settings)[1].startswith("calm-fox edited ")
+    assert mlflow_row.identity(settings)[1].startswith("calm-fox edited ")
 
 
 def test_without_tracking_two_lines_are_all(settings, monkeypatch, capsys):
@@ -286,37 +299,168 @@ def test_a_stage_without_curves_does_not_touch_mlflow(settings, monkeypatch):
         run.log({"loss": 1.0}, 3)
 
 
-def test_a_server_that_is_absent_costs_one_line_and_no_time(settings, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+class Answer(http.server.BaseHTTPRequestHandler):
+    """A server at fault: what it does with a request is its fault's name."""
+
+    def do_GET(self) -> None:
+        self.server.count += 1
+        if self.server.fault == "no answer":
+            self.server.over.wait()
+        elif self.server.fault == "text":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome to the hotel</html>")
+        elif self.server.fault.isdigit():
+            self.send_error(int(self.server.fault))
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Starts a server with a fault, as the store."""
+    started = []
+
+    def start(fault: str) -> http.server.ThreadingHTTPServer:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        server.fault, server.count, server.over = fault, 0, threading.Event()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        uri = f"http://me:secret@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        return server
+
+    yield start
+    for server in started:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("absent", "Failed to establish a new connection"),
+        ("drops", "Remote end closed connection"),
+        ("no answer", "not all was written within 0.2 s"),
+        ("500", "500"),
+        ("401", "401"),
+        ("text", "not in a valid JSON"),
+    ],
+)
+def test_a_server_at_fault_costs_a_line_and_is_told_by_the_check(
+    settings, server, monkeypatch, capsys, fault, words
+):
+    started = server(fault)
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
-    started = time.monotonic()
+    if fault == "no answer":
+        monkeypatch.setattr(tracking, "WAIT_SECONDS", 0.2)
+        monkeypatch.setattr(mlflow_row, "CHECK_SECONDS", 0.2)
+    if fault == "absent":
+        started.server_close()
     with tracking.stage("vqgan_train", settings) as run:
         for step in range(50):
             run.log({"loss": 1.0}, step)
-    assert time.monotonic() - started < 20
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert "vqgan_train is not in MLflow" in line and "dvc repro -f -s report" in line
+    assert "vqgan_train is not in MLflow" in line and "`report` fills it" in line
+    assert re.search(words, line) and "secret" not in line
+    assert started.count < 3, "nothing is tried twice"
+    (warning,) = check.tracking_store(settings)
+    assert warning.level == "warning" and "secret" not in warning.sentence
 
 
-def test_a_slow_store_is_written_less_often(settings, monkeypatch):
-    clock = [0.0]
+def test_a_training_does_not_wait_for_a_slow_store(settings, monkeypatch, capsys):
+    answer, points = threading.Event(), []
 
     class Slow:
-        def __init__(self, settings):
-            self.calls = []
+        def __init__(self, settings) -> None:
+            answer.wait(60)
 
-        def log_curve(self, points):
-            clock[0] += 3.0
-            self.calls.append(len(points))
+        def log_curve(self, batch) -> None:
+            points.extend(batch)
 
-        def close(self, status, error):
+        def close(self, status, error) -> None:
             pass
 
     monkeypatch.setattr(tracking, "MlflowRow", Slow)
-    monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
-    run = tracking.Run("vqgan_train", settings)
-    for step in range(600):
-        clock[0] += 1.0
-        run.log({"loss": 1.0}, step)
-    run.close("FINISHED")
-    assert sum(run.row.calls) == 600 and len(run.row.calls) == 600 // 60 + 1
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    with tracking.stage("vqgan_train", settings) as run:
+        for step in range(600):
+            run.log({"loss": 1.0}, step)
+        assert not points
+        answer.set()
+    assert [point[3] for point in points] == list(range(600))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_signal_while_the_store_is_waited_for_does_not_undo_the_work(settings, monkeypatch):
+    def silent(settings) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(tracking, "MlflowRow", silent)
+    with tracking.stage("vqgan_train", settings) as run:
+        run.points = [("loss", 1.0, 0, 1)]  # written at the end
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (None, "dvc repro -f -s report"),
+        ("calm-fox", "dvc exp apply calm-fox && DVC_EXP_NAME=calm-fox DVC_EXP_BASELINE_REV=abc"),
+    ],
+)
+def test_a_report_that_is_not_in_mlflow_is_told_until_it_is(
+    settings, server, monkeypatch, capsys, name, command
+):
+    server("500")
+    if name:
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
+    with tracking.stage("report", settings) as run:
+        run.publish({}, [], {})
+    assert command in capsys.readouterr().err
+    hint = next(item for item in check.tracking_store(settings) if item.level == "hint")
+    assert hint.sentence.startswith(name or "workspace") and command in hint.sentence
+    monkeypatch.setattr(tracking, "MlflowRow", mock.Mock())
+    with tracking.stage("report", settings) as run:
+        run.publish({}, [], {})
+    assert not tracking.unfilled()
+
+
+def test_a_store_is_there_as_a_whole_or_not_at_all(monkeypatch):
+    """MLflow never opens one whose process was killed between its migrations."""
+
+    def killed(tracking_uri: str) -> None:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_text("half a store")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", killed)
+    with pytest.raises(KeyboardInterrupt), mlflow_row._locked_store():
+        pass
+    assert not list(Path().glob("*.db*"))
+
+
+@pytest.mark.parametrize(
+    ("host", "age", "alive"),
+    [
+        (socket.gethostname(), 0, True),
+        (socket.gethostname(), 9e6, False),  # this number was another process then
+        ("elsewhere", 3600, True),
+        ("elsewhere", 2 * 24 * 3600, False),
+    ],
+)
+def test_a_row_of_another_machine_is_dead_after_a_day(host, age, alive):
+    assert mlflow_row._is_alive(host, str(os.getpid()), str(int(time.time() - age))) is alive
+
+
+def test_a_locked_store_is_not_taken_for_a_broken_one(store, settings, other_row, monkeypatch):
+    other_row("locked")
+    monkeypatch.setattr(mlflow_row, "CHECK_SECONDS", 0.2)
+    with closing(sqlite3.connect(store.root / "mlflow.db")) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        (warning,) = check.tracking_store(settings)
+    assert "no answer within 0.2 s" in warning.sentence
