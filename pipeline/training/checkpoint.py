@@ -13,7 +13,6 @@ deleted at the success of the same key; those of other experiments stay.
 import contextlib
 import hashlib
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,14 @@ class Resume:
         """The state, or None where there is nothing to continue."""
         if not self.path.is_file():
             return None
-        try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{self.path} is a damaged saved state ({str(error).splitlines()[0]}); "
-                "delete it and run again"
-            ) from None
+        with self.path.open("rb") as file:
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # a broken file makes PyTorch raise anything
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                raise UserError(
+                    f"{self.path} is a damaged saved state ({reason}); delete it and run again"
+                ) from None
 
     def save(self, state: dict[str, Any]) -> None:
         self._write(state, self.path)
