@@ -39,6 +39,7 @@ MOST_MISTAKES = 20  # lines of an error
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Batch = Annotated[int, Field(ge=1, le=65536)]
 Size = Annotated[int, Field(ge=1, le=8192)]  # channels, and the like, of a network
+Layers = Annotated[int, Field(ge=1, le=1000)]
 Parallel = Annotated[int, Field(ge=1, le=1024)]  # threads, processes
 Number = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -295,7 +296,7 @@ class Vqgan(Section):
 class Transformer(Section):
     transformer_type: Literal["custom", "plain", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
     pretrained: Text
-    n_layer: Count
+    n_layer: Layers
     n_head: Count
     n_embd: Count
     merge: Annotated[Literal[1, 2], BeforeValidator(_integer)]

@@ -262,14 +262,14 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     require_file(path)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        if table.schema.names != schema.names:
+            raise UserError(
+                f"{path} has the columns {table.schema.names}, expected {schema.names}; "
+                "run `dvc repro` to make it again"
+            )
+        return table.cast(schema).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:  # also of text that is no UTF-8
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path} is no readable table ({reason}); `dvc repro` makes it again"
         ) from None
-    if table.schema.names != schema.names:
-        raise UserError(
-            f"{path} has the columns {table.schema.names}, expected {schema.names}; "
-            "run `dvc repro` to make it again"
-        )
-    return table.to_pandas()

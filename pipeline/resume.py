@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -62,7 +61,7 @@ class Resume:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            except Exception as error:  # a broken file makes PyTorch raise anything
                 aside = path.with_suffix(".damaged")
                 with contextlib.suppress(FileNotFoundError):  # another process of this training
                     path.replace(aside)

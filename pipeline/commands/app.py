@@ -29,7 +29,7 @@ from pipeline.errors import UserError, exit_code
 from pipeline.inference.keyframes import N_FRAMES
 from pipeline.models.gpt.sampling import resolve_mode
 from pipeline.video import clip_writer
-from pipeline.video.ffmpeg_input import executable
+from pipeline.video.ffmpeg_input import LIMITS, executable
 
 HOLDS = [("ones", 1), ("twos", 2), ("threes", 3)]
 PACES = [("as learnt", "learnt"), ("even", 1), ("slow in, slow out", 2), ("more so", 4)]
@@ -151,7 +151,7 @@ def examples(folder: Path) -> list[list]:
     for clip in clips.tail(EXAMPLES).itertuples():
         first, *_, last = clip.frames
         seconds = max(0.0, float((first - 0.5) / Fraction(clip.fps)))
-        ends = ffmpeg.input(f"file:{SAMPLE / clip.path}", ss=f"{seconds:.4f}")
+        ends = ffmpeg.input(f"file:{SAMPLE / clip.path}", ss=f"{seconds:.4f}", **LIMITS)
         ends = ends.filter("select", f"eq(n,0)+eq(n,{last - first})")
         names = str(folder / f"{clip.video_id}_%d.png")
         try:

@@ -143,8 +143,12 @@ def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:
 
 def _open(path: Path) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # else a row may lie outside the file; reads no picture
+        if any(column.null_count for column in table.columns):
+            raise ValueError("it has rows without a value")
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as a shard ({error}); delete it and run `dvc repro shard_pack`"
         ) from None

@@ -116,14 +116,17 @@ class FrameFile:
 
     def __init__(self, path: Path):
         self._path, self._kept = path, {}
-        numbers = _open(path, "frame")
-        about = {key.decode(): text.decode() for key, text in numbers.schema.metadata.items()}
-        self._shape = int(about.pop("height")), int(about.pop("width")), 3
-        packed = about.pop(PACKED, None)
-        self.about: dict[str, str] = about
-        batches = [numbers.get_batch(k) for k in range(numbers.num_record_batches)]
-        self._starts = np.cumsum([0, *(len(batch) for batch in batches)])
-        self._images = _open(path, "image")
+        with _whole(path):
+            numbers = _open(path, "frame")
+            about = {key.decode(): text.decode() for key, text in numbers.schema.metadata.items()}
+            self._shape = int(about.pop("height")), int(about.pop("width")), 3
+            packed = about.pop(PACKED, None)
+            self.about: dict[str, str] = about
+            batches = [numbers.get_batch(k) for k in range(numbers.num_record_batches)]
+            self._starts = np.cumsum([0, *(len(batch) for batch in batches)])
+            self._images = _open(path, "image")
+            if self._images.schema.field("image").type != pa.binary(math.prod(self._shape)):
+                raise ValueError("its pictures have another size than it says")
         self._recent: dict[int, np.ndarray] = {}  # batches; no functools: it would keep the file
         self._most = KEPT_BATCHES if packed else len(batches)  # what is mapped costs nothing
 
@@ -141,19 +144,40 @@ class FrameFile:
     def term(self, name: str) -> np.ndarray:
         """One of TERMS for all frames, float32 `T`; read once, then kept."""
         if name not in self._kept:
-            self._kept[name] = _open(self._path, name).read_all().column(name).to_numpy()
+            self._kept[name] = self._read_all(name).to_numpy()
         return self._kept[name]
 
     @functools.cached_property
     def small(self) -> np.ndarray:
         """The small grey pictures of all frames: uint8 `T 32 32`; read once, then kept."""
-        chunks = _open(self._path, "small").read_all().column("small").chunks
+        chunks = self._read_all("small").chunks
         return np.concatenate([_view(chunk, (SMALL_SIDE, SMALL_SIDE)) for chunk in chunks])
+
+    def _read_all(self, name: str) -> pa.ChunkedArray:
+        with _whole(self._path):
+            column = _open(self._path, name).read_all().column(name)
+            column.validate()  # else a short buffer is read past its end
+            if len(column) != len(self) or column.null_count:
+                raise ValueError(f"{name} has no value for each frame")
+            return column
 
     def _read_batch(self, number: int) -> np.ndarray:
         """uint8 `B H W 3`."""
-        column = self._images.get_batch(number).column("image")
-        return _view(column, self._shape)
+        with _whole(self._path):
+            column = self._images.get_batch(number).column("image")
+            column.validate()
+            return _view(column, self._shape)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """A UserError for whatever a damaged file makes Arrow raise."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        remedy = "delete it and run `dvc repro ingest`"
+        raise UserError(f"{path} is damaged ({reason}); {remedy}") from None
 
 
 def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
@@ -164,21 +188,23 @@ def _open(path: Path, column: str) -> pa.RecordBatchFileReader:
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; `dvc repro ingest` makes it")
-    remedy = "delete it and run `dvc repro ingest`"
     file = pa.memory_map(str(path))
-    try:
-        reader = pa.ipc.open_file(file)
-        names = reader.schema.names
-        absent = {"frame", "image", *TERMS, "small"} - set(names)
-        if absent:
-            lacks = ", ".join(sorted(absent))
-            raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
-        if PACKED.encode() not in reader.schema.metadata:
-            return reader
-        wanted = pa.ipc.IpcReadOptions(included_fields=[names.index(column)])
-        return pa.ipc.open_file(file, options=wanted)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+    reader = pa.ipc.open_file(file)
+    schema = reader.schema
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    expected = frame_schema(1, 1)
+    absent = set(expected.names) - set(columns)
+    if absent:
+        lacks = ", ".join(sorted(absent))
+        remedy = "delete it and run `dvc repro ingest`"
+        raise UserError(f"{path} was written by another version: it lacks {lacks}; {remedy}")
+    for field in expected:
+        if field.name != "image" and field.type != columns[field.name]:
+            raise ValueError(f"{field.name} is {columns[field.name]}, expected {field.type}")
+    if PACKED.encode() not in schema.metadata:
+        return reader
+    wanted = pa.ipc.IpcReadOptions(included_fields=[schema.names.index(column)])
+    return pa.ipc.open_file(file, options=wanted)
 
 
 def _view(chunk: pa.FixedSizeBinaryArray, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,6 +13,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,12 +71,12 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
     except (KeyError, TypeError, ValidationError) as error:
         raise other_version(folder, "tokenizer", error) from None
     if vqgan.context == "keyframes":
-        tokenizer = KeyframeTokenizer(vqgan, ingest.height, ingest.width, method)
+        make = partial(KeyframeTokenizer, vqgan, ingest.height, ingest.width, method)
     elif vqgan.context == "previous":
-        tokenizer = PreviousTokenizer(vqgan, ingest.height, ingest.width)
+        make = partial(PreviousTokenizer, vqgan, ingest.height, ingest.width)
     else:
-        tokenizer = Tokenizer(vqgan, ingest.height, ingest.width)
-    load_weights(tokenizer, folder / "model.safetensors")
+        make = partial(Tokenizer, vqgan, ingest.height, ingest.width)
+    tokenizer = load_module(make, folder / "model.safetensors")
     if vqgan.context == "none":
         tokenizer = tokenizer.to(memory_format=torch.channels_last)
     tokenizer = tokenizer.to(device).eval().requires_grad_(False)
@@ -158,24 +160,34 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None 
             raise
 
 
+def load_module(make: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """The network that `make` gives, filled. A config.json may ask for any size, so shapes are
+    compared with those of the file before memory is taken.
+    """
+    require_file(path)
+    try:
+        with torch.device("meta"):
+            faults = _misshapen(make(), path)
+    except (RuntimeError, ValueError) as error:  # sizes that no tensor has
+        faults = [str(error).splitlines()[0]]
+    if faults:
+        raise _unfit(path, faults)
+    module = make()
+    load_weights(module, path)
+    return module
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fills `module`; tensors that are missing, extra, misshapen or no numbers are named.
 
     Shapes are compared before anything is read.
     """
     require_file(path)
-    expected = _named(module)
+    faults, expected = _misshapen(module, path), _named(module)
+    if faults:
+        raise _unfit(path, faults)
     try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        faults = [f"missing {name}" for name in sorted(expected.keys() - shapes.keys())]
-        faults += [f"unexpected {name}" for name in sorted(shapes.keys() - expected.keys())]
-        faults += [
-            f"{name} is {shapes[name]}, expected {list(expected[name].shape)}"
-            for name in sorted(expected.keys() & shapes.keys())
-            if shapes[name] != list(expected[name].shape)
-        ]
-        tensors = {} if faults else load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise _unreadable(path, error) from None
     for name, tensor in tensors.items():
@@ -184,8 +196,28 @@ def load_weights(module: nn.Module, path: Path) -> None:
         elif not tensor.isfinite().all():
             faults.append(f"{name} holds NaN or infinity")
     if faults:
-        raise UserError(f"{path} does not fit its config.json: {'; '.join(faults[:5])}; {REMEDY}")
+        raise _unfit(path, faults)
     module.load_state_dict(tensors, strict=False)
+
+
+def _misshapen(module: nn.Module, path: Path) -> list[str]:
+    """A sentence for each tensor that is missing, extra or misshapen."""
+    expected = _named(module)
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _unreadable(path, error) from None
+    faults = [f"missing {name}" for name in sorted(expected.keys() - shapes.keys())]
+    faults += [f"unexpected {name}" for name in sorted(shapes.keys() - expected.keys())]
+    for name in sorted(expected.keys() & shapes.keys()):
+        if shapes[name] != list(expected[name].shape):
+            faults.append(f"{name} is {shapes[name]}, expected {list(expected[name].shape)}")
+    return faults
+
+
+def _unfit(path: Path, faults: list[str]) -> UserError:
+    return UserError(f"{path} does not fit its config.json: {'; '.join(faults[:5])}; {REMEDY}")
 
 
 def _named(module: nn.Module) -> dict[str, torch.Tensor]:

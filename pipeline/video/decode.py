@@ -25,7 +25,7 @@ import numpy as np
 
 from pipeline.video import interlace
 from pipeline.video.colours import EXACT
-from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
+from pipeline.video.ffmpeg_input import FfmpegInput, executable, open_input
 from pipeline.video.folder import UNDECODABLE, Size, Unreadable
 from pipeline.video.probe import Header, first_error
 
@@ -39,6 +39,7 @@ AVERAGED = f"area+full_chroma_int+full_chroma_inp+{EXACT}"
 COMPLAINT = re.compile(r"(?:\[[^\]]* @ [^\]]*\] )*\[(?:error|fatal|panic)\]")
 CHANGED_SIZE = re.compile(r"Reconfiguring filter graph.* (\d+)x(\d+)(?:,|$)", re.MULTILINE)
 NAMED_SIZES = 4
+MAX_FRAMES = 2**20  # twelve hours; ten bytes a frame can be enough for a film of black
 ENDED_EARLY = re.compile(r"ended prematurely|partial file", re.IGNORECASE)
 PTS = re.compile(rb"pts:(\S+)")
 MICROSECONDS = 1_000_000
@@ -114,6 +115,8 @@ def decode(
                 )
                 times += batch.times.tolist()
                 yield batch
+                if len(times) >= MAX_FRAMES:
+                    raise Truncated(f"only the first {len(times)} frames are read")
             process.wait()
         finally:
             process.stdout.close()
@@ -189,7 +192,6 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
         ffmpeg.input(
             source.url,
             threads=DECODER_THREADS,
-            protocol_whitelist=PROTOCOLS,
             **source.options,
         ),
         "pipe:1",

@@ -1,4 +1,9 @@
-"""How ffmpeg is given a video file, so that odd names mean themselves."""
+"""How ffmpeg is given a video file: odd names mean themselves, and nothing else is opened.
+
+A file chooses its demuxer by its content. Those of playlists (HLS, DASH, concat, SDP, IMF, VobSub),
+scripts (AviSynth) and drawings (SVG) open what the file names, so only formats that hold their
+pictures themselves are allowed.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,9 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.video.folder import check_readable
+from pipeline.video.folder import MAX_PIXELS, check_readable
 
-PROTOCOLS = "file,pipe"  # a playlist in the folder opens no network
+FILMS = (
+    "mov,matroska,avi,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,evc,av1,obu,ivf,"
+    "vc1,vc1test,asf,flv,live_flv,kux,rm,ogg,gif,apng,webp_anim,jpegxl_anim,mxf,gxf,lxf,dv,dnxhd,"
+    "dirac,cavsvideo,avs2,avs3,nut,nuv,nsv,wtv,dhav,swf,mjpeg,smjpeg,yuv4mpegpipe,flic,roq,smk,bink"
+)
+NO_FILMS = "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,ico,mp3,wav,aac,flac"  # named
+LIMITS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": f"{FILMS},{NO_FILMS}",
+    "max_pixels": MAX_PIXELS,
+}
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,19 @@ class FfmpegInput:
 
     url: str
     folder: Path | None = None
-    options: dict[str, str | int] = field(default_factory=dict)
+    options: dict[str, str | int] = field(default_factory=LIMITS.copy)
     stream: int = 0  # that of the moving pictures
 
     def read_by(self, decoder: str | None, stream: int) -> "FfmpegInput":
         """That stream, read by a decoder of that name; None leaves the choice to ffmpeg."""
-        return replace(self, options={"c:v": decoder} if decoder else {}, stream=stream)
+        chosen = {"c:v": decoder} if decoder else {}
+        return replace(self, options=self.options | chosen, stream=stream)
+
+    @property
+    def words(self) -> list[str]:
+        """The input's part of a command line."""
+        options = [word for name, value in self.options.items() for word in (f"-{name}", value)]
+        return [*map(str, options), "-i", self.url]
 
 
 def executable() -> str:

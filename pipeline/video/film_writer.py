@@ -24,7 +24,7 @@ from pipeline.io import atomic
 from pipeline.video import clip_writer
 from pipeline.video.clip_writer import MARK
 from pipeline.video.colours import EXACT, NO_MATRIX, PIXELS
-from pipeline.video.ffmpeg_input import PROTOCOLS, open_input
+from pipeline.video.ffmpeg_input import open_input
 from pipeline.video.probe import PIXEL, STREAM, Header, read_printed
 from pipeline.video.writer import encode
 
@@ -145,7 +145,7 @@ def join(
     with open_input(source) as given, atomic(place) as partial:
         for k, (options, notes) in enumerate(ways):
             command = ["-f", "h264", "-framerate", str(rate), "-i", "pipe:0", *span]
-            command += ["-protocol_whitelist", PROTOCOLS, "-i", given.url, "-map", "0:v:0"]
+            command += [*given.words, "-map", "0:v:0"]
             command += ["-c", "copy", *options, "-bsf:v", times, "-map_metadata", "-1"]
             command += ["-metadata:s:v:0", f"handler_name={MARK}", "-fflags", "+bitexact"]
             command += ["-video_track_timescale", str(timescale)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 Size = tuple[int, int]  # height, width
 
+MAX_PIXELS = 2**26  # of a picture, 8192x8192; while such a one is read it takes up to 1 GB
 MIN_IMAGES = 3
 IMAGE = re.compile(r"(.*)\.(png|jpe?g|webp|tiff?|bmp|tga)", re.IGNORECASE | re.DOTALL)
 SAME_FORMAT = {"jpeg": "jpg", "tiff": "tif"}

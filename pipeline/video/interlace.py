@@ -11,7 +11,7 @@ import subprocess
 from collections import Counter
 from fractions import Fraction
 
-from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable
+from pipeline.video.ffmpeg_input import FfmpegInput, executable
 
 # Of moving frames so much nearer are lines of another frame; fine lines that move reach 1.1.
 IDET = "format=yuv420p,idet=intl_thres=1.2"
@@ -32,13 +32,11 @@ COUNT = re.compile(r"(\w+): +(\d+)")
 def look(source: FfmpegInput, duration: float | None, fps: Fraction) -> str:
     """What ffmpeg prints of frames at a few places of a film; for `verdict`."""
     n_places = max(1, min(MAX_PLACES, int((duration or 0) / PLACE_SECONDS)))
-    options = {"protocol_whitelist": PROTOCOLS, "threads": 1} | source.options
-    given = [word for name, value in options.items() for word in (f"-{name}", str(value))]
     command = [executable(), "-nostdin", "-hide_banner", "-nostats"]
     for number in range(n_places):
         at = (duration or 0) * (number + 0.5) / n_places - float(PLACE_FRAMES / fps / 2)
         seek = ["-noaccurate_seek", "-ss", f"{at:.3f}"] if at > 1 else []
-        command += [*given, *seek, "-i", source.url]
+        command += ["-threads", "1", *seek, *source.words]
     for number in range(n_places):
         command += ["-map", f"{number}:{source.stream}", "-vf", IDET]
         command += ["-frames:v", str(PLACE_FRAMES), "-fps_mode", "passthrough", "-f", "null", "-"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable
+from pipeline.video.ffmpeg_input import FfmpegInput, executable
 from pipeline.video.folder import Size
 
 N_SAMPLES = 12
@@ -87,7 +87,7 @@ def _brightest(
     import ffmpeg
 
     options = source.options | seek
-    stream = ffmpeg.input(source.url, protocol_whitelist=PROTOCOLS, threads=1, **options)
+    stream = ffmpeg.input(source.url, threads=1, **options)
     stream = ffmpeg.output(
         stream,
         "pipe:1",

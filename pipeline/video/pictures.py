@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from pipeline.video.folder import UNDECODABLE, Unreadable, check_readable
+from pipeline.video.folder import MAX_PIXELS, UNDECODABLE, Unreadable, check_readable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "TGA", "GIF", "AVIF")
-MAX_PIXELS = 2**26  # 8192x8192; while such a one is read it takes up to 1 GB
 EXPECTED = (
     "expected a PNG, JPEG, WebP, TIFF, BMP, TGA, GIF or AVIF of 8 or 16 bits a channel and at most "
     f"{MAX_PIXELS / 1e6:.0f} million pixels"

@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline.video import colours, interlace
-from pipeline.video.ffmpeg_input import PROTOCOLS, FfmpegInput, executable, open_input
-from pipeline.video.folder import NO_STREAM, UNDECODABLE, Size, Unreadable
+from pipeline.video.ffmpeg_input import FfmpegInput, executable, open_input
+from pipeline.video.folder import MAX_PIXELS, NO_STREAM, UNDECODABLE, Size, Unreadable
 from pipeline.video.letterbox import Crop, find_crop
 
 UNKNOWN_FPS = Fraction(25)
@@ -30,9 +30,8 @@ START = re.compile(r", start (-?[\d.]+)")
 ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
 FORMAT = re.compile(r"^Input #0, (.+?), from ")
 STILL = ", 1 tbn"  # of the still picture in an animated AVIF; a rare film has it too
-STILL_FORMATS = {"image2", "tty", "ico"}  # pictures, and text that ffmpeg would draw
+STILL_FORMATS = {"ico"}
 FROM_ZERO = {"matroska", "nut"}  # their duration is the time at which a film ends
-PLAYLISTS = {"hls", "applehttp", "concat", "dash", "imf"}  # their pieces may lie anywhere
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,8 @@ def _deinterlaced(source: FfmpegInput, header: Header) -> Header:
 
 def read_printed(source: FfmpegInput) -> str:
     """What ffmpeg prints of an input that it is given without anything to do."""
-    first = ["-nostdin", "-hide_banner", "-protocol_whitelist", PROTOCOLS]
     process = subprocess.run(
-        [executable(), *first, "-i", source.url],
+        [executable(), "-nostdin", "-hide_banner", *source.words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -154,13 +152,14 @@ def parse_header(printed: str) -> Header:
     lines = printed.splitlines()
     formats = [match[1] for match in map(FORMAT.match, lines) if match]
     if not formats:
-        raise Unreadable(UNDECODABLE, first_error(printed))
+        reason = first_error(printed)
+        if reason.startswith("Format not on whitelist"):
+            raise Unreadable(NO_STREAM, "no film, or in a format that is not read")
+        raise Unreadable(UNDECODABLE, reason)
     if formats[0].endswith("_pipe") or formats[0] in STILL_FORMATS:
         animated = "; an animated one must be saved as numbered pictures"  # ffmpeg reads none
         animated = animated if formats[0] == "webp_pipe" else ""
-        raise Unreadable(NO_STREAM, f"a picture or a text, not a video ({formats[0]}){animated}")
-    if PLAYLISTS & set(formats[0].split(",")):
-        raise Unreadable(NO_STREAM, f"a playlist ({formats[0]}); its pieces are read by themselves")
+        raise Unreadable(NO_STREAM, f"a picture, not a video ({formats[0]}){animated}")
     streams = {
         at: STREAM.match(line) for at, line in enumerate(lines) if "(attached pic)" not in line
     }
@@ -203,6 +202,8 @@ def _parse_stream(stream: re.Match, following: list[str], duration: float | None
     if not size:
         raise Unreadable(UNDECODABLE, f"unknown picture size ({stream['codec']})")
     decoded = int(size[2]), int(size[1])
+    if decoded[0] * decoded[1] > MAX_PIXELS:
+        raise Unreadable(UNDECODABLE, f"{decoded[0]}x{decoded[1]} pixels are too many")
     named = PIXEL.findall(stream["rest"])  # width of a pixel over its height
     aspect = Fraction(*map(int, named[-1])) if named else Fraction(1)  # the container's is last
     notes = []

@@ -174,11 +174,30 @@ def _names_pipe(content):
     return write
 
 
+# DASH in Latin-1, which is no text to `_is_text`
+MANIFEST = b"""<?xml version="1.0" encoding="ISO-8859-1"?><!-- \xe9 -->
+<MPD profiles="urn:mpeg:dash:profile:isoff-live:2011" type="static"
+mediaPresentationDuration="PT1S"><Period><AdaptationSet contentType="video">
+<Representation id="1" bandwidth="1" mimeType="video/mp4"><BaseURL>pipe.ts</BaseURL>
+</Representation></AdaptationSet></Period></MPD>"""
+
+
 REJECTS = {
     "empty.mp4": (lambda path: path.touch(), "undecodable", "empty file"),
     "notes.txt": (_text, "no video stream", "a text or a playlist"),
     "pipe.ffconcat": (_names_pipe(FFCONCAT), "no video stream", "a text"),
     "pipe.m3u8": (_names_pipe(M3U8), "no video stream", "a text"),
+    "manifest.mp4": (_names_pipe(MANIFEST), "no video stream", "a format that is not read"),
+    "drawing.mp4": (
+        lambda path: path.write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'>\xe9" * 40),
+        "no video stream",
+        "a format that is not read",
+    ),
+    "huge.y4m": (
+        lambda path: path.write_bytes(b"YUV4MPEG2 W16001 H12001 F24:1 C420\nFRAME\n\0"),
+        "undecodable",
+        "12001x16001 pixels are too many",
+    ),
     "noise.mp4": (_noise, "undecodable", ""),
     "sound.wav": (_sound, "no video stream", "no moving pictures"),
     "still.png": (_still, "no video stream", "a picture"),

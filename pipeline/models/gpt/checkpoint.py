@@ -1,10 +1,11 @@
 """The trained transformer on disk, with the fingerprint of the tokenizer of its token ids."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from pipeline.models.checkpoints import load_weights, other_version, read_config, save_model
+from pipeline.models.checkpoints import load_module, other_version, read_config, save_model
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 
 
@@ -19,6 +20,5 @@ def load_gpt(folder: Path, device: torch.device) -> tuple[FrameGpt, str]:
         config, tokenizer_sha256 = GptConfig.from_dict(content["gpt"]), content["tokenizer"]
     except (KeyError, TypeError, ValueError) as error:
         raise other_version(folder, "transformer", error) from None
-    gpt = FrameGpt(config)
-    load_weights(gpt, folder / "model.safetensors")
+    gpt = load_module(partial(FrameGpt, config), folder / "model.safetensors")
     return gpt.to(device).eval().requires_grad_(False), tokenizer_sha256

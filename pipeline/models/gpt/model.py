@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from pipeline.config import Count, Number, Params, Probability
+from pipeline.config import Count, Layers, Number, Params, Probability
 from pipeline.errors import UserError
 from pipeline.models.gpt.backbone import INIT_STD, HuggingFaceGpt, PlainGpt
 from pipeline.models.gpt.sequence import clip_mask, remaining
@@ -51,7 +51,7 @@ class GptConfig:
     mode: Literal["parallel", "maskgit"]  # trained for; maskgit can generate in parallel too
     n_frames_before: Count | None  # M; None: all
     plain: bool  # our own GPT instead of transformers' GPT-2
-    n_layer: Count
+    n_layer: Layers
     n_head: Count
     n_embd: Count
     dropout: Probability
