@@ -16,13 +16,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from pipeline import config
+from pipeline import config, io
 from pipeline.errors import UserError
 from pipeline.progress import bar
 
@@ -35,6 +36,13 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": str(RESTARTS),
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+}
+CHECK_SECONDS, HEAD_SECONDS = 5.0, 20.0  # the head of a cluster may be silent for so long
+RAY_OF_CLUSTER = {  # how long Ray waits where nobody answers
+    "RAY_gcs_server_port_wait_time_s": "1",  # attempts of up to 40 seconds; by default 20
+    "RAY_grpc_client_keepalive_time_ms": "30000",  # by default five minutes,
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",  # and two
 }
 NO_RAY = (
     "engine.kind = ray: Ray is not installed; run `pip install -r requirements-ray.txt`, or set "
@@ -166,11 +174,11 @@ class RayPool(Pool):
     def __init__(self, workers: int) -> None:
         if importlib.util.find_spec("ray") is None:
             raise UserError(NO_RAY)
-        for name, value in RAY_ENVIRONMENT.items():
+        address = os.environ.get("RAY_ADDRESS", "")
+        for name, value in (RAY_ENVIRONMENT | (RAY_OF_CLUSTER if address else {})).items():
             os.environ.setdefault(name, value)
         import ray
 
-        address = os.environ.get("RAY_ADDRESS", "")
         if address:
             self.remedy = "see `ray status`, and start nodes with fewer processes (--num-cpus)"
         try:
@@ -180,11 +188,16 @@ class RayPool(Pool):
             own = {"num_cpus": workers, "object_store_memory": 100 * 10**6}  # what travels are rows
             options = {} if address else own | {"include_dashboard": False}
             ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **options)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).partition(". ")[0].split())
             raise UserError(
-                f"RAY_ADDRESS = {address}: {str(error).partition('. ')[0]}; start a cluster with "
+                f"RAY_ADDRESS = {address}: {reason}; start a cluster with "
                 "`ray start --head`, or unset the variable for an instance on this machine"
             ) from None
+        self.head, self.heard = None, time.monotonic()
+        if address and not address.startswith("ray://"):  # whose client notices by itself
+            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+            self.head = host.strip("[]"), int(port)
 
     def _run(self, function, jobs, results: dict, progress, counted: bool) -> None:
         import ray
@@ -195,23 +208,38 @@ class RayPool(Pool):
             num_cpus=1, max_retries=RESTARTS, retry_exceptions=[Died],
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )  # fmt: skip
-        folder = str(Path.cwd())
-        numbers = {remote.remote(folder, function, job): at for at, job in enumerate(jobs)}
-        pending = list(numbers)
-        try:
-            while pending:
-                finished, pending = ray.wait(pending, timeout=POLL_SECONDS)
-                for reference in finished:
-                    results[numbers[reference]], units = ray.get(reference)
-                    progress.update(units if counted else 1)
-        except ray.exceptions.RayError as error:  # of a job, with what it raised, or of a process
-            cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, Exception) else Died()) from None
-        finally:
-            for reference in pending:
-                ray.cancel(reference)  # the job sees a KeyboardInterrupt
-            if pending:
-                ray.wait(pending, num_returns=len(pending), timeout=GRACE_SECONDS)
+        with io.temporary(Path(".store").absolute()) as mark:
+            numbers = {remote.remote(mark, function, job): at for at, job in enumerate(jobs)}
+            pending = list(numbers)
+            try:
+                while pending:
+                    finished, pending = ray.wait(pending, timeout=POLL_SECONDS)
+                    self._require_head()
+                    for reference in finished:
+                        results[numbers[reference]], units = ray.get(reference)
+                        progress.update(units if counted else 1)
+            except ray.exceptions.RayError as error:  # of a job, with what it raised, or a process
+                cause = getattr(error, "cause", None)
+                raise (cause if isinstance(cause, Exception) else Died()) from None
+            finally:
+                for reference in pending:
+                    ray.cancel(reference)  # the job sees a KeyboardInterrupt
+                if pending:
+                    ray.wait(pending, num_returns=len(pending), timeout=GRACE_SECONDS)
+
+    def _require_head(self) -> None:
+        """UserError where the cluster's head is gone: Ray itself would end this process later."""
+        if self.head is None or time.monotonic() - self.heard < CHECK_SECONDS:
+            return
+        with contextlib.suppress(OSError):
+            socket.create_connection(self.head, timeout=CHECK_SECONDS).close()
+            self.heard = time.monotonic()
+        if time.monotonic() - self.heard > HEAD_SECONDS:
+            raise UserError(
+                f"RAY_ADDRESS = {os.environ['RAY_ADDRESS']}: the head of the cluster at "
+                f"{self.head[0]} no longer answers; start it again, then the same command: what is "
+                "done is kept"
+            )
 
     def close(self) -> None:
         import ray
@@ -219,11 +247,20 @@ class RayPool(Pool):
         ray.shutdown()
 
 
-def _run_on_node(folder: str, function: Callable, job: tuple) -> tuple[Any, int]:
-    """In one of Ray's workers: the result, and the units that were counted on the way."""
+def _run_on_node(mark: Path, function: Callable, job: tuple) -> tuple[Any, int]:
+    """In one of Ray's workers: the result, and the units that were counted on the way.
+
+    `mark`: a file that lies below the run's folder while the run lasts.
+    """
     import cv2
 
     global _report
+    folder = mark.parents[1]
+    if not mark.exists():
+        raise UserError(
+            f"{folder} on node {socket.gethostname()} is not the folder of this run, expected "
+            "the same on all nodes; mount it there at that path, or leave that node out"
+        )
     os.chdir(folder)  # relative paths mean there what they mean here
     cv2.setNumThreads(1)
     units = []

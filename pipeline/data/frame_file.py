@@ -8,6 +8,7 @@ with its final name is complete.
 import contextlib
 import functools
 import math
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def write_frames(
     `about` is what else is to be known of it, e.g. {"scene_frames": "20", "split": "train"};
     `compression` is none, lz4 or zstd.
     A full disk is an OSError that names the file (Arrow's own does not), and leaves nothing. The
-    temporary name is that of the file, unlike `io.atomic`'s: it says what is being written when a
-    process dies.
+    temporary name begins with that of the file, unlike `io.atomic`'s: it says what is being written
+    when a process dies (`is_begun`). Two processes may write the same file: each has its own.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     packed = None if compression == "none" else compression
     columns = frame_schema(height, width, (about or {}) | ({PACKED: packed} if packed else {}))
     options = pa.ipc.IpcWriteOptions(compression=packed)
@@ -96,6 +97,11 @@ def write_frames(
         raise naming(error, path) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a process writes the frame file `path`, or was killed while it did."""
+    return any(path.parent.glob(f"{path.name}.*.partial"))
 
 
 def read_videos(folder: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import sys
 import unicodedata
 from collections import defaultdict
@@ -24,7 +25,7 @@ from pipeline.data import executor
 from pipeline.data.detector_features import FrameTerms, detector_size
 from pipeline.data.digits import DIGITS_FILE
 from pipeline.data.frame_cache import FrameCache
-from pipeline.data.frame_file import READABLE, SUFFIX, frame_bytes, write_frames
+from pipeline.data.frame_file import READABLE, SUFFIX, frame_bytes, is_begun, write_frames
 from pipeline.errors import UserError
 from pipeline.io import project_root
 from pipeline.video import decode, folder, image_sequence
@@ -70,6 +71,17 @@ class Job:
     @property
     def frame_file(self) -> Path:
         return self.out / f"{self.video_id}{SUFFIX}"
+
+    def require(self) -> None:
+        """UserError where the file is gone since the folder was listed.
+
+        Or where a node of a cluster does not see the folder: a film must not count as unreadable.
+        """
+        if not os.path.lexists(self.path):
+            raise UserError(
+                f"{_valid_text(str(self.path))}: no such file on {socket.gethostname()}, expected "
+                f"what was listed; leave {self.root} as it is, visible to all nodes, and run again"
+            )
 
     @property
     def reading(self) -> Reading:
@@ -165,7 +177,9 @@ def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
         unit="frame",
         total=sum(probed[job][1].expected_frames for job in accepted),
         in_progress=lambda: [
-            job.name for job in jobs if Path(f"{job.frame_file}.partial").exists()
+            job.name
+            for job in uncached
+            if is_begun(job.frame_file) and not job.cache.has(probed[job][0]["sha256"])
         ],
     )
     rows |= dict(zip(longest_first, decoded, strict=True))
@@ -176,6 +190,7 @@ def _ingest_all(jobs: list[Job], pool: executor.Pool) -> list[dict]:
 
 def probe_video(job: Job) -> tuple[dict, Header | None]:
     """The row of one file as far as its header tells; no header where there is no video in it."""
+    job.require()
     row = dict.fromkeys(("codec", "fps", "status", "reason", "notes"), "")
     row |= {"n_frames": 0, "height": 0, "width": 0, "duration": 0.0}
     row |= {"video_id": job.video_id, "path": _valid_text(job.name)}
@@ -255,6 +270,7 @@ def ingest_video(job: Job, row: dict, header: Header) -> dict:
     What is in the file never makes it fail. Raises executor.Died where the decoder was killed: a
     good film must not be kept as truncated.
     """
+    job.require()
     cached = job.cache.restore(row["sha256"], job.frame_file)
     if cached:
         executor.count(cached["n_frames"])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -177,6 +178,55 @@ def test_ray_that_is_not_installed_is_named_with_the_remedy(monkeypatch):
     words = r"engine\.kind = ray: Ray is not installed; run `pip install -r requirements-ray\.txt`"
     with pytest.raises(UserError, match=words):
         RayPool(2)
+
+
+REFUSALS = {  # what ray.init raises, what is said
+    "version": (
+        RuntimeError,
+        "Version mismatch: with:\n    Ray: 2.9\nThis. See",
+        "with: Ray: 2.9 This",
+    ),
+    "silent": (ConnectionError, "Failed to connect. Last error: Trace", "Failed to connect"),
+    "token": (None, "InvalidAuthToken: missing or incorrect. Note: ...", "missing or incorrect"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_cluster_that_refuses_is_one_sentence(monkeypatch, case):
+    kind, text, said = REFUSALS[case]
+    errors = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+
+    def init(*arguments, **options):
+        raise (kind or errors.RayError)(text)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, exceptions=errors))
+    monkeypatch.setattr(executor.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    for name in executor.RAY_ENVIRONMENT | executor.RAY_OF_CLUSTER:
+        monkeypatch.setenv(name, "")  # whatever is set is taken back
+    with pytest.raises(UserError) as caught:
+        RayPool(1)
+    assert str(caught.value).startswith("RAY_ADDRESS = auto: ")
+    assert f"{said}; start a cluster" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_node_that_sees_another_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path} on node .* is not the folder of this run"):
+        executor._run_on_node(tmp_path / ".store/mark", ascii, ("a",))
+
+
+def test_a_head_that_no_longer_answers_ends_the_run(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    pool = object.__new__(RayPool)
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        pool.head = head.getsockname()
+        pool.heard = time.monotonic() - executor.HEAD_SECONDS
+        with pytest.raises(UserError, match=r"the head of the cluster at 127\.0\.0\.1 no longer"):
+            pool._require_head()
+        head.listen()
+        pool._require_head()
+        assert time.monotonic() - pool.heard < executor.CHECK_SECONDS
 
 
 @needs_ray

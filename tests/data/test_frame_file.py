@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.data.detector_features import TERMS
-from pipeline.data.frame_file import FrameFile, write_frames
+from pipeline.data.frame_file import FrameFile, is_begun, write_frames
 from pipeline.errors import UserError
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 6, 10, 3), np.uint8)
@@ -38,6 +38,23 @@ def test_small_pictures_come_back_across_batches(tmp_path):
             out.append(IMAGES[part], {name: values[part] for name, values in MEASURED.items()})
     small = FrameFile(path).small
     assert small.dtype == np.uint8 and np.array_equal(small, SMALL)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path, last):
+    """A node that is cut off goes on while another has begun the same video again."""
+    path = tmp_path / "film.arrow"
+    writers = [write_frames(path, 6, 10) for _ in range(2)]
+    outs = [writer.__enter__() for writer in writers]
+    assert is_begun(path)
+    for part in (slice(0, 7), slice(7, 20)):
+        for out in outs:
+            out.append(IMAGES[part], {name: values[part] for name, values in MEASURED.items()})
+    writers[1 - last].__exit__(None, None, None)
+    assert np.array_equal(FrameFile(path)[19], IMAGES[19])
+    writers[last].__exit__(None, None, None)
+    assert np.array_equal(FrameFile(path)[19], IMAGES[19]) and len(FrameFile(path)) == 20
+    assert [name.name for name in tmp_path.iterdir()] == ["film.arrow"]
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])

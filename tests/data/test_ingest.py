@@ -137,6 +137,15 @@ def test_folder_without_a_video_names_the_reasons(tmp_path, settings):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("job", [probe_video, ingest_video])
+def test_a_listed_video_that_a_node_does_not_see_ends_the_run(tmp_path, settings, job):
+    """It must not count as unreadable: the run would go on without it."""
+    cache = FrameCache(tmp_path / "cache", settings.ingest)
+    rest = [] if job is probe_video else [{"sha256": ""}, None]
+    with pytest.raises(UserError, match=r"gone\.mp4: no such file on .*visible to all nodes"):
+        job(Job(tmp_path, "gone.mp4", tmp_path / "out", settings.ingest, cache), *rest)
+
+
 def test_an_interrupted_video_leaves_nothing(folder, tmp_path, settings, monkeypatch):
     def stop(frames_done):
         raise executor.Stopped
