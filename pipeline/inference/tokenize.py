@@ -12,7 +12,6 @@ import torch
 
 from pipeline import frames, io, progress
 from pipeline.data.datasets import ClipSet
-from pipeline.io import write_table
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
@@ -44,8 +43,10 @@ def precompute(
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
         augmented = has_context and split == "train"
         variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
-        rows = []
-        with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
+        with (
+            io.table_writer(io.TOKENS, out / f"{split}.parquet") as add,
+            progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar,
+        ):
             for number in range(len(clips)):
                 clip_id, clip = clips[number]
                 flow = None
@@ -65,7 +66,7 @@ def precompute(
                     inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
                     uses += torch.bincount(inner.flatten(), minlength=len(uses))
                     counts["frames"] += len(ids)
-                    rows.append(
+                    add(
                         {
                             "clip_id": clip_id,
                             "flipped": flipped,
@@ -76,7 +77,6 @@ def precompute(
                         }
                     )
                 bar.update()
-        write_table(rows, io.TOKENS, out / f"{split}.parquet")
         counts[f"clips_{split}"] = len(clips)
     share = uses.double() / uses.sum().clamp_min(1)
     return counts | {

@@ -25,6 +25,7 @@ from pipeline.io import atomic, project_root, remove_stale
 from pipeline.training.task import Task
 
 LIBRARY = Path(__file__).parents[1]
+BLOCK_BYTES = 2**22
 
 
 class Resume:
@@ -35,7 +36,9 @@ class Resume:
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
         for path in [*sorted(LIBRARY.rglob("*.py")), *inputs]:
             digest.update(path.name.encode())
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:  # tokens of a season take 20 GB
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
         self.folder = project_root() / ".resume" / stage
         self.path = self.folder / f"{digest.hexdigest()[:16]}.pt"
         self.failed_path = self.path.with_suffix(".failed.pt")
