@@ -241,7 +241,8 @@ def train_and_measure(step: Step, settings: config.Params, shards: Path) -> None
     train_for(step, "tokenizer", task, settings.vqgan.trainer.batch_size, TOKENIZER_SHARE)
     save_tokenizer(task.tokenizer, settings, vqgan, getattr(task, "easing", EVEN))
     loaded = load_tokenizer(vqgan, device)
-    step.add({"tokens": precompute(loaded, shards, tokens, device, precision)})
+    parts = step.scratch / "parts"
+    step.add({"tokens": precompute(loaded, shards, tokens, device, precision, parts)})
     task = GptTask(settings, tokens, loaded.tokenizer, device, shards=shards)
     train_for(step, "transformer", task, settings.train.batch_size, TRANSFORMER_SHARE)
     rest = (loaded.ingest, device, precision, loaded.flow_method, loaded.easing)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -30,6 +31,7 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+ROW_GROUP, ROWS_READ = 2048, 128  # of tables that are written and read in parts
 TEMPORARY = ".nakawari-"  # begins the name of what is being written
 
 
@@ -257,17 +259,54 @@ def write_table(
         pq.write_table(table.replace_schema_metadata(None), partial, compression="zstd")
 
 
+@contextmanager
+def table_writer(schema: pa.Schema, path: Path) -> Iterator[Callable[[dict], None]]:
+    """The same row by row, for what is larger than memory: gives a function that adds one."""
+    rows: list[dict] = []
+    with (
+        atomic(path) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            rows.clear()
+
+        def add(row: dict) -> None:
+            rows.append(row)
+            if len(rows) == ROW_GROUP:
+                flush()
+
+        yield add
+        if rows:
+            flush()
+
+
+def read_rows(path: Path, schema: pa.Schema) -> Iterator[Any]:
+    """Rows of a table one after the other, as `DataFrame.itertuples` names their columns."""
+    with _checked(path, schema) as file:
+        for batch in file.iter_batches(ROWS_READ):
+            yield from batch.to_pandas().itertuples()
+
+
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Reads a table and checks its columns against the contract."""
+    with _checked(path, schema) as file:
+        return file.read().cast(schema).to_pandas()
+
+
+@contextmanager
+def _checked(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     require_file(path)
     try:
-        table = pq.read_table(path)
-        if table.schema.names != schema.names:
-            raise UserError(
-                f"{path} has the columns {table.schema.names}, expected {schema.names}; "
-                "run `dvc repro` to make it again"
-            )
-        return table.cast(schema).to_pandas()
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if names != schema.names:
+                raise UserError(
+                    f"{path} has the columns {names}, expected {schema.names}; "
+                    "run `dvc repro` to make it again"
+                )
+            yield file
     except (pa.ArrowException, OSError, ValueError) as error:  # also of text that is no UTF-8
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

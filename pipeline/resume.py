@@ -44,7 +44,9 @@ class Resume:
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
         for path in [*sorted(LIBRARY.rglob("*.py")), *inputs]:
             digest.update(path.name.encode())
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:  # tokens of a season take 20 GB
+                while block := file.read(2**22):
+                    digest.update(block)
         self.folder = project_root() / ".resume" / stage
         self.path = self.folder / f"{digest.hexdigest()[:16]}.pt"
         self.previous_path = self.path.with_suffix(".previous.pt")

@@ -23,7 +23,7 @@ def main() -> None:
             OUT,
             device,
             settings.base.precision,
-            resume=resume,
+            resume.parts,
             interval=settings.engine.checkpoint_interval,
         )
         sign_tokens(OUT, tokenizer)

@@ -65,3 +65,29 @@ def test_a_failure_leaves_nothing_and_the_old_file(tmp_path):
             raise RuntimeError
     assert io.read_json(tmp_path / "a.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_table_written_row_by_row_has_the_bytes_of_the_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "ROWS_READ", 2)
+    rows = [
+        {"clip_id": f"c{k}", "flipped": k % 2 == 0, "reversed": False, "n_frames": k,
+         "tokens": list(range(k)), "features": bytes(k)}
+        for k in range(5)
+    ]  # fmt: skip
+    for group, same in ((io.ROW_GROUP, True), (2, False)):
+        monkeypatch.setattr(io, "ROW_GROUP", group)
+        with io.table_writer(io.TOKENS, tmp_path / "parts") as add:
+            for row in rows:
+                add(row)
+        io.write_table(rows, io.TOKENS, tmp_path / "whole")
+        assert ((tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()) == same
+        read = [row._asdict() for row in io.read_rows(tmp_path / "parts", io.TOKENS)]
+        assert [row | {"tokens": row["tokens"].tolist()} for row in read] == [
+            {"Index": k % 2} | row for k, row in enumerate(rows)
+        ]
+    with pytest.raises(UserError, match="has the columns"):
+        next(io.read_rows(tmp_path / "parts", io.CLIPS))
+    with pytest.raises(ZeroDivisionError), io.table_writer(io.TOKENS, tmp_path / "half") as add:
+        add(rows[0])
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]

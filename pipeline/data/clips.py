@@ -52,9 +52,14 @@ def chunk_clips(
                 small = frames.small[scene.start : scene.end]  # T 32 32
                 hashed.append(hash_scene(scene.scene_id, "", small))
 
+    known: dict[tuple[str, ...], dict[str, str]] = {}  # by splits: a season's search takes minutes
+
     def near_duplicates(splits: Mapping[Keyed, str]) -> dict[str, str]:
-        scenes = [dataclasses.replace(s, split=splits[keyed[s.scene_id]]) for s in hashed]
-        return find_near_duplicates(scenes, rules.near_duplicate_hamming)
+        key = tuple(splits[keyed[scene.scene_id]] for scene in hashed)
+        if key not in known:
+            scenes = [dataclasses.replace(s, split=x) for s, x in zip(hashed, key, strict=True)]
+            known[key] = find_near_duplicates(scenes, rules.near_duplicate_hamming)
+        return known[key]
 
     def used(splits: Mapping[Keyed, str]) -> set[Keyed]:
         return {keyed[scene_id] for scene_id in keyed.keys() - near_duplicates(splits).keys()}

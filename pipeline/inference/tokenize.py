@@ -3,14 +3,13 @@
 What the transformer is trained on. With keyframes as context, clips of the train split come in
 four variants, mirrored and run backwards, each with its features; val clips as they are. Test
 clips are not needed: `evaluate` draws them from their pictures. What is done is saved as parts of
-the tables, in the folder `resume.parts`: a killed run continues with the clip after the last part.
+the tables: a killed run continues with the clip after the last part.
 """
 
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from pipeline import frames, io, progress
@@ -20,7 +19,7 @@ from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
-from pipeline.resume import Resume, saved_between
+from pipeline.resume import saved_between
 from pipeline.runtime import autocast
 
 SPLITS = ("train", "val")
@@ -32,14 +31,15 @@ def precompute(
     out: Path,
     device: torch.device,
     precision: str,
+    parts: Path,
     batch_size: int = 64,
-    resume: Resume | None = None,
     interval: float = 60.0,
 ) -> dict:
     """Writes `out/<split>.parquet`, a row a clip and variant; gives counts and the codes' use.
 
-    batch_size: frames that go through the networks at once; interval: seconds between two saved
-    parts, at least. Those stay: call `resume.clear()` once the stage's output is on disk.
+    parts: a folder for what is done so far, which stays: remove it once the stage's output is on
+    disk. batch_size: frames that go through the networks at once; interval: seconds between two
+    saved parts, at least.
     """
     tokenizer = loaded.tokenizer
     has_context = isinstance(tokenizer, KeyframeTokenizer)
@@ -51,11 +51,10 @@ def precompute(
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
         augmented = has_context and split == "train"
         variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
-        folder = resume.parts / split if resume else None
         rows: list[dict] = []
-        parts = _saved_parts(folder) if folder else []
-        save = partial(_save_part, rows, parts, folder)
-        done = sum(map(len, parts)) // len(variants or [0])
+        paths, n_rows = _saved_parts(parts / split)
+        save = partial(_save_part, rows, paths, parts / split)
+        done = n_rows // len(variants or [0])
         with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
             bar.n = bar.initial = done
             for number in saved_between(range(done, len(clips)), save, interval):
@@ -87,13 +86,14 @@ def precompute(
                 bar.update()
         if rows:
             save()
-        table = pa.concat_tables(parts).combine_chunks()  # as if it had been made in one go
-        io.write_table(table, io.TOKENS, out / f"{split}.parquet")
-        for tokens, n in zip(table["tokens"], table["n_frames"].to_pylist(), strict=True):
-            ids = tokens.values.to_numpy().reshape(n, -1)
-            inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
-            uses += np.bincount(inner.flatten(), minlength=len(uses))
-            counts["frames"] += n
+        with io.table_writer(io.TOKENS, out / f"{split}.parquet") as add:
+            for path in paths:
+                for row in io.read_rows(path, io.TOKENS):
+                    add(row._asdict())
+                    ids = row.tokens.reshape(row.n_frames, -1)
+                    inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
+                    uses += np.bincount(inner.flatten(), minlength=len(uses))
+                    counts["frames"] += row.n_frames
         counts[f"clips_{split}"] = len(clips)
     uses = torch.from_numpy(uses)
     share = uses.double() / uses.sum().clamp_min(1)
@@ -104,24 +104,23 @@ def precompute(
     }
 
 
-def _saved_parts(folder: Path) -> list[pa.Table]:
-    """Parts of a killed run, up to one that is missing or damaged."""
-    parts = []
+def _saved_parts(folder: Path) -> tuple[list[Path], int]:
+    """Parts of a killed run, up to one that is missing or damaged, and their number of rows."""
+    paths, n_rows = [], 0
     while True:
-        path = folder / f"{len(parts) + 1:06d}.parquet"
+        path = folder / f"{len(paths) + 1:06d}.parquet"
         try:
-            rows = io.read_table(path, io.TOKENS)
+            n_rows += len(io.read_table(path, io.TOKENS))
         except UserError:
-            return parts
-        parts.append(pa.Table.from_pandas(rows, schema=io.TOKENS, preserve_index=False))
+            return paths, n_rows
+        paths.append(path)
 
 
-def _save_part(rows: list[dict], parts: list[pa.Table], folder: Path | None) -> None:
+def _save_part(rows: list[dict], paths: list[Path], folder: Path) -> None:
     """Makes a part of the rows, which are emptied."""
-    table = pa.Table.from_pylist(rows, schema=io.TOKENS)
-    if folder:
-        io.write_table(table, io.TOKENS, folder / f"{len(parts) + 1:06d}.parquet")
-    parts.append(table)
+    path = folder / f"{len(paths) + 1:06d}.parquet"
+    io.write_table(rows, io.TOKENS, path)
+    paths.append(path)
     rows.clear()
 
 

@@ -369,8 +369,6 @@ def fit_easing(clips: Sequence[torch.Tensor], flows: Sequence[Flow]) -> Easing:
     """
     if len(clips) < MIN_FIT_CLIPS:
         return EVEN
-    step = -(-len(clips) // FIT_CLIPS)
-    clips, flows = clips[::step], flows[::step]
     changes, psnr = [], []
     for clip, flow in zip(clips, flows, strict=True):
         changes.append(float((clip[0].float() - clip[-1].float()).abs().mean()))

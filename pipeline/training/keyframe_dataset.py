@@ -4,7 +4,7 @@ A row is an inner frame of a clip. Its keyframes are the clip's ends, or, in tra
 shorter span of the clip around it: any two frames of a scene are keyframes of what lies between.
 What happens to a row is a function of (seed, epoch, row): mirrored, run backwards, moved by some
 pixels, another span. Flow is found once for each span and kept as float16 (65 kB
-at 64x128, 311 kB with that of RIFE).
+at 64x128, 311 kB with that of RIFE), mapped from a file.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import torch
 from pipeline import frames, progress
 from pipeline.data.datasets import ClipSet
 from pipeline.models.flow import Context, Easing, Flow, FlowEstimator, make_context
+from pipeline.training.mapped import MappedArray
 
 MIN_SPAN = 5  # frames, keyframes included
 SPAN_SHARE = 0.5  # how often a training row takes one of the spans around it at random
@@ -76,7 +77,7 @@ class KeyframeSet:
 
     def _flows(self, estimator: FlowEstimator, workers: int, split: str) -> torch.Tensor:
         """float16 `S 4+5K H W`, of all spans."""
-        flows = []
+        flows, shape = MappedArray(), ()
         total = len(self.spans)
         with progress.bar(what=f"optical flow, {split}", unit="span", total=total) as bar:
             for start in range(0, total, FLOW_CHUNK):
@@ -86,9 +87,11 @@ class KeyframeSet:
                     (view[span.first].copy(), view[span.last].copy())
                     for view, span in zip(views, spans, strict=True)
                 ]
-                flows += [flow.pack().half() for flow in estimator.pairs(pairs, workers)]
+                packed = [flow.pack().half() for flow in estimator.pairs(pairs, workers)]
+                shape = packed[0].shape[1:]
+                flows.append(torch.cat(packed).numpy())
                 bar.update(len(spans))
-        return torch.cat(flows)
+        return flows.tensor(np.float16, -1, *shape)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,9 +100,10 @@ class KeyframeSet:
         clip, frame = self.rows[row]
         return f"{self.clips.clip_id(clip)} frame {frame}"
 
-    def whole_clips(self) -> tuple[list[torch.Tensor], list[Flow]]:
-        """All clips uint8 `n H W 3` and the flows between their ends, to fit the easing."""
+    def whole_clips(self, most: int) -> tuple[list[torch.Tensor], list[Flow]]:
+        """At most so many clips uint8 `n H W 3`, spread over all, with the flows of their ends."""
         numbers = [spans[0] for spans in self.of_clip.values()]
+        numbers = numbers[:: max(1, -(-len(numbers) // most))]
         clips = [self.clips[self.spans[k].clip].frames for k in numbers]
         return clips, [self._flow(k) for k in numbers]
 

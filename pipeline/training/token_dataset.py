@@ -20,6 +20,7 @@ from pipeline.frames import to_float
 from pipeline.models.gpt.model import Conditioning, GptConfig
 from pipeline.models.gpt.sequence import pad, truncated_frames
 from pipeline.models.vqgan.previous import PreviousTokenizer
+from pipeline.training.mapped import MappedArray
 from pipeline.training.sequence_dataset import SequenceSet
 
 SHORT_SHARE = 0.85  # of the batches of parts that predict one frame of each
@@ -45,7 +46,7 @@ class TokenBatch(NamedTuple):
 
 
 class TokenSet:
-    """Clips of one split in memory: 2 bytes a token, and 2 for each of its context channels.
+    """Clips of one split, mapped from a file: 4 bytes a token, 2 for each of its context channels.
 
     A clip may have several rows, its variants: mirrored (`flipped`) and played backwards
     (`reversed`).
@@ -53,40 +54,42 @@ class TokenSet:
 
     def __init__(self, folder: Path, split: str, config: GptConfig, method: str) -> None:
         """method: padding | truncation, of clips of different length in a batch."""
-        table = io.read_table(folder / f"{split}.parquet", io.TOKENS)
         self.method, self.names = method, []
-        self.clips: list[Tensor] = []  # T N, int32
-        self.features: list[Tensor] = []  # T N C, float16
-        for row in table.itertuples():
+        n, channels = config.tokens_per_frame, config.context_channels
+        lengths, all_ids, all_features = [], MappedArray(), MappedArray()
+        for row in io.read_rows(folder / f"{split}.parquet", io.TOKENS):
             variant = " flipped" * row.flipped + " reversed" * row.reversed
             self.names.append(f"clip {row.clip_id}{variant}")
-            ids = torch.from_numpy(np.asarray(row.tokens, np.int32))
-            values = torch.from_numpy(np.frombuffer(row.features, np.float16).copy())
+            ids, values = np.asarray(row.tokens, np.int32), np.frombuffer(row.features, np.float16)
             if (
-                len(ids) != row.n_frames * config.tokens_per_frame
+                len(ids) != row.n_frames * n
                 or int(ids.max()) >= config.num_embeddings
-                or len(values) != ids.numel() * config.context_channels
+                or len(values) != len(ids) * channels
             ):
                 raise UserError(
                     f"clip {row.clip_id} has {len(ids) / row.n_frames:g} tokens a frame up to id "
-                    f"{int(ids.max())} with {len(values) / ids.numel():g} context channels, "
-                    f"expected {config.tokens_per_frame} tokens below {config.num_embeddings} with "
-                    f"{config.context_channels}: tokens and tokenizer do not belong together; run "
-                    "`dvc repro token_precompute`"
+                    f"{int(ids.max())} with {len(values) / len(ids):g} context channels, "
+                    f"expected {n} tokens below {config.num_embeddings} with {channels}: tokens "
+                    "and tokenizer do not belong together; run `dvc repro token_precompute`"
                 )
-            shape = row.n_frames, config.tokens_per_frame
-            self.clips.append(ids.view(shape))  # T N
-            self.features.append(values.view(*shape, config.context_channels))  # T N C
-        self.has_context = config.context_channels > 0
-        self.longest = max((len(clip) for clip in self.clips), default=0)
+            lengths.append(row.n_frames)
+            all_ids.append(ids)
+            all_features.append(values)
+        self.clips = all_ids.tensor(np.int32, -1, n).split(lengths)  # T N each
+        self.features = all_features.tensor(np.float16, sum(lengths), n, channels).split(lengths)
+        self.has_context = channels > 0
+        self.longest = max(lengths, default=0)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def counts(self, num_embeddings: int, inner: bool = False) -> Tensor:
         """How often each token id occurs, `V`; inner: without those of both given frames."""
-        clips = [clip[1:-1] if inner else clip for clip in self.clips]
-        return torch.cat([clip.flatten() for clip in clips]).bincount(minlength=num_embeddings)
+        counts = torch.zeros(num_embeddings, dtype=torch.int64)
+        for clip in self.clips:
+            frames = clip[1:-1] if inner else clip
+            counts += frames.flatten().bincount(minlength=num_embeddings)
+        return counts
 
     def batch(
         self, rows: Sequence[int], device: torch.device, generator: torch.Generator
@@ -165,11 +168,8 @@ class PartSet:
 
 def count_context_channels(folder: Path, tokens_per_frame: int) -> int:
     """C, from the first clip of `train.parquet`: 0 where the tokenizer has no context."""
-    table = io.read_table(folder / "train.parquet", io.TOKENS)
-    if not len(table):
-        return 0
-    n_tokens = int(table.n_frames[0]) * tokens_per_frame
-    return len(table.features[0]) // (2 * n_tokens)
+    row = next(io.read_rows(folder / "train.parquet", io.TOKENS), None)
+    return 0 if row is None else len(row.features) // (2 * row.n_frames * tokens_per_frame)
 
 
 def add_token_noise(

@@ -29,7 +29,7 @@ from torch import nn
 from pipeline import config, frames
 from pipeline.data.augmentation import augment
 from pipeline.data.datasets import ClipSet, ImageSet
-from pipeline.models.flow import EVEN, FlowEstimator, fit_easing
+from pipeline.models.flow import EVEN, FIT_CLIPS, FlowEstimator, fit_easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
@@ -285,7 +285,7 @@ class KeyframeTask(VqganTask):
         }
         self.easing = EVEN
         if settings.flow.easing:
-            self.easing = fit_easing(*self.sets["train"].whole_clips())
+            self.easing = fit_easing(*self.sets["train"].whole_clips(FIT_CLIPS))
         for split in self.sets.values():
             split.easing = self.easing
         size = (settings.ingest.height, settings.ingest.width)

@@ -188,3 +188,13 @@ def test_an_opening_never_stands_in_two_splits(chunk):
     assert dropped["reason"].str.fullmatch(r"nearly identical to film\d+-000000 in test").all()
     assert (table[~openings]["split"] != "").all(), "no other scene is dropped"
     assert summary["rejected_leak"] == len(dropped)
+
+
+def test_near_duplicates_are_searched_once_for_the_same_splits(chunk, monkeypatch):
+    """A season's search takes minutes."""
+    seen = []
+    monkeypatch.setattr(
+        "pipeline.data.clips.find_near_duplicates", lambda scenes, bits: seen.append(scenes) or {}
+    )
+    chunk(MANY, near_duplicate_hamming=24)
+    assert len(seen) == 1 and len(seen[0]) == 60

@@ -33,10 +33,11 @@ def shards(tmp_path_factory, write_shards):
     return folder
 
 
-def table(model, shards, out, batch_size=4, **options) -> tuple[dict, dict]:
+def table(model, shards, out, batch_size=4, parts=None, interval=60.0) -> tuple[dict, dict]:
     """(clip, flipped, reversed) -> row of train and val, and the summary."""
     loaded = LoadedTokenizer(model, settings().ingest.frame_size, "dis", EASING, "abc")
-    summary = precompute(loaded, shards, out, CPU, "float32", batch_size, **options)
+    parts = parts or out.with_name(f"{out.name}-parts")
+    summary = precompute(loaded, shards, out, CPU, "float32", parts, batch_size, interval)
     rows = {}
     for split in ("train", "val"):
         for row in pq.read_table(out / f"{split}.parquet").to_pylist():
@@ -142,7 +143,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
         return estimate(self, *ends)
 
     monkeypatch.setattr(FlowEstimator, "__call__", dies_at_the_fourth)
-    options = {"resume": resume, "interval": 0.0}
+    options = {"parts": resume.parts, "interval": 0.0}
     with pytest.raises(SystemExit):
         table(model, shards, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

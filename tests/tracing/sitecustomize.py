@@ -19,7 +19,7 @@ from pathlib import Path
 STAGE = "NAKAWARI_TRACED_STAGE"  # for the processes that a stage starts
 # Their reads change no output; the last one makes the name of a saved state.
 BYSTANDERS = ("pipeline.tracking", "pipeline.commands.check", "pipeline.models.pretrained.required")
-BYSTANDERS += ("pipeline.training.checkpoint", "pydantic")
+BYSTANDERS += ("pipeline.resume", "pydantic")
 UNWATCHED = {"__pycache__", "mlartifacts", "mlruns"}
 IN_OPEN, IN_ISDIR, IN_Q_OVERFLOW = 0x20, 0x40000000, 0x4000
 

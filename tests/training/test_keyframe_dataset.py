@@ -1,5 +1,7 @@
 """Frames with their keyframes: a row is the same in any company, and its flow fits its frames."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,25 @@ def test_without_an_epoch_rows_are_as_they_are(folder):
         assert float(context.time[k]) == pytest.approx(frame / (len(view) - 1))
     again = val.batch(rows, CPU)
     assert torch.equal(again.images, images) and torch.equal(again.context.eased, context.eased)
+
+
+def test_the_easing_looks_at_few_clips_spread_over_all(train):
+    clips, flows = train.whole_clips(len(train.of_clip))
+    assert len(clips) == len(flows) == len(train.of_clip)
+    fewer, their_flows = train.whole_clips(2)
+    step = -(-len(clips) // 2)
+    assert len(fewer) == len(their_flows) == len(clips[::step]) <= 2
+    assert all(map(torch.equal, fewer, clips[::step]))
+    pairs = zip(their_flows, flows[::step], strict=True)
+    assert all(torch.equal(flow.pack(), same.pack()) for flow, same in pairs)
+
+
+def test_flow_lies_in_a_file_that_nobody_finds_later(folder, tmp_path):
+    flows = KeyframeSet(folder, "train", DIS, workers=1).flows
+    assert flows.dtype == torch.float16 and flows.shape[1:] == (4, HEIGHT, WIDTH)
+    maps = Path("/proc/self/maps").read_text()
+    assert f"{tmp_path}/.store/" in maps, "mapped: memory that the system takes back"
+    assert list((tmp_path / ".store").iterdir()) == []
 
 
 @pytest.mark.parametrize("shift", [False, True])

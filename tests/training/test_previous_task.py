@@ -40,7 +40,7 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def tokens(shards, tmp_path):
     loaded = LoadedTokenizer(tokenizer(), settings().ingest.frame_size, "dis", EVEN, "")
-    precompute(loaded, shards, tmp_path / "tokens", CPU, "float32")
+    precompute(loaded, shards, tmp_path / "tokens", CPU, "float32", tmp_path / "parts")
     return tmp_path / "tokens"
 
 
