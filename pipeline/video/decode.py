@@ -187,10 +187,7 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
 
     stream = ffmpeg.output(
         ffmpeg.input(
-            source.url,
-            threads=DECODER_THREADS,
-            protocol_whitelist=PROTOCOLS,
-            **source.options,
+            source.url, threads=DECODER_THREADS, protocol_whitelist=PROTOCOLS, **source.options
         ),
         "pipe:1",
         map=f"0:{source.stream}",
