@@ -362,16 +362,9 @@ class Decoding(Section):
 
 
 Baseline = Literal[
-    "black",
-    "hold_first",
-    "hold_nearest",
-    "cross_fade",
-    "optical_flow",
-    "rife",
-    "untrained",
-    "without_codes",
-    "round_trip",
-]
+    "black", "hold_first", "hold_nearest", "cross_fade", "optical_flow", "rife",
+    "untrained", "without_codes", "round_trip",
+]  # fmt: skip
 
 
 class Evaluate(Section):

@@ -64,16 +64,8 @@ def test_a_step_that_fails_or_has_no_data_does_not_stop_the_others(tmp_path, mon
     hangs = [sys.executable, "-c", "import time; time.sleep(60)"]
     commands, popen = iter([hangs, fails]), subprocess.Popen
     monkeypatch.setattr(gpu.subprocess, "Popen", lambda _, **kw: popen(next(commands), **kw))
-    arguments = [
-        "gpu",
-        "--tiny",
-        "--minutes",
-        "0.09",
-        "--data",
-        tmp_path,
-        "--out",
-        tmp_path / "out",
-    ]
+    arguments = ["gpu", "--tiny", "--minutes", "0.09", "--data", tmp_path]
+    arguments += ["--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--steps", "checks", "shards", "speed"])
     gpu.main()
     results = json.loads((tmp_path / "out/gpu.json").read_text())

@@ -13,10 +13,7 @@ from benchmarks import speed
 from pipeline import config
 from pipeline.commands import presets
 
-TINY = {
-    "flow": {"method": "dis"},
-    "vqgan": {"autoencoder": {"z_channels": 8, "channels": 8}},
-}
+TINY = {"flow": {"method": "dis"}, "vqgan": {"autoencoder": {"z_channels": 8, "channels": 8}}}
 RATES = {  # name -> unit
     "peak": "GFLOP/s",
     "tokenizer/keyframes/frames": "frames/s",

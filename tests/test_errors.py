@@ -26,16 +26,8 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
     ("body", "code", "line"),
     [
         ("raise UserError('a.mp4 is a folder')", 2, "error: a.mp4 is a folder"),
-        (
-            "open('/absent')",
-            1,
-            f"error: No such file or directory at /absent. {MEND}",
-        ),
-        (
-            "raise OSError(28, 'No space left')",
-            1,
-            f"error: No space left. {FREE}",
-        ),
+        ("open('/absent')", 1, f"error: No such file or directory at /absent. {MEND}"),
+        ("raise OSError(28, 'No space left')", 1, f"error: No space left. {FREE}"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, f"interrupted; {AGAIN} to continue"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, f"interrupted; {AGAIN} to continue"),
     ],

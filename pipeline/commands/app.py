@@ -162,14 +162,13 @@ def examples(folder: Path) -> list[list]:
     return rows
 
 
-def build(studio: Studio) -> Any:
-    """The page, a gr.Blocks; its one public function is what `gradio_client` calls as /draw."""
+def checked_blocks(studio: Studio) -> type:
+    """gr.Blocks whose fields are checked: what does not fit is one sentence, nothing is fetched."""
     import gradio as gr
     from gradio_client.utils import is_file_obj_with_meta, traverse
 
     class Page(gr.Blocks):
         async def preprocess_data(self, *arguments, **options):
-            """What does not fit the fields is one sentence, too; nothing is fetched."""
             try:
                 traverse(arguments[1], studio.uploaded, is_file_obj_with_meta)  # of addresses, too
                 return await super().preprocess_data(*arguments, **options)
@@ -180,6 +179,13 @@ def build(studio: Studio) -> Any:
                 if not isinstance(error, UserError):
                     words = f"a field cannot be read ({words}); see Use via API"
                 raise gr.Error(words, print_exception=False) from None
+
+    return Page
+
+
+def build(studio: Studio) -> Any:
+    """The page, a gr.Blocks; its one public function is what `gradio_client` calls as /draw."""
+    import gradio as gr
 
     def draw(
         first, last, n_frames, on, ease, fps, seed, samples, best, temperature, mode,
@@ -203,7 +209,8 @@ def build(studio: Studio) -> Any:
     default = resolve_mode(decoding.mode, gpt)
     modes = [mode for mode in MODES if mode in ("parallel", gpt.mode)]
     several, hidden = {"file_count": "multiple"}, {"api_visibility": "private"}
-    with Page(title="Nakawari", analytics_enabled=False, delete_cache=(3600, SECONDS_KEPT)) as page:
+    options = {"analytics_enabled": False, "delete_cache": (3600, SECONDS_KEPT)}
+    with checked_blocks(studio)(title="Nakawari", **options) as page:
         gr.Markdown("# Nakawari draws the frames between two drawings")
         with gr.Row():
             first, last = picture("first"), picture("last")

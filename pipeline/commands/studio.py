@@ -54,11 +54,7 @@ class Studio:
     """Draws clips for the page, one at a time."""
 
     def __init__(
-        self,
-        model: InBetweener,
-        settings: config.Params,
-        folder: Path,
-        limits: argparse.Namespace,
+        self, model: InBetweener, settings: config.Params, folder: Path, limits: argparse.Namespace
     ) -> None:
         self.model, self.settings, self.folder, self.limits = model, settings, folder, limits
         self.turn, self.stopped = threading.Lock(), False

@@ -144,10 +144,7 @@ def push_to_hub(folder: str | Path, name: str, private: bool = False) -> str:
         api.create_repo(name, private=private, exist_ok=True)
         message = "Upload a model of Nakawari"
         commit = api.upload_folder(
-            repo_id=name,
-            folder_path=folder,
-            allow_patterns=[*FILES, CARD],
-            commit_message=message,
+            repo_id=name, folder_path=folder, allow_patterns=[*FILES, CARD], commit_message=message
         )
     return str(commit.commit_url)
 

@@ -153,9 +153,7 @@ def _check_ends(given: set[int], length: int) -> None:
 
 
 def read_pictures(
-    paths: dict[int, Path],
-    say: Callable[[str], object],
-    background: str | None = "white",
+    paths: dict[int, Path], say: Callable[[str], object], background: str | None = "white"
 ) -> dict[int, np.ndarray]:
     """uint8 `H W 3` by frame, in the aspect of frame 0; says what was done to them, in lines.
 

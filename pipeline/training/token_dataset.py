@@ -122,11 +122,7 @@ class PartSet:
     """
 
     def __init__(
-        self,
-        sequences: SequenceSet,
-        tokenizer: PreviousTokenizer,
-        n_epochs: int,
-        most_targets: int,
+        self, sequences: SequenceSet, tokenizer: PreviousTokenizer, n_epochs: int, most_targets: int
     ) -> None:
         self.sequences, self.tokenizer, self.n_epochs = sequences, tokenizer, n_epochs
         self.most_targets = most_targets

@@ -189,11 +189,7 @@ def _command(source: FfmpegInput, filters: str) -> list[str]:
     import ffmpeg
 
     stream = ffmpeg.output(
-        ffmpeg.input(
-            source.url,
-            threads=DECODER_THREADS,
-            **source.options,
-        ),
+        ffmpeg.input(source.url, threads=DECODER_THREADS, **source.options),
         "pipe:1",
         map=f"0:{source.stream}",
         vf=filters,

@@ -67,10 +67,7 @@ def write_video(
 
 
 def encode(
-    arguments: list[str],
-    feed: Callable[[BinaryIO], None],
-    path: Path,
-    folder: Path | None = None,
+    arguments: list[str], feed: Callable[[BinaryIO], None], path: Path, folder: Path | None = None
 ) -> None:
     """Runs ffmpeg in `folder` with what `feed` writes into its pipe; `path` is what it makes.
 

@@ -486,10 +486,7 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
         (["--out", ".", "--temperature", "1", "--samples", "2"], r"--out \.: expected a name"),
         (["--size", "2048x2048"], "the clip needs about .* GB of memory, and .* are free"),
         (["--size", "huge"], "size huge: expected model, input, or HxW"),
-        (
-            ["--out", "clip.avi"],
-            r"--out clip\.avi: expected a name ending in \.mp4, \.gif or",
-        ),
+        (["--out", "clip.avi"], r"--out clip\.avi: expected a name ending in \.mp4, \.gif or"),
         (["--out", "a.webp"], r"--out a\.webp exists and is no clip of this program"),
         *(
             (["--background", colour], f"--background {re.escape(colour)}: expected an opaque col")

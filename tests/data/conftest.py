@@ -35,10 +35,7 @@ def frame_file(tmp_path):
     """uint8 `T H W 3` to a FrameFile, in batches as ingest writes them; 24 frames a second."""
 
     def write(
-        images: np.ndarray,
-        name: str = "film",
-        batch: int = 7,
-        about: dict[str, str] | None = None,
+        images: np.ndarray, name: str = "film", batch: int = 7, about: dict[str, str] | None = None
     ) -> FrameFile:
         path = tmp_path / f"{name}.arrow"
         terms = FrameTerms()

@@ -53,10 +53,16 @@ def limited(pixels):
     return ("-vf", f"format={pixels},lut={levels},setparams=range=tv", "-c:v", "ffv1")
 
 
-X264, X265 = (
-    ("-c:v", "libx264", "-qp", "4"),
-    ("-c:v", "libx265", "-x265-params", "log-level=none:crf=4"),
-)
+X264 = ("-c:v", "libx264", "-qp", "4")
+X265 = ("-c:v", "libx265", "-x265-params", "log-level=none:crf=4")
+PAL = ("-vf", "scale=720:576:flags=neighbor,setpts=N/25/TB", "-r", "25")
+UNTAGGED_HD = ("-vf", "scale=1280:720:flags=neighbor:out_color_matrix=bt709,format=yuv444p,"
+               "setparams=colorspace=unknown")  # fmt: skip
+PQ, HLG = ["HDR (PQ): tone-mapped to SDR"], ["HDR (HLG): tone-mapped to SDR"]
+WIDE = "wide gamut ({}): converted to BT.709"
+ODD_PQ = linear_light("smpte2084", pixels="yuv420p10,crop=63:35:0:0:exact=1")
+YCGCO = ("-vf", "format=gbrp,zscale=matrix=ycgco:range=limited,format=yuv444p", "-c:v", "ffv1")
+FEW_COLOURS = ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none")
 RGBA = ("-vf", "format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':"
         "a='if(lt(Y,18),255,if(lt(X,32),128,0))'")  # fmt: skip
 
@@ -67,25 +73,10 @@ KINDS = {  # file: encoder options, quarters, notes
     "bt2020.mkv": (tagged("bt2020", "bt2020nc"), QUARTERS, []),
     "smpte240m.mkv": (tagged("smpte240m"), QUARTERS, []),
     "full.mkv": (tagged("bt709", limits="full"), QUARTERS, []),
-    "ycgco.mkv": (
-        ("-vf", "format=gbrp,zscale=matrix=ycgco:range=limited,format=yuv444p", "-c:v", "ffv1"),
-        QUARTERS,
-        [],
-    ),
+    "ycgco.mkv": (YCGCO, QUARTERS, []),
     "untagged.mp4": ((*X264, "-pix_fmt", "yuv444p"), QUARTERS, [SD]),
     "untagged_full.mp4": ((*X264, "-pix_fmt", "yuvj444p"), QUARTERS, [SD]),
-    "untagged_hd.mp4": (
-        (
-            *X264,
-            "-vf",
-            "scale=1280:720:flags=neighbor:out_color_matrix=bt709,format=yuv444p,"
-            "setparams=colorspace=unknown",
-            "-pix_fmt",
-            "yuv444p",
-        ),
-        QUARTERS,
-        [HD],
-    ),
+    "untagged_hd.mp4": ((*X264, *UNTAGGED_HD, "-pix_fmt", "yuv444p"), QUARTERS, [HD]),
     "ten_bits.mp4": ((*X264, "-pix_fmt", "yuv444p10le"), QUARTERS, [SD]),
     "jpeg.avi": (("-c:v", "mjpeg", "-q:v", "1"), QUARTERS, []),
     "rgb.mkv": (("-c:v", "libx264rgb", "-qp", "0"), QUARTERS, []),
@@ -96,46 +87,17 @@ KINDS = {  # file: encoder options, quarters, notes
         QUARTERS,
         [],
     ),
-    "pal.dv": (
-        (
-            "-vf",
-            "scale=720:576:flags=neighbor,setpts=N/25/TB",
-            "-r",
-            "25",
-            "-pix_fmt",
-            "yuv420p",
-            "-c:v",
-            "dvvideo",
-        ),
-        QUARTERS,
-        [SD],
-    ),
+    "pal.dv": ((*PAL, "-pix_fmt", "yuv420p", "-c:v", "dvvideo"), QUARTERS, [SD]),
     "moving.avif": (("-c:v", "libaom-av1", "-crf", "4", "-cpu-used", "8"), QUARTERS, []),
     "grey.mkv": (("-c:v", "ffv1", "-pix_fmt", "gray"), GREYS, []),
     "grey_10.mkv": (("-c:v", "ffv1", "-pix_fmt", "gray10le"), GREYS, []),
     "grey_limited.mkv": (limited("gray"), GREYS, []),
-    "palette.gif": (
-        ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none"),
-        QUARTERS,
-        [ON_WHITE],
-    ),
-    "pq.mkv": (linear_light("smpte2084"), QUARTERS, ["HDR (PQ): tone-mapped to SDR"]),
-    "hlg.mkv": (linear_light("arib-std-b67"), QUARTERS, ["HDR (HLG): tone-mapped to SDR"]),
-    "pq_odd.mkv": (
-        linear_light("smpte2084", pixels="yuv420p10,crop=63:35:0:0:exact=1"),
-        QUARTERS,
-        ["HDR (PQ): tone-mapped to SDR"],
-    ),
-    "wide.mkv": (
-        linear_light("bt709", "bt2020", "yuv444p"),
-        QUARTERS,
-        ["wide gamut (BT.2020): converted to BT.709"],
-    ),
-    "p3.mkv": (
-        linear_light("bt709", "smpte432", "yuv444p"),
-        QUARTERS,
-        ["wide gamut (P3): converted to BT.709"],
-    ),
+    "palette.gif": (FEW_COLOURS, QUARTERS, [ON_WHITE]),
+    "pq.mkv": (linear_light("smpte2084"), QUARTERS, PQ),
+    "hlg.mkv": (linear_light("arib-std-b67"), QUARTERS, HLG),
+    "pq_odd.mkv": (ODD_PQ, QUARTERS, PQ),
+    "wide.mkv": (linear_light("bt709", "bt2020", "yuv444p"), QUARTERS, [WIDE.format("BT.2020")]),
+    "p3.mkv": (linear_light("bt709", "smpte432", "yuv444p"), QUARTERS, [WIDE.format("P3")]),
     "qtrle.mov": ((*RGBA, "-c:v", "qtrle"), OVER_WHITE, [ON_WHITE]),
     "png.mov": ((*RGBA, "-c:v", "png"), OVER_WHITE, [ON_WHITE]),
     "ffv1.avi": ((*RGBA, "-c:v", "ffv1", "-pix_fmt", "bgra"), OVER_WHITE, [ON_WHITE]),

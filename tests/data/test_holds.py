@@ -58,10 +58,7 @@ def test_a_scene_begins_with_a_drawing_even_inside_a_hold(frame_file):
 
 
 @limits(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    holds=st.lists(st.integers(1, 6), min_size=1, max_size=12),
-    seed=st.integers(0, 99),
-)
+@given(holds=st.lists(st.integers(1, 6), min_size=1, max_size=12), seed=st.integers(0, 99))
 def test_holds_are_found_and_sum_to_the_frames(frame_file, holds, seed):
     found = np.array(lengths(frame_file(drawings(*holds, seed=seed))))
     assert found[found > 0].tolist() == holds and found.sum() == sum(holds)

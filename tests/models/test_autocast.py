@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from keyframe_settings import (
-    clip_flow,
-    settings,
-    square_clip,
-    tokenizer,
-)
+from keyframe_settings import clip_flow, settings, square_clip, tokenizer
 
 from pipeline import frames
 from pipeline.models.flow import make_context

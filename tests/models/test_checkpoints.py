@@ -256,11 +256,7 @@ FAULTS = [
     (GPT2, trained_with("gpt.old_key", 5), r"\(old_key: Unexpected keyword argument"),
     (WEIGHTS, tensors(lambda t: t | {BIAS: None}), "missing output_bias"),
     (WEIGHTS, tensors(lambda t: t | {"extra": torch.zeros(1)}), "unexpected extra"),
-    (
-        WEIGHTS,
-        tensors(lambda t: t | {BIAS: torch.zeros(2, 8)}),
-        r"bias is \[2, 8\], expected \[16",
-    ),
+    (WEIGHTS, tensors(lambda t: t | {BIAS: torch.zeros(2, 8)}), r"bias is \[2, 8\], expected \[16"),
     (
         WEIGHTS,
         tensors(lambda t: t | {BIAS: t[BIAS].half()}),

@@ -299,10 +299,7 @@ def _garbage(content):
     return content[:middle] + noise + content[middle + len(noise) :]
 
 
-DAMAGE = {
-    "header.mp4": _head,
-    "no_index.mp4": lambda content: content[40:],
-}
+DAMAGE = {"header.mp4": _head, "no_index.mp4": lambda content: content[40:]}
 
 
 @pytest.mark.parametrize(("name", "spoil"), DAMAGE.items(), ids=DAMAGE)

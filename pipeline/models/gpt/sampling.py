@@ -121,11 +121,7 @@ def predict(
 
 
 def unmask(
-    partial: Tensor,
-    logits: Tensor,
-    step: int,
-    decoding: Decoding,
-    generator: torch.Generator,
+    partial: Tensor, logits: Tensor, step: int, decoding: Decoding, generator: torch.Generator
 ) -> Tensor:
     """One step of maskgit: the most confident of the unknown tokens become known.
 

@@ -83,11 +83,7 @@ class Rife(nn.Module):
         return flow, mask
 
     def _refine(
-        self,
-        first: torch.Tensor,
-        last: torch.Tensor,
-        times: torch.Tensor,
-        scales: tuple[int, ...],
+        self, first: torch.Tensor, last: torch.Tensor, times: torch.Tensor, scales: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Flow `K 4 H W`, mask `K 1 H W`, and where motion is far `K`."""
         k = len(times)

@@ -7,12 +7,7 @@ from tiny_settings import GRID, decoding_with
 from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.models.gpt.sampling import (
-    confident,
-    generate,
-    sample,
-    unmask,
-)
+from pipeline.models.gpt.sampling import confident, generate, sample, unmask
 
 LENGTHS = torch.tensor([6, 9, 4])
 CHANNELS = 3
