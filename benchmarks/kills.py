@@ -150,8 +150,8 @@ def forget(stage: str, folder: Path, lock: str) -> None:
     (folder / "out.mp4").unlink(missing_ok=True)
 
 
-def project(folder: Path) -> None:
-    """A clone with tiny settings, in which everything ran once."""
+def project(folder: Path, film: bool) -> None:
+    """A clone with tiny settings, in which everything ran once; `film`: also `retime`."""
     import imageio_ffmpeg
 
     if not folder.exists():
@@ -161,9 +161,9 @@ def project(folder: Path) -> None:
             content = presets.merged(content, overlay)
         YAML().dump(content, folder / "params.yaml")
     commands = [["dvc", "repro", "evaluate"]]
-    if not (folder / "wanted.mp4").exists():
-        film = folder / "data/sample/episodes/episode_01.mp4"
-        cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", film, "-t", "8"]
+    if film and not (folder / "wanted.mp4").exists():
+        source = folder / "data/sample/episodes/episode_01.mp4"
+        cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", source, "-t", "4"]
         commands += [[*cut, "-c", "copy", "film.mp4"]]
         commands += [[*RETIME[:-3], "wanted.mp4", *RETIME[-2:]]]
     for command in commands:
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--only", choices=BARS)
     given = parser.parse_args()
     folder, moments = given.folder.resolve(), random.Random(given.seed)
-    project(folder)
+    project(folder, given.only in (None, "retime"))
     lock = (folder / "dvc.lock").read_text()
     for stage in [given.only] if given.only else BARS:
         command = RETIME if stage == "retime" else ["dvc", "repro", stage]

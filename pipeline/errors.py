@@ -43,8 +43,8 @@ def read_text(path: Path) -> str:
 
 
 def naming(error: OSError, path: Path) -> OSError:
-    """The same error with the file's name, which that of a full disk does not have."""
-    if not error.errno or error.filename:
+    """The same error with the file's name: that of a full disk has none, or a temporary one."""
+    if not error.errno or not str(error.filename or ".partial").endswith(".partial"):
         return error
     return OSError(error.errno, os.strerror(error.errno), str(path))
 

@@ -40,14 +40,14 @@ def atomic(path: Path) -> Iterator[Path]:
     """A new file in `path`'s folder, to be written; it takes `path`'s place if the block succeeds.
 
     Each has a name of its own: two processes may write the same file together, and the last wins.
-    An OSError that names no file, as that of a full disk, names `path`.
+    An OSError that names no file (a full disk) or the new one (a read-only disk) names `path`.
     """
-    with temporary(path.parent) as partial:
-        try:
+    try:
+        with temporary(path.parent) as partial:
             yield partial
             partial.replace(path)
-        except OSError as error:
-            raise naming(error, path) from None
+    except OSError as error:
+        raise naming(error, path) from None
 
 
 @contextmanager

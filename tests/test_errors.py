@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import run_main
+from pipeline.errors import naming, run_main
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -36,6 +36,15 @@ def test_one_line_and_an_exit_code(body, code, line):
     program = [sys.executable, "-c", PROGRAM.format(body=body)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (code, line + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(None, "out/a.json"), ("out/.nakawari-1.partial", "out/a.json"), ("other", "other")],
+)
+def test_a_disk_is_named_by_the_file_that_was_wanted(given, said):
+    error = OSError(30, "Read-only file system", given)
+    assert naming(error, Path("out/a.json")).filename == said
 
 
 def test_a_stage_ends_with_the_dvc_that_was_killed(tmp_path):

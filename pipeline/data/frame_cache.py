@@ -130,5 +130,9 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source, partial)
 
-    with temporary(target.parent, make) as partial:
-        partial.replace(target)  # does nothing where both names are one file
+    try:
+        with temporary(target.parent, make) as partial:
+            partial.replace(target)  # does nothing where both names are one file
+    except OSError as error:  # names the source where the target's disk is full
+        error.filename, error.filename2 = str(target), None
+        raise
