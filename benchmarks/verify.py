@@ -80,13 +80,19 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def run(clone: Path, head: str, command: str, own: dict[str, str]) -> list[str]:
-    """Clones that commit and runs the command in it, a line a stage. The stages as they ran."""
+    """Clones that commit and runs the command in it, a line a stage. The stages as they ran.
+
+    The log lies beside the clone.
+    """
     environment = {k: v for k, v in os.environ.items() if not FOREIGN.fullmatch(k)} | own
     environment["DVC_NO_ANALYTICS"] = "1"
     for place in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
         environment[f"DVC_{place}_DIR"] = f"{clone}-settings"
     git(Path(), "clone", "--quiet", "--no-hardlinks", ".", str(clone))
     git(clone, "reset", "--quiet", "--hard", head)  # whatever is committed meanwhile
+    for outs in recorded(clone).values():
+        for out in outs:  # in git: without it, its stage is run, and must write the same
+            shutil.rmtree(clone / out, ignore_errors=True)
     log, started, ran = Path(f"{clone}.log"), time.monotonic(), []
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
