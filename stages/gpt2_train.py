@@ -51,7 +51,8 @@ def main() -> None:
             summary = history.summary(task)
             io.write_json(OUT / "summary.json", summary)
             run.finish(summary)
-            resume.clear()
+    if is_main:  # a kill while MLflow is waited for loses nothing
+        resume.clear()
 
 
 if __name__ == "__main__":
