@@ -31,7 +31,7 @@ from mlflow.tracking import MlflowClient
 from benchmarks.lines import line, show
 from pipeline import io
 from pipeline.commands import presets
-from pipeline.config import read_yaml
+from pipeline.config import load, read_yaml
 from pipeline.errors import run_main
 from pipeline.tracking import mlflow_row
 
@@ -90,7 +90,7 @@ def is_whole(client: MlflowClient, experiment: str, condition: str, tree: Path) 
     """Whether there is one row, with the parameters, numbers, curve and files of a commit."""
     home = client.get_experiment_by_name(experiment).experiment_id
     row, *more = client.search_runs([home], condition)
-    params = io.flatten(read_yaml(tree / "params.yaml"))
+    params = io.flatten(load(tree / "params.yaml").model_dump())
     metrics = {path.stem: io.read_json(path) for path in (tree / "metrics").glob("*.json")}
     curve = io.read_csv(tree / "plots/gpt2_train.csv")
     points = client.get_metric_history(row.info.run_id, "gpt2_train/train.total")
@@ -181,6 +181,7 @@ def pump(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(1 << 20):
             target.sendall(data)
+        target.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -208,17 +209,17 @@ def faults(folder: Path) -> list[dict]:
     disk.mkdir()
     run(folder, "mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk))
     store, told = disk / "mlflow.db", []
-    client = MlflowClient(f"sqlite:///{store}")
-    client.search_experiments()  # makes the store
+    MlflowClient(f"sqlite:///{store}").search_experiments()  # makes the store
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{store}", "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level=error --timeout-keep-alive=600"]
     command += ["--artifacts-destination", str(folder / "files"), "--port", str(port)]
     server = subprocess.Popen(command, start_new_session=True)
     try:
         while socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(1)
-        proxy = Proxy(port)
+        client, proxy = MlflowClient(f"http://127.0.0.1:{port}"), Proxy(port)
         for fault in FAULTS:
             http, file = f"http://127.0.0.1:{proxy.port}", f"sqlite:///{store}"
             name = f"fault {fault}"
