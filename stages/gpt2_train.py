@@ -42,7 +42,8 @@ def main() -> None:
         if is_main:
             save_gpt(task.module, loaded.sha256, OUT)
             run.finish(history.save(OUT, task))
-            resume.clear()
+    if is_main:  # a kill while MLflow is waited for loses nothing
+        resume.clear()
 
 
 if __name__ == "__main__":

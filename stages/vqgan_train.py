@@ -36,7 +36,8 @@ def main() -> None:
         if is_main:
             save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
             run.finish(history.save(OUT, task))
-            resume.clear()
+    if is_main:  # a kill while MLflow is waited for loses nothing
+        resume.clear()
 
 
 if __name__ == "__main__":

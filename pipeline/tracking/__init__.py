@@ -164,7 +164,8 @@ class Run:
                 row = row or MlflowRow(self.settings)
                 write(row)
         except Exception as error:  # of many kinds: mlflow's, its database's, its network's
-            self._give_up(error)
+            if self.enabled:
+                self._give_up(error)
             if row is not None:
                 with suppress(Exception):  # what failed may have been an upload alone
                     row.close("FAILED", error)

@@ -397,9 +397,10 @@ def test_a_training_does_not_wait_for_a_slow_store(settings, monkeypatch, capsys
 
 
 def test_a_signal_while_the_store_is_waited_for_does_not_undo_the_work(settings, monkeypatch):
-    def silent(settings) -> None:
+    def silent(settings) -> mock.Mock:
         os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait(60)
+        return mock.Mock()
 
     monkeypatch.setattr(tracking, "MlflowRow", silent)
     with tracking.stage("vqgan_train", settings) as run:
