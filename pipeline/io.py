@@ -263,7 +263,9 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
                 f"{path} has the columns {table.schema.names}, expected {schema.names}; "
                 "run `dvc repro` to make it again"
             )
-        return table.cast(schema).to_pandas()
+        table = table.cast(schema)
+        table.validate(full=True)  # text that is no UTF-8 would be met hours later
+        return table.to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:  # also of text that is no UTF-8
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

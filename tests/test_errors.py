@@ -25,6 +25,7 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
     ("body", "code", "line"),
     [
         ("raise UserError('a.mp4 is a folder')", 2, "error: a.mp4 is a folder"),
+        (r"raise UserError('\x1b[2Ja.mp4')", 2, r"error: \x1b[2Ja.mp4"),
         (
             "open('/absent')",
             1,

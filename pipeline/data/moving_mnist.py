@@ -210,7 +210,7 @@ def _read_stored(path: Path) -> np.ndarray:
     """uint8 `T n H W`, mapped."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a broken header makes numpy raise anything
         raise _damaged(path, f"not readable ({error})", "an .npy file") from None
     if not isinstance(stored, np.ndarray) or stored.dtype != np.uint8 or stored.ndim != 4:
         kind = getattr(stored, "dtype", type(stored).__name__)

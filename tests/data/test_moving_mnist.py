@@ -203,6 +203,9 @@ def test_a_cut_array_is_named(stored):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable .*download"):
         open_parts(stored, rules())
+    path.write_bytes(path.read_bytes().replace(b"'descr'", b"('descr'", 1))
+    with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable.*download"):
+        open_parts(stored, rules())
 
 
 def test_idx_files_and_stored_sequences_together_are_ambiguous(folder, stored):
