@@ -24,7 +24,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import CollectionNode
 
 from pipeline.errors import UserError, read_text
 
@@ -34,7 +37,14 @@ KEYFRAME_STRIDE = 16  # pixels of the smallest feature of the decoder with conte
 ALEXNET_SIDE = 31  # smaller pictures do not pass its poolings
 MOST_FRAMES = 1000  # of a clip
 MOST_WEIGHTS = 10**10  # of the transformer; GPT-2's largest has 1.6e9
+MOST_BYTES = 2**17  # of a YAML file
 MOST_MISTAKES = 20  # lines of an error
+
+# Of torchrun; each but one takes a value, so that no word of a preset is the script that it runs.
+LAUNCH_OPTION = (
+    r"--(standalone|(nnodes|nproc[-_]per[-_]node|node[-_]rank|max[-_]restarts|master[-_](addr|port)"
+    r"|rdzv[-_](id|backend|endpoint|conf)|local[-_]addr)[ =][\w.:,=+]+[\w.:,=+-]*)"
+)
 
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Batch = Annotated[int, Field(ge=1, le=65536)]
@@ -76,9 +86,9 @@ def _device(value: object) -> str:
 
 
 def _launcher(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"python|torchrun( [\w.,:=/@+-]+)*", value):
+    if isinstance(value, str) and re.fullmatch(f"python|torchrun( {LAUNCH_OPTION})*", value):
         return value  # a part of a shell's command line
-    raise PydanticCustomError("launcher", "python, or torchrun with its options")
+    raise PydanticCustomError("launcher", "python, or torchrun with options of nodes and processes")
 
 
 class Section(BaseModel):
@@ -526,8 +536,12 @@ class Params(Section):
 
 def read_yaml(path: Path = PARAMS_FILE, loader: YAML | None = None) -> dict:
     """The mapping in a YAML 1.2 file (the dialect that DVC reads and writes), plain by default."""
+    loader = loader or YAML(typ="safe", pure=True)
+    loader.Composer = _WrittenOut
     try:
-        content = (loader or YAML(typ="safe")).load(read_text(path))
+        if (size := path.stat().st_size) > MOST_BYTES:  # the parser's time grows with its square
+            raise UserError(f"{path} has {size} bytes; expected at most {MOST_BYTES}")
+        content = loader.load(read_text(path))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; run this from the root of the project, where params.yaml lies"
@@ -539,15 +553,18 @@ def read_yaml(path: Path = PARAMS_FILE, loader: YAML | None = None) -> dict:
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "a value" if content else "nothing"
         raise UserError(f"{path} holds {kind}, expected sections with keys")
-    waiting, seen = [content], set()
-    while waiting:  # each once: what refers to itself, or grows from line to line, has no end
-        node = waiting.pop()
-        if id(node) in seen:
-            raise UserError(f"{path} repeats a section or a list by an anchor; write it out")
-        seen.add(id(node))
-        children = node.values() if isinstance(node, dict) else node
-        waiting += [child for child in children if isinstance(child, dict | list)]
     return content
+
+
+class _WrittenOut(Composer):
+    """Refuses what refers to itself, or grows from line to line: it has no end."""
+
+    def compose_node(self, parent: object, index: object) -> object:
+        if self.parser.check_event(AliasEvent):
+            node = self.anchors.get(self.parser.peek_event().anchor)
+            if isinstance(node, CollectionNode):
+                raise YAMLError("a section or a list is repeated by an anchor; write it out")
+        return super().compose_node(parent, index)
 
 
 def load(path: Path = PARAMS_FILE) -> Params:

@@ -14,6 +14,8 @@ from pathlib import Path
 POLL_SECONDS = 0.5
 OUT_OF_MEMORY = re.compile("(out of|not enough|allocate) memory")  # PyTorch's words
 
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
 
 class UserError(Exception):
     """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
@@ -74,7 +76,8 @@ def run_main(main: Callable[[], None]) -> None:
             if sys.stdout:
                 sys.stdout.flush()  # else Python does it at its end, where an error is a traceback
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # a terminal obeys control characters in the name of a file
+        print(f"error: {CONTROL.sub(lambda c: repr(c[0])[1:-1], str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # nobody reads on, as in `... | head`
         _discard_output()

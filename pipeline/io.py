@@ -286,13 +286,19 @@ def read_rows(path: Path, schema: pa.Schema) -> Iterator[Any]:
     """Rows of a table one after the other, as `DataFrame.itertuples` names their columns."""
     with _checked(path, schema) as file:
         for batch in file.iter_batches(ROWS_READ):
-            yield from batch.to_pandas().itertuples()
+            yield from _validated(pa.Table.from_batches([batch]), schema).itertuples()
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """Reads a table and checks its columns against the contract."""
     with _checked(path, schema) as file:
-        return file.read().cast(schema).to_pandas()
+        return _validated(file.read(), schema)
+
+
+def _validated(table: pa.Table, schema: pa.Schema) -> pd.DataFrame:
+    table = table.cast(schema)
+    table.validate(full=True)  # text that is no UTF-8 would be met hours later
+    return table.to_pandas()
 
 
 @contextmanager

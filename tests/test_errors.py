@@ -26,6 +26,7 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
     ("body", "code", "line"),
     [
         ("raise UserError('a.mp4 is a folder')", 2, "error: a.mp4 is a folder"),
+        (r"raise UserError('\x1b[2Ja.mp4')", 2, r"error: \x1b[2Ja.mp4"),
         ("open('/absent')", 1, f"error: No such file or directory at /absent. {MEND}"),
         ("raise OSError(28, 'No space left')", 1, f"error: No space left. {FREE}"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, f"interrupted; {AGAIN} to continue"),

@@ -29,7 +29,7 @@ from pipeline.video.pictures import FORMATS
 from pipeline.video.transparency import WHITE, over
 from pipeline.video.writer import write_video
 
-MAX_SAMPLES, MAX_FPS = 8, 240
+MAX_SAMPLES, MAX_FPS, MAX_KEYFRAMES = 8, 240, 20
 LABELS = {  # of generate's options, on the page and in its messages
     "first": "First picture",
     "last": "Last picture",
@@ -118,6 +118,8 @@ class Studio:
                 raise UserError(f"the {name} picture is missing; upload one")
             setattr(options, name, self._picture(fields[name], names))
         files = fields["more"] if isinstance(fields["more"], list) else []
+        if len(files) > MAX_KEYFRAMES:
+            raise UserError(f"{len(files)} further keyframes: expected at most {MAX_KEYFRAMES}")
         at = re.findall(r"[^,;\s]+", str(fields["at"] or ""))
         if len(at) != len(files) or not all(re.fullmatch("[0-9]{1,9}", number) for number in at):
             raise UserError(

@@ -1,6 +1,7 @@
 """Datasets: shards to uint8 tensors. A row is addressed by its number; order is the caller's."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -136,9 +137,10 @@ def _pictures(chunk: pa.Array, shape: tuple[int, int, int], folder: Path) -> np.
 def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:
     """Height, width and channels of a shard's frames, from its metadata."""
     metadata = table.schema.metadata or {}
-    if b"height" not in metadata or b"width" not in metadata:
+    sides = [metadata.get(name, b"") for name in (b"height", b"width")]
+    if not all(re.fullmatch(rb"[1-9]\d{0,4}", side) for side in sides):
         raise UserError(f"{path} names no size of its frames; run `dvc repro shard_pack`")
-    return int(metadata[b"height"]), int(metadata[b"width"]), 3
+    return int(sides[0]), int(sides[1]), 3
 
 
 def _open(path: Path) -> pa.Table:

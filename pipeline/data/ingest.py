@@ -356,8 +356,11 @@ def _one_text(notes: Iterable[str]) -> str:
 
 
 def _valid_text(name: str) -> str:
-    """What of a file's name is valid text: parquet takes no other."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """What of a file's name or remark is printable text: parquet takes no other, and a terminal
+    obeys control characters.
+    """
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _remove_partials(out: Path) -> None:

@@ -39,6 +39,7 @@ ENDINGS = ("-idx3-ubyte", ".idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte.gz")
 STORED = "mnist_test_seq.npy"
 MAGIC = 0x803  # of idx files: unsigned bytes, three dimensions
 HEADER = struct.Struct(">4I")  # magic, pictures, rows, columns
+MOST_BYTES = 2**30  # of a file, unpacked; MNIST has 47 million, EMNIST 640 million
 SEED = 1  # of digits and paths
 SEQUENCES_A_FILE = 500
 BATCH_FRAMES = 64  # frames measured and written at once
@@ -209,7 +210,7 @@ def _read_stored(path: Path) -> np.ndarray:
     """uint8 `T n H W`, mapped."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a broken header makes numpy raise anything
         raise _damaged(path, f"not readable ({error})", "an .npy file") from None
     if not isinstance(stored, np.ndarray) or stored.dtype != np.uint8 or stored.ndim != 4:
         kind = getattr(stored, "dtype", type(stored).__name__)
@@ -223,11 +224,16 @@ def _read_stored(path: Path) -> np.ndarray:
 
 def _unpacked(path: Path) -> bytes:
     """Content of a file; gzip is known by its first bytes, not by the name."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        with (gzip.open if packed else open)(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(path, f"gzip that does not unpack ({error})", "a whole file") from None
+    if len(content) > MOST_BYTES:
+        raise _damaged(path, f"more than {MOST_BYTES / 1e6:.0f} MB", "MNIST")
+    return content
 
 
 def _damaged(path: Path, found: str, expected: str) -> UserError:

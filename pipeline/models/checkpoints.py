@@ -118,7 +118,8 @@ def read_config(folder: Path) -> dict:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is no readable safetensors file ({error}); {REMEDY}")
+    reason = str(error)[:200]  # it may hold the header
+    return UserError(f"{path} is no readable safetensors file ({reason}); {REMEDY}")
 
 
 def other_version(folder: Path, what: str, error: Exception) -> UserError:

@@ -22,6 +22,8 @@ EXPECTED = (
     "expected a PNG, JPEG, WebP, TIFF, BMP, TGA, GIF or AVIF of 8 or 16 bits a channel and at most "
     f"{MAX_PIXELS / 1e6:.0f} million pixels"
 )
+MAX_BYTES = 2**30  # of a file; some formats are read whole before their size is known
+MAX_SCANS = 100  # of a JPEG; each goes over all pixels, and takes a few bytes in the file
 FITTED = "the size of the first one; where the aspect differs, the edges are cropped"
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}  # of profiles, by Pillow's modes
 # LittleCMS' usual table of colours is two grey levels off, except for RGB; without one it is slow.
@@ -47,6 +49,8 @@ def read_picture(path: Path, keep_alpha: bool = False) -> Picture:
     keep_alpha: what is transparent is `H W 4`, else it is put on white.
     """
     check_readable(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise Unreadable(UNDECODABLE, f"a file of more than {MAX_BYTES / 1e6:.0f} MB")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of what is said here in a sentence
         try:
@@ -73,6 +77,10 @@ def _shown(image: Image.Image, keep_alpha: bool) -> Picture:
         raise Unreadable(UNDECODABLE, f"{image.height}x{image.width} pixels are too many")
     if image.mode in ("I", "F"):
         raise Unreadable(UNDECODABLE, "numbers of 32 bits or with a sign, which name no white")
+    if codec in ("jpeg", "mpo"):
+        image.fp.seek(0)
+        if image.fp.read().count(b"\xff\xda") > MAX_SCANS:
+            raise Unreadable(UNDECODABLE, f"a JPEG of more than {MAX_SCANS} scans")
     if codec == "mpo":  # a camera's JPEG, which holds its preview or another view, too
         codec = "jpeg"
     elif getattr(image, "is_animated", False):

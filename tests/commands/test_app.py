@@ -143,6 +143,7 @@ def test_what_is_wrong_is_one_sentence(client, capfd):
         ({"first": "vast.png"}, "vast.png cannot be read: far too large"),
         ({"first": "large.png"}, "large.png has 0.04 million pixels; expected at most 0.01"),
         ({"more": ["words.png"], "at": "2"}, "words.png cannot be read"),
+        ({"more": ["a.png"] * 21}, "21 further keyframes: expected at most 20"),
         ({"more": ["a.png"]}, "frames of the further keyframes: none; expected a number for each"),
         ({"more": ["a.png"], "at": "x"}, "keyframes: x; expected a number for each of the 1"),
         ({"more": ["a.png"], "at": "20"}, "expected an index from 0 to 19, as Frames is 20"),

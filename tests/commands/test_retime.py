@@ -412,7 +412,7 @@ def wrong_files(project, made_wrong) -> None:
         ("text.mp4 out.mp4", "text.mp4 cannot be read: a text or a playlist, not a video; exp"),
         ("list.m3u8 out.mp4", "list.m3u8 cannot be read: a text or a playlist"),
         ("noise.mp4 out.mp4", "noise.mp4 cannot be read: .*; expected"),
-        ("picture.png out.mp4", "picture.png cannot be read: a picture or a text, not a video"),
+        ("picture.png out.mp4", "picture.png cannot be read: a picture, not a video"),
         ("sound.mp4 out.mp4", "sound.mp4 cannot be read: no moving pictures in it"),
         ("cut.mkv out.mp4", "cut.mkv cannot be read whole: .* readable"),
         ("cut.mp4 out.mp4", "cut.mp4 cannot be read: "),

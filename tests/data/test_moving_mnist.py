@@ -130,6 +130,7 @@ DAMAGED = {
     "cut": (GOOD[:-5], "1579 bytes, expected 1584 for its 2 pictures"),
     "longer": (GOOD + b"\0", "1585 bytes, expected 1584"),
     "count": (struct.pack(">4I", 0x803, 2**32 - 1, 28, 28), "16 bytes, expected 3367254359"),
+    "bomb": (gzip.compress(bytes(2**25)), "more than 17 MB, expected MNIST"),
     "cut gzip": (gzip.compress(GOOD)[:-12], "gzip that does not unpack"),
     "broken gzip": (gzip.compress(GOOD)[:10] + b"nonsense" * 9, "gzip that does not unpack"),
     "not gzip": (b"\x1f\x8bnonsense" * 9, "gzip that does not unpack"),
@@ -138,7 +139,8 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_file_is_named(folder, content, said):
+def test_a_damaged_file_is_named(folder, content, said, monkeypatch):
+    monkeypatch.setattr(moving_mnist, "MOST_BYTES", 2**24)
     (folder / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(UserError, match=f"train-images-idx3-ubyte: {said}.*download") as error:
         open_parts(folder, rules())
@@ -200,6 +202,9 @@ def test_a_cut_array_is_named(stored):
     path = stored / "mnist_test_seq.npy"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable .*download"):
+        open_parts(stored, rules())
+    path.write_bytes(path.read_bytes().replace(b"'descr'", b"('descr'", 1))
+    with pytest.raises(UserError, match=r"mnist_test_seq.npy: not readable.*download"):
         open_parts(stored, rules())
 
 

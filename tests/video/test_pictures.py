@@ -361,10 +361,20 @@ def test_a_turned_sprite_is_turned_with_its_alpha(tmp_path):
 
 
 LINEAR = np.linspace(0, 1, H * W).reshape(H, W)
+
+
+def many_scans(path):
+    """A progressive JPEG with its last scan a hundred times."""
+    Image.fromarray(RGB).save(path, progressive=True)
+    content = path.read_bytes()[:-2]
+    path.write_bytes(content + content[content.rindex(b"\xff\xc4") :] * 100)
+
+
 REFUSED = {
     "large.png": (saved(png(1, 0, [], size=(9000, 9000))), "9000x9000 pixels are too many"),
     "bomb.png": (saved(png(1, 0, [], size=(2**31 - 1, 2**31 - 1))), "far too large"),
     "bomb.gif": (saved(b"GIF89a" + b"\xff" * 4 + bytes(3)), "far too large|not known"),
+    "scans.jpg": (many_scans, "a JPEG of more than 100 scans"),
     "half.tif": (half_floats, "kind of pixels, that is not known"),
     "float.tif": (saved(LINEAR.astype(np.float32)), "numbers of 32 bits or with a sign"),
     "integer.tif": (saved((LINEAR * 9e4).astype(np.int32)), "numbers of 32 bits or with a sign"),
