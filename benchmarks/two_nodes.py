@@ -47,6 +47,7 @@ DATA = ("sample_episodes", "ingest", "scene_split", "frame_subsample", "clip_chu
 OUT = {"vqgan_train": "models/vqgan", "gpt2_train": "models/gpt2"}
 VARIABLES = os.environ | {
     "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_ADDRESS": HEAD, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }  # fmt: skip
 

@@ -38,10 +38,8 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 CHECK_SECONDS, HEAD_SECONDS = 5.0, 20.0  # the head of a cluster may be silent for so long
-RAY_OF_CLUSTER = {  # how long Ray waits where nobody answers
-    "RAY_gcs_server_port_wait_time_s": "1",  # attempts of up to 40 seconds; by default 20
-    "RAY_grpc_client_keepalive_time_ms": "30000",  # by default five minutes,
-    "RAY_grpc_client_keepalive_timeout_ms": "20000",  # and two
+RAY_OF_CLUSTER = {  # attempts of up to 40 seconds to reach it, by default 20
+    "RAY_gcs_server_port_wait_time_s": "1"
 }
 NO_RAY = (
     "engine.kind = ray: Ray is not installed; run `pip install -r requirements-ray.txt`, or set "

@@ -157,10 +157,11 @@ def connected(base: Base) -> Iterator[DistributedContext]:
     except RuntimeError as error:  # of gloo no class of its own
         if not (isinstance(error, dist.DistError) or CONNECTION_LOST.search(str(error))):
             raise
-        reason = str(error).partition("\n")[0].partition("] ")
+        # "[file.cc:1] what. advice": only what
+        what = re.sub(r"^\[.*?\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
         raise UserError(
-            f"process {rank()} of {os.environ['WORLD_SIZE']} lost another one "
-            f"({reason[2] or reason[0]}), expected all until the end; start the same command again "
-            "on all machines to continue from the last saved state"
+            f"process {rank()} of {os.environ['WORLD_SIZE']} lost another one ({what}), expected "
+            "all until the end; start the same command again on all machines to continue from the "
+            "last saved state"
         ) from None
     dist.destroy_process_group()
