@@ -85,15 +85,15 @@ def two_nodes() -> Iterator[None]:
 
 
 def processes(node: str) -> list[psutil.Process]:
-    numbers = map(int, run("ip", "netns", "pids", SPACE[node]).split())
-    return [psutil.Process(number) for number in numbers if psutil.pid_exists(number)]
+    numbers = {int(number) for number in run("ip", "netns", "pids", SPACE[node]).split()}
+    return [process for process in psutil.process_iter() if process.pid in numbers]
 
 
-def kill(node: str, spare: str = "") -> None:
-    """SIGKILL to what runs in a namespace, all of it ours, but for commands named `spare`."""
+def kill(node: str, spare: str = "nothing") -> None:
+    """SIGKILL to what runs in a namespace, all of it ours, but for commands with that word."""
     for process in processes(node):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if not spare or spare not in " ".join(process.cmdline()):
+            if spare not in process.cmdline():
                 process.kill()
 
 
@@ -145,9 +145,6 @@ def write_params(launcher: str = "python", kind: str = "local", batch_size: int 
     }
     tiny = presets.merged(presets.overlay("tiny", ROOT / "presets"), changes)
     YAML().dump(presets.merged(config.read_yaml(ROOT / "params.yaml"), tiny), Path("params.yaml"))
-
-
-# The data stages on Ray.
 
 
 def start_ray(hide: str = "") -> None:
@@ -228,9 +225,6 @@ def disturb(case: str, job: Started, same: Callable[[], bool]) -> None:
         Started("b", *INGEST).tell("the same again", same)
 
 
-# The trainings under torchrun.
-
-
 def train(stage: str, nodes: str = "ab") -> list[Started]:
     shutil.rmtree(OUT[stage], ignore_errors=True)
     return [Started(node, *TORCHRUN, "-m", f"stages.{stage}") for node in nodes]
@@ -255,7 +249,7 @@ def training(stage: str, wanted: dict) -> None:
         jobs = train(stage)
         jobs[0].until(lambda: list(Path(".resume", stage).glob("*.pt")))
         since = time.monotonic()
-        kill("b", spare="distributed.run" if lost == "process" else "")
+        kill("b", spare="torch.distributed.run" if lost == "process" else "nothing")
         for job in jobs:
             job.tell(f"{stage}, {lost} on b killed", None, since)
         for job in train(stage):
