@@ -36,13 +36,10 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": str(RESTARTS),
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 CHECK_SECONDS, HEAD_SECONDS = 5.0, 20.0  # the head of a cluster may be silent for so long
-RAY_OF_CLUSTER = {  # how long Ray waits where nobody answers
-    "RAY_gcs_server_port_wait_time_s": "1",  # attempts of up to 40 seconds; by default 20
-    "RAY_grpc_client_keepalive_time_ms": "30000",  # by default five minutes,
-    "RAY_grpc_client_keepalive_timeout_ms": "20000",  # and two
+RAY_OF_CLUSTER = {  # attempts of up to 40 seconds to reach it, by default 20
+    "RAY_gcs_server_port_wait_time_s": "1"
 }
 NO_RAY = (
     "engine.kind = ray: Ray is not installed; run `pip install -r requirements-ray.txt`, or set "
@@ -191,10 +188,11 @@ class RayPool(Pool):
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).partition(". ")[0].split())
             raise UserError(
-                f"RAY_ADDRESS = {address}: {reason}; start a cluster with "
-                "`ray start --head`, or unset the variable for an instance on this machine"
+                f"RAY_ADDRESS = {address}: {reason}; expected a cluster of the same version of "
+                "Ray with the token of this machine (docs/cluster.md); start it with `ray start "
+                "--head`, or unset the variable for an instance on this machine"
             ) from None
-        self.head, self.heard = None, time.monotonic()
+        self.head = None
         if address and not address.startswith("ray://"):  # whose client notices by itself
             host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
             self.head = host.strip("[]"), int(port)
@@ -208,6 +206,8 @@ class RayPool(Pool):
             num_cpus=1, max_retries=RESTARTS, retry_exceptions=[Died],
             runtime_env={"env_vars": {"PYTHONPATH": path}},
         )  # fmt: skip
+        self.heard = time.monotonic()
+        io.remove_stale(Path(".store"))  # of a run that was killed
         with io.temporary(Path(".store").absolute()) as mark:
             numbers = {remote.remote(mark, function, job): at for at, job in enumerate(jobs)}
             pending = list(numbers)

@@ -12,9 +12,11 @@ machine, more between machines.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -26,6 +28,10 @@ from pipeline.config import Base
 from pipeline.errors import UserError
 
 CHUNK = 2**23  # numbers that travel at once, 32 MB
+# Of a process that no longer answers, but whose connection nobody closed. Saving a state, for which
+# the others wait, takes less.
+TIMEOUT = timedelta(minutes=10)
+CONNECTION_LOST = re.compile(r"gloo|connection (closed|reset|refused)|timed out", re.IGNORECASE)
 
 Thing = TypeVar("Thing")
 
@@ -145,6 +151,17 @@ def connected(base: Base) -> Iterator[DistributedContext]:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield DistributedContext(dist.get_world_size(), dist.get_rank(), device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        yield DistributedContext(dist.get_world_size(), dist.get_rank(), device)
+    except RuntimeError as error:  # of gloo no class of its own
+        if not (isinstance(error, dist.DistError) or CONNECTION_LOST.search(str(error))):
+            raise
+        # "[file.cc:1] what. advice": only what
+        what = re.sub(r"^\[.*?\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
+        raise UserError(
+            f"process {rank()} of {os.environ['WORLD_SIZE']} lost another one ({what}), expected "
+            "all until the end; start the same command again on all machines to continue from the "
+            "last saved state"
+        ) from None
     dist.destroy_process_group()

@@ -207,7 +207,7 @@ def test_a_cluster_that_refuses_is_one_sentence(monkeypatch, case):
     with pytest.raises(UserError) as caught:
         RayPool(1)
     assert str(caught.value).startswith("RAY_ADDRESS = auto: ")
-    assert f"{said}; start a cluster" in str(caught.value) and "\n" not in str(caught.value)
+    assert f"{said}; expected a cluster" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_node_that_sees_another_folder_is_named(tmp_path):

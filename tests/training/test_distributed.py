@@ -282,6 +282,29 @@ def test_another_launcher_than_the_parameter_says_is_refused(tiny, monkeypatch, 
         pass
 
 
+LOST = {  # what torch.distributed says, what we say; "": nothing
+    "[../gloo/tcp/pair.cc:5] Connection closed by peer [10.0.0.2]:9. Check\nat": "[10.0.0.2]:9)",
+    "[1] Gloo connectFullMesh failed with timed out": "timed out)",
+    "mat1 and mat2 shapes cannot be multiplied": "",
+}
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_process_that_is_lost_is_one_sentence(tiny, monkeypatch, text):
+    monkeypatch.setattr("pipeline.runtime.prepare", lambda base: CPU)
+    for name in ("init_process_group", "get_rank", "get_world_size"):
+        monkeypatch.setattr(torch.distributed, name, lambda *arguments, **options: 2)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    base = tiny({"base.launcher": "torchrun --nnodes=2"}).base
+    with pytest.raises(UserError if LOST[text] else RuntimeError) as caught, connected(base):
+        raise RuntimeError(text)
+    if LOST[text]:
+        message = str(caught.value)
+        assert message.startswith("process 2 of 2 lost another one (") and "\n" not in message
+        assert LOST[text] in message and "start the same command again on all" in message
+
+
 @pytest.mark.parametrize("device", ["cuda:1", "cuda"])
 def test_each_process_wants_a_gpu_of_its_own(tiny, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4 if device == "cuda:1" else 1)
