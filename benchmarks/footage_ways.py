@@ -151,15 +151,6 @@ def read_resized(video: Path, size: Size) -> int:
         count += 1
 
 
-def looped(film: Path, minutes: float, folder: Path) -> Path:
-    """A folder with one long episode: the film's packets again and again, not encoded anew."""
-    folder.mkdir(parents=True)
-    loop = ["-stream_loop", "-1", "-i", str(film), "-t", str(minutes * 60)]
-    episode = folder / "episode.mkv"
-    _run([executable(), *QUIET, *loop, "-map", "0:V:0", "-c", "copy", str(episode)], film)
-    return folder
-
-
 def repackaged(video: Path, target: Path) -> None:
     """The same pictures under other bytes, for a video that no store knows."""
     copied = ["-map", "0:V:0", "-c", "copy", str(target)]

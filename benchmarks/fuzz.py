@@ -43,7 +43,7 @@ from pipeline.models import checkpoints
 from pipeline.models.gpt.checkpoint import save_gpt
 from pipeline.models.gpt.model import FrameGpt, GptConfig
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 from pipeline.video import decode, transparency
 from pipeline.video.ffmpeg_input import executable
 from pipeline.video.folder import Unreadable

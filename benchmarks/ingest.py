@@ -1,7 +1,7 @@
 """Seconds from a folder of videos to frames and scenes: ours, ffmpeg's, and the thesis' data step.
 
     python -m benchmarks.ingest --videos FOLDER [--height 64 --width 128 --workers 2 --repeats 1]
-                                [--thesis-videos N] [--long-minutes 24 --film FILE]
+                                [--thesis-videos N]
 
 All ways read the same files in the same run. Ours is the whole process, from its start, with an
 empty store. Beside it stand: ffmpeg decoding and reducing to the same size, into nothing, file by
@@ -9,8 +9,8 @@ file and as many files at once as we have workers; ffmpeg decoding alone, the fl
 way; and the thesis' data step (`scenedetect detect-content list-scenes save-images split-video`
 and reading its pieces with OpenCV), which is slow: `--thesis-videos` takes the first N files, and
 the ratio is that of the times a frame. `ratio` is their time over ours: above 1 we are faster.
-Then the same folder again with the store filled, with one video added, and, with `--long-minutes`,
-one long episode, made by looping a file, beside one a quarter as long: does memory grow?
+Then the same folder again with the store filled, and with one video added. What grows with the
+length and the number of episodes: `benchmarks.season`.
 """
 
 import argparse
@@ -153,32 +153,9 @@ def again(setup: Setup) -> list[dict]:
     ]
 
 
-def long_episode(setup: Setup, film: Path, minutes: float) -> list[dict]:
-    """One long episode and one a quarter as long: seconds, and what memory the rest added."""
-    runs = []
-    for length in (minutes / 4, minutes):
-        folder = ways.looped(film, length, setup.work / f"long-{length}")
-        runs.append(setup.ingest(f"long-{length}", folder))
-    short, long = runs
-    frames = int(read_videos(setup.work / f"out-long-{minutes}" / "frames")["n_frames"].sum())
-    return [
-        line("ingest/long/frames", frames, "frames"),
-        line("ingest/long", long.seconds, "s"),
-        line("ingest/long/rate", frames / long.seconds, "frames/s"),
-        line("ingest/long/memory_of_a_quarter", short.memory, "MB"),
-        line("ingest/long/memory", long.memory, "MB"),
-        line("ingest/long/largest_process_of_a_quarter", short.largest, "MB"),
-        line("ingest/long/largest_process", long.largest, "MB"),
-        line(
-            "ingest/long/memory_per_minute", (long.memory - short.memory) / (minutes * 0.75), "MB"
-        ),
-    ]
-
-
 def parse() -> argparse.Namespace:
-    parser = options(videos=Path, height=64, width=128, workers=2, repeats=1, long_minutes=0.0)
+    parser = options(videos=Path, height=64, width=128, workers=2, repeats=1)
     parser.add_argument("--thesis-videos", type=int, help="0: none; all where not given")
-    parser.add_argument("--film", type=Path, help="what is looped; the first video if not given")
     return parser.parse_args()
 
 
@@ -188,9 +165,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         setup = prepare(given.videos.resolve(), Path(work), size, given.workers)
         rows = compare(setup, given.repeats, given.thesis_videos) + again(setup)
-        if given.long_minutes:
-            film = (given.film or setup.files[0]).resolve()
-            rows += long_episode(setup, film, given.long_minutes)
     show(rows, f"{setup.total} frames to {size[0]}x{size[1]}, {given.workers} workers")
 
 

@@ -64,11 +64,6 @@ def test_the_thesis_step_gives_all_frames_as_pieces(folder, monkeypatch):
     assert sum(read) == LENGTHS["b.mp4"]
 
 
-def test_a_looped_film_is_as_long_as_asked_for(folder, tmp_path):
-    (episode,) = ways.looped(folder / "a.mp4", 0.1, tmp_path / "long").iterdir()
-    assert abs(ways.read_resized(episode, SIZE) - 0.1 * 60 * 24) <= 2
-
-
 def test_repackaged_video_has_the_same_frames_and_other_bytes(folder, tmp_path):
     video, added = folder / "b.mp4", tmp_path / "added.mkv"
     ways.repackaged(video, added)

@@ -13,7 +13,7 @@ from pipeline.data.datasets import ClipSet, ImageSet
 from pipeline.data.detector_features import PLANES, TERMS, FrameTerms
 from pipeline.data.frame_file import FrameFile, write_frames
 from pipeline.errors import UserError
-from pipeline.training.checkpoint import Resume
+from pipeline.resume import Resume
 
 PLACES = 60
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 16, 3), dtype=np.uint8)

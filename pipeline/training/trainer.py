@@ -21,6 +21,7 @@ from pipeline.training.task import History, Task
 from pipeline.training.throughput import FlopCounter, peak_flops
 
 VALIDATION_BATCHES = 16  # at most; a val split of any size costs about as much each epoch
+MAX_POINTS = 2000  # of a training curve, about: it lies in git, in MLflow and in saved states
 RNG_STRIDE = 1_000_003  # between the seeds of two processes' dropout
 
 
@@ -33,7 +34,7 @@ class TrainConfig:
     seed: int
     accumulation_size: int = 1
     checkpoint_interval: float = 60.0  # seconds between two saved states, at least; 0: every step
-    log_interval: int = 10  # steps between two points of a training curve
+    log_interval: int = 10  # steps between two points of a training curve, at least
 
     @classmethod
     def from_params(
@@ -128,6 +129,7 @@ class Trainer:
         self.rows_per_step = min(n_rows - n_rows % world_size, rows)
         self.steps_per_epoch = n_rows // self.rows_per_step  # an incomplete last step is left out
         self.total_steps = self.steps_per_epoch * config.n_epochs
+        self.log_interval = max(config.log_interval, self.total_steps // MAX_POINTS)
         self.step = 0
         self.signals: list[int] = []  # that ask this process to stop
         self.history = History()
@@ -169,7 +171,7 @@ class Trainer:
         self.step += 1
         self.accumulated.append(parts)
         self.seconds += time.monotonic() - started
-        if self.step % self.config.log_interval == 0 or self.step == self.total_steps:
+        if self.step % self.log_interval == 0 or self.step == self.total_steps:
             self._log_step(epoch)
         if place + 1 == self.steps_per_epoch:
             self._validate(epoch)

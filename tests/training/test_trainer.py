@@ -284,6 +284,12 @@ def test_points_of_the_curve_are_means_since_the_point_before(run):
     assert rough[6] == pytest.approx((fine[5] + fine[6]) / 2)
 
 
+def test_a_long_training_has_no_more_points_of_its_curve(run, monkeypatch):
+    monkeypatch.setattr(trainer, "MAX_POINTS", 3)
+    history = run(Line(12), n_epochs=1, log_interval=1)
+    assert [row["step"] for row in history.steps] == [2, 4, 6]
+
+
 def test_a_loss_that_had_not_begun_is_absent(run, tmp_path):
     task = Line(8)
     losses = task.losses
