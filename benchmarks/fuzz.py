@@ -141,8 +141,7 @@ def read_frames(path: Path) -> None:
         frames[number].sum()
     for name in frame_file.TERMS:
         frames.term(name).sum()
-    for name in frame_file.PLANES:
-        frames.plane(name).sum()
+    frames.small.sum()
 
 
 def read_any_table(path: Path) -> None:
@@ -164,8 +163,9 @@ def read_model(path: Path) -> None:
 
 def read_checkpoint(path: Path) -> None:
     state = Resume.__new__(Resume)
-    state.path = path
-    state.load()
+    state.path, state.previous_path = path, path.with_suffix(".previous.pt")
+    if state.load() is None:
+        raise UserError("set aside, with a sentence")
 
 
 def read_json(path: Path) -> None:

@@ -63,14 +63,13 @@ class Resume:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
-            except Exception as error:  # a broken file makes PyTorch raise anything
+            except Exception:  # a broken file makes PyTorch raise anything
                 aside = path.with_suffix(".damaged")
                 with contextlib.suppress(FileNotFoundError):  # another process of this training
                     path.replace(aside)
-                    why = str(error).splitlines()[0] if str(error) else "it is empty"
                     print(
-                        f"{path} is a damaged saved state ({why}); it is set aside as {aside.name}"
-                        ", and the one before continues, if there is one",
+                        f"{path} is a damaged saved state; it is set aside as {aside.name}, and "
+                        "the one before continues, if there is one",
                         file=sys.stderr,
                     )
         return None

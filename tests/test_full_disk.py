@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline import io
-from pipeline.data.detector_features import PLANES, TERMS
+from pipeline.data.detector_features import SMALL_SIDE, TERMS
 from pipeline.data.frame_file import write_frames
 from pipeline.data.shard_writer import image_schema, open_shard
 from pipeline.models.checkpoints import save_weights
@@ -25,7 +25,7 @@ def shard(path: Path, size: int) -> None:
 def frame_file(path: Path, size: int) -> None:
     with write_frames(path, 10, 10) as out:
         terms = {term: np.zeros(size, np.float32) for term in TERMS}
-        terms |= {name: np.zeros((size, *shape), kind) for name, (kind, shape) in PLANES.items()}
+        terms["small"] = np.zeros((size, SMALL_SIDE, SMALL_SIDE), np.uint8)
         out.append(np.zeros((size, 10, 10, 3), np.uint8), terms)
 
 
