@@ -363,6 +363,8 @@ class Decoding(Section):
     mode: Literal["auto", "parallel", "maskgit"]
     steps: Count
     temperature: Weight
+    top_k: Number
+    top_p: AboveZero
     min_confidence: UpToOne
 
     def broken_rules(self) -> Iterator[str]:

@@ -64,5 +64,5 @@ def small_params(overlay: dict, changes: dict | None = None) -> Params:
 
 def decoding_with(mode: str = "auto", **changes: float) -> Decoding:
     """Greedy decoding with changes."""
-    greedy = Decoding(mode=mode, steps=8, temperature=0.0, min_confidence=0.0)
+    greedy = Decoding(mode=mode, steps=8, temperature=0.0, top_k=0, top_p=1.0, min_confidence=0.0)
     return greedy.model_copy(update=changes)

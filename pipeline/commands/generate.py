@@ -165,6 +165,8 @@ def parser() -> argparse.ArgumentParser:
     add("--mode", choices=("parallel", "maskgit"), help="how the tokens of a frame are predicted")
     add("--steps", type=int, help="steps a frame of mode maskgit")
     add("--temperature", type=float, help="0: greedy; about 1: sampled, so that clips differ")
+    add("--top-k", type=int, help="sample from the k most likely tokens; 0: from all")
+    add("--top-p", type=float, help="sample from the fewest tokens that make up this share")
     least = "greedy: the decoder does without less likely tokens; 0: it gets all"
     add("--min-confidence", type=float, help=least)
     ease = f"timing: 1 is even, up to {MAX_EXPONENT:g} holds both ends longer; default: learnt"
@@ -196,6 +198,8 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("fps", arguments.fps, 0.1, 240),
         ("steps", decoding.steps, 1, 1000),
         ("temperature", decoding.temperature or 0.01, 0.01, 100, "0, or 0.01 to 100"),
+        ("top-k", decoding.top_k, 0, 2**31, "0 or more; 0 takes all tokens"),
+        ("top-p", decoding.top_p, 0.001, 1),
         ("min-confidence", decoding.min_confidence, 0, 1),
         ("seed", arguments.seed, -(2**62), 2**62),
         ("samples", samples, 1, 10_000),
@@ -209,6 +213,8 @@ def _check_numbers(arguments: argparse.Namespace, decoding: Decoding) -> None:
         ("samples", samples, samples > 1 and not sampled, alike),
         ("best-of", best_of, best_of and not sampled, hot),
         ("best-of", best_of, best_of and samples > 1, "no --samples"),
+        ("top-k", arguments.top_k, arguments.top_k and not sampled, hot),
+        ("top-p", arguments.top_p, arguments.top_p not in (None, 1) and not sampled, hot),
         ("min-confidence", arguments.min_confidence, arguments.min_confidence and sampled, greedy),
     ):
         if idle:

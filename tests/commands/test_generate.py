@@ -171,11 +171,13 @@ def test_size_model_is_that_of_the_model_not_of_the_parameters(project):
         ("", {}),
         ("--mode parallel", {"mode": "parallel"}),
         ("--steps 2", {"steps": 2}),
-        ("--temperature 0.7", {"temperature": 0.7}),
+        ("--temperature 0.7 --top-k 0", {"temperature": 0.7, "top_k": 0}),
+        ("--top-p 1", {"top_p": 1.0}),
     ],
 )
 def test_options_go_over_the_parameters(project, drawn, options, changes):
-    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "min_confidence": 0.0}
+    usual = {"mode": "maskgit", "steps": 5, "temperature": 0.0, "top_k": 3, "top_p": 0.9}
+    usual["min_confidence"] = 0.0
     project(train__mode="maskgit", evaluate__decoding=usual)
     main("--n-frames", "4", *options.split())
     (call,) = drawn
@@ -482,6 +484,8 @@ def test_a_seed_is_a_clip_at_a_temperature(project):
             ["--best-of", "2", "--samples", "2", "--temperature", "1"],
             "--best-of 2: expected no --samples",
         ),
+        (["--top-k", "3"], "--top-k 3: expected a temperature above 0.*; add --temperature 1"),
+        (["--top-p", "0.5"], "--top-p 0.5: expected a temperature above 0.*; add --temperature 1"),
         (["--min-confidence", "1", "--temperature", "1"], "--min-confidence 1: expected temperat"),
         (["--out", ".", "--temperature", "1", "--samples", "2"], r"--out \.: expected a name"),
         (["--size", "2048x2048"], "the clip needs about .* GB of memory, and .* are free"),
@@ -527,6 +531,8 @@ RANGES = {  # of each option: what is in it, what lies beside it
     "fps": (["0.1", "240"], ["0", "-1", "0.09", "241", "1e-300", "1e400", "nan", "-inf"], "0.1 to"),
     "steps": ([], ["0", "-1", "1001"], "1 to 1000"),
     "temperature": (["0", "0.01", "100"], ["-1", "1e-9", "101", "inf", "nan"], "0, or 0.01 to 100"),
+    "top-k": (["0"], ["-1", "9" * 400], "0 or more"),
+    "top-p": (["1"], ["0", "-1", "1.1", "1e-300", "nan", "inf"], "0.001 to 1"),
     "min-confidence": (["0", "1"], ["-0.1", "1.1", "nan", "inf"], "0 to 1"),
     "seed": (["0", "-5", str(2**62)], [str(2**63), "-" + "9" * 400], "-4611686018427387904 to"),
     "samples": (["1"], ["0", "-1", "10001", "9" * 400], "1 to 10000"),

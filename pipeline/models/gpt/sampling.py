@@ -1,9 +1,11 @@
 """Generates a clip frame by frame as token ids: each frame is read by the next one.
 
-Token ids are greedy (temperature 0) or sampled. A tokenizer with context can do with only some of a
-frame's tokens: greedy ones that are less likely than `min_confidence` become the null code, id V. A
-full-clip sequence keeps keys and values of the last frame, the first one and the window of previous
-frames: time and memory for a frame do not grow with the clip.
+Token ids are greedy (temperature 0) or sampled, from the k most likely ones (`top_k`) or from the
+fewest that make up a share p (`top_p`: Holtzman et al., 2020, arXiv:1904.09751). A tokenizer with
+context can do with only some of a frame's tokens: greedy ones that are less likely than
+`min_confidence` become the null code, id V. A full-clip sequence keeps keys and values of the last
+frame, the first one and the window of previous frames: time and memory for a frame do not grow with
+the clip.
 """
 
 import math
@@ -20,6 +22,8 @@ GREEDY = Decoding(
     mode="auto",  # parallel | maskgit | auto: what the model was trained for
     steps=8,  # of maskgit, a frame
     temperature=0.0,
+    top_k=0,  # all token ids
+    top_p=1.0,  # all token ids
     min_confidence=0.0,  # 0: no token id becomes the null code
 )
 
@@ -156,5 +160,20 @@ def sample(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Te
     if decoding.temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float().cpu() / decoding.temperature  # where the generator is
-    ids = torch.multinomial(scaled.softmax(-1).flatten(0, 1), 1, generator=generator)
+    probabilities = filter_logits(scaled, decoding.top_k, decoding.top_p).softmax(-1)
+    ids = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator)
     return ids.view(logits.shape[:2]).to(logits.device)
+
+
+def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Logits `... V` with -inf where a rule leaves a token id out; the most likely one stays."""
+    if 0 < top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, -1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        more_likely = probabilities.cumsum(-1) - probabilities  # share of all more likely ids
+        out = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, more_likely >= top_p)
+        logits = logits.masked_fill(out, -torch.inf)
+    return logits

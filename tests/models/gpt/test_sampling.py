@@ -7,7 +7,7 @@ from tiny_settings import GRID, decoding_with
 from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.model import Conditioning, FrameGpt, GptConfig
-from pipeline.models.gpt.sampling import confident, generate, sample, unmask
+from pipeline.models.gpt.sampling import confident, filter_logits, generate, sample, unmask
 
 LENGTHS = torch.tensor([6, 9, 4])
 CHANNELS = 3
@@ -161,6 +161,28 @@ def test_a_low_temperature_is_nearly_greedy_and_a_high_one_samples_all():
     assert (sampled(logits, temperature=0.05) == 3).all()
     shares = torch.bincount(sampled(logits, temperature=1.0).flatten()) / 4000
     assert torch.allclose(shares, logits[0, 0].softmax(0), atol=0.03)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 50, 0])
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95, 1.0])
+def test_filters_are_those_of_transformers(top_k, top_p):
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = 3 * torch.randn(7, 40, generator=torch.Generator().manual_seed(0))
+    expected = logits
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    assert torch.equal(filter_logits(logits, top_k, top_p), expected)
+
+
+def test_only_ids_that_a_rule_leaves_are_sampled():
+    logits = torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(1, 2000, 4)
+    assert set(sampled(logits, temperature=2.0, top_k=2).flatten().tolist()) == {2, 3}
+    # probabilities 0.64, 0.24, 0.09, 0.03 at temperature 1
+    assert set(sampled(logits, temperature=1.0, top_p=0.7).flatten().tolist()) == {2, 3}
+    assert set(sampled(logits, temperature=1.0, top_p=0.6).flatten().tolist()) == {3}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
