@@ -208,7 +208,8 @@ def close_killed() -> list[str]:
 def _close_killed(client: "MlflowClient", home: str) -> list[str]:
     names = []
     for run in client.search_runs([home], "attributes.status = 'RUNNING'"):
-        if not _is_alive(*[*run.data.tags.get(PROCESS_TAG, "").split(":"), "0", "0"][:3]):
+        sign = [*run.data.tags.get(PROCESS_TAG, "").split(":"), "0", "0"][:3]
+        if KEY_TAG in run.data.tags and not _is_alive(*sign):
             client.set_terminated(run.info.run_id, "KILLED")
             names.append(run.info.run_name)
     return names

@@ -147,11 +147,14 @@ def test_a_stage_that_is_killed_outright_is_named_so_by_the_check(store, setting
     killed = WRITER + "    run.writes.put(None); run.thread.join(); os.kill(os.getpid(), 9)\n"
     command = [sys.executable, "-c", killed, REPOSITORY / "params.yaml", "gpt2_train"]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == -9
+    home = store.client.get_experiment_by_name("nakawari").experiment_id
+    foreign = store.client.create_run(home).info.run_id
     (hint,) = check.tracking_store(settings)
     assert hint.level == "hint" and hint.sentence.startswith("outright")
     assert not list(check.tracking_store(settings)), "once"
     states = [runs(store, name)[0].info.status for name in ("outright", "running")]
     assert states == ["KILLED", "RUNNING"]
+    assert store.client.get_run(foreign).info.status == "RUNNING", "not ours"
 
 
 def test_another_experiment_is_that_of_mlflows_own_variable(
