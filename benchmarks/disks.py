@@ -2,7 +2,7 @@
 
     python -m benchmarks.disks --folder /tmp/kills [--only vqgan_train]
 
-In the folder that `benchmarks.kills` made. A tmpfs of 64 kB, or one mounted read-only, takes the
+In the folder that `benchmarks.kills` made. A tmpfs of 8 kB, or one mounted read-only, takes the
 place of a folder: the command must end with code 1 or 2 and one sentence, and no traceback. Then it
 is unmounted, and the same command must end with the bytes of a run that met no such thing.
 """
@@ -68,7 +68,7 @@ def main() -> None:
             assert call(words, root, temporary).returncode == 0
         wanted = hashes(root / compared)
         assert wanted, f"{compared} is empty: run benchmarks.kills first"
-        for place, kind in itertools.product(places, ("size=64k", "size=64k,ro")):
+        for place, kind in itertools.product(places, ("size=8k", "size=8k,ro")):
             small = temporary if place == "TMPDIR" else root / place
             for folder in (compared, ".resume", ".store"):
                 shutil.rmtree(root / folder, ignore_errors=True)

@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=BARS)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     folder, moments = given.folder.resolve(), random.Random(given.seed)
     project(folder, given.only in (None, "retime"))
     lock = (folder / "dvc.lock").read_text()
