@@ -77,16 +77,12 @@ def trace_parameters(record: Record, root: Path) -> None:
         while caller.startswith(("pydantic", "copy")) or caller == __name__:
             caller, level = sys._getframe(level).f_globals.get("__name__", ""), level + 1
         if not caller.startswith(BYSTANDERS):
-            if isinstance(value, dict):  # of model_dump
-                for name, inner in value.items():
-                    note_dumped(section, f"{key}.{name}", inner)
-            else:
-                record.add("key", f"{places[type(section)]}.{key}".lstrip("."))
+            note_leaves(section, key, value)
 
-    def note_dumped(section: config.Section, key: str, value: object) -> None:
-        if isinstance(value, dict):
+    def note_leaves(section: config.Section, key: str, value: object) -> None:
+        if isinstance(value, dict):  # of model_dump
             for name, inner in value.items():
-                note_dumped(section, f"{key}.{name}", inner)
+                note_leaves(section, f"{key}.{name}", inner)
         else:
             record.add("key", f"{places[type(section)]}.{key}".lstrip("."))
 
