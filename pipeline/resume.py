@@ -39,8 +39,12 @@ Item = TypeVar("Item")
 class Resume:
     """The saved state of one run of a stage."""
 
-    def __init__(self, stage: str, settings: dict[str, Section], inputs: list[Path]) -> None:
-        plain = {name: section.model_dump() for name, section in settings.items()}
+    def __init__(self, stage: str, settings: dict[str, Any], inputs: list[Path]) -> None:
+        """settings: sections of parameters, or values; inputs: files that the results depend on."""
+        plain = {
+            name: value.model_dump() if isinstance(value, Section) else value
+            for name, value in settings.items()
+        }
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
         for path in [*sorted(LIBRARY.rglob("*.py")), *inputs]:
             digest.update(path.name.encode())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import config, errors, io, runtime, tracking
-from pipeline.evaluation.run import SECTIONS, evaluate
+from pipeline.evaluation.run import evaluate, parameters
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.resume import Resume
 
@@ -24,7 +24,7 @@ def main() -> None:
         clips = io.read_table(CLIPS, io.CLIPS)
         inputs = [SHARDS / "index.json", CLIPS]
         inputs += [folder / name for folder in (VQGAN, GPT2) for name in MODEL]
-        resume = Resume("evaluate", {name: getattr(settings, name) for name in SECTIONS}, inputs)
+        resume = Resume("evaluate", parameters(settings), inputs)
         summary = evaluate(model, SHARDS, clips, settings, OUT, HISTORIES, resume)
         io.write_json(OUT / "summary.json", summary)
         run.finish(summary)

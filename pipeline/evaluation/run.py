@@ -75,6 +75,16 @@ PARAMETERS += ("frame_subsample.hold_threshold", "clip_chunk.min_frames", "clip_
 PARAMETERS += ("flow", "vqgan", "transformer", "train", "evaluate")
 
 
+def parameters(settings: Params) -> dict[str, object]:
+    """Dotted keys and values of all that the numbers depend on."""
+    values = {}
+    for key in PARAMETERS:
+        value = functools.reduce(getattr, key.split("."), settings)
+        value = value.model_dump() if isinstance(value, Section) else value
+        values |= io.flatten({key: value})
+    return values
+
+
 def evaluate(
     model: InBetweener,
     shards: Path,
@@ -276,12 +286,7 @@ class Evaluation:
         ]
         figures.save_image(figures.stack(strips), self.out / "strip.png")
         figures.save_image(self._reconstructions(), self.out / "reconstruction.png")
-        parameters = {}
-        for key in PARAMETERS:
-            value = functools.reduce(getattr, key.split("."), self.params)
-            value = value.model_dump() if isinstance(value, Section) else value
-            parameters |= io.flatten({key: value})
-        write_page(self.out, details, tables, parameters, trainings)
+        write_page(self.out, details, tables, parameters(self.params), trainings)
 
     def _reconstructions(self) -> "figures.Image.Image":
         """Middle frames of clips that are spread over all, and the same from their true tokens."""

@@ -107,7 +107,8 @@ def done(job: dict, processes: DistributedContext) -> dict:
     task = globals()[job["kind"]](job, processes)
     logged: list[int] = []
     history = train(task, plan, "test", resume, lambda values, step: logged.append(step))
-    resume.clear()
+    if processes.is_main:
+        resume.clear()
     return {
         "steps": history.steps,
         "epochs": history.epochs,
