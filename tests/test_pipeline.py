@@ -30,8 +30,7 @@ ELSEWHERE = {
     "vqgan_train": {"base.gradient_checkpointing": "vqgan.context is none"},
     "gpt2_train": {
         "data/shards": "sequences are drawn anew in each epoch",
-        "train.perceptual_loss": "train.perceptual_loss_weight is above 0",
-        "train.perceptual_subset": "train.perceptual_loss_weight is above 0",
+        "vqgan.loss.perceptual_loss": "train.perceptual_loss_weight is above 0",
     },
 }
 ENVIRONMENT = {
