@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--only", choices=CASES)
     given = parser.parse_args()
-    root = given.folder.resolve()
+    root, n_wrong = given.folder.resolve(), 0
     for name in [given.only] if given.only else CASES:
         words, places, compared = CASES[name]
         temporary = Path(tempfile.mkdtemp())
@@ -82,12 +82,15 @@ def main() -> None:
             said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
             fine = done.returncode in (1, 2) and said.startswith("error: ")
             fine = fine and "Traceback" not in done.stderr
+            n_wrong += not fine
             verdict = "well" if fine else f"BAD, {done.stderr[-1500:]}"
             print(f"{name}, {place} {kind}: code {done.returncode}, {said}: {verdict}", flush=True)
         cured = call(words, root, temporary)
         same = hashes(root / compared) == wanted
+        n_wrong += not same
         print(f"{name}, cured: code {cured.returncode}, same bytes: {same}", flush=True)
         shutil.rmtree(temporary)
+    sys.exit(n_wrong > 0)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ class Command:
         """Sends a signal; what the command had started, which may still be there."""
         below = self.process.children(recursive=True)
         stage = below if number == KILL else below[:1]  # whose workers end with it
+        if self.process.cmdline()[1:2] == ["-m"]:  # no DVC above: the command itself
+            stage = [self.process, *below] if number == KILL else [self.process]
         victims = {"stage": stage or [self.process], "dvc": [self.process]}
         for process in victims.get(victim, [self.process, *below]):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -182,7 +184,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     folder, moments = given.folder.resolve(), random.Random(given.seed)
     project(folder, given.only in (None, "retime"))
-    lock = (folder / "dvc.lock").read_text()
+    lock, n_wrong = (folder / "dvc.lock").read_text(), 0
     for stage in [given.only] if given.only else BARS:
         command = RETIME if stage == "retime" else ["dvc", "repro", stage]
         wanted = fingerprint(stage, folder, "wanted.mp4")
@@ -196,7 +198,10 @@ def main() -> None:
             time.sleep(moments.uniform(0, 0.5))
             left += run.stop(number, victim)
             code = run.end()
-            if number != KILL and (STOPPED not in run.words or "Traceback" in run.words):
+            expected = 128 + number if stage == "retime" else 255  # DVC's own of a failed stage
+            if number != KILL and (
+                code != expected or STOPPED not in run.words or "Traceback" in run.words
+            ):
                 wrong.append(f"{number.name}, exit code {code}: {run.words[-1500:]}")
             done, total = run.progress(BARS[stage])
             lost.append(max(0, done - saved(stage, folder)))
@@ -211,7 +216,9 @@ def main() -> None:
         )
         print(f"{stage}: {verdict}; lost of {total} in '{BARS[stage]}': {ended}", flush=True)
         print(*wrong, sep="\n", end="\n" if wrong else "", flush=True)
+        n_wrong += len(wrong)
     (folder / "dvc.lock").write_text(lock)
+    sys.exit(n_wrong > 0)
 
 
 if __name__ == "__main__":

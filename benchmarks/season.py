@@ -174,7 +174,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for all numbers")
     given = parser.parse_args()
     films = sorted(path for path in given.films.resolve().iterdir() if path.is_file())
-    changes = ONE_EPOCH | {k: yaml.safe_load(v) for k, v in (pair.split("=") for pair in given.set)}
+    changes = ONE_EPOCH | {
+        k: yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in given.set)
+    }
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, for `measure`
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

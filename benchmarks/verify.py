@@ -55,6 +55,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="verify-", dir=options.folder))
     free = shutil.disk_usage(folder).free / 1e9
     print(f"clones of {head[:7]} in {folder}: {free:.0f} GB free, {2 * CLONE_GB:.0f} GB needed")
+    if free < 2 * CLONE_GB and not options.folder:
+        raise UserError(f"{folder} is too small; name a larger place with --folder")
     clones, seconds = [folder / name for name in CLONES], []
     for clone, own in zip(clones, CLONES.values(), strict=True):
         started = time.monotonic()

@@ -43,7 +43,7 @@ MOST_MISTAKES = 20  # lines of an error
 # Of torchrun; each but one takes a value, so that no word of a preset is the script that it runs.
 LAUNCH_OPTION = (
     r"--(standalone|(nnodes|nproc[-_]per[-_]node|node[-_]rank|max[-_]restarts|master[-_](addr|port)"
-    r"|rdzv[-_](id|backend|endpoint|conf)|local[-_]addr)[ =][\w.:,=+]+[\w.:,=+-]*)"
+    r"|rdzv[-_](id|backend|endpoint|conf)|local[-_]addr)[ =][\w.:,=+][\w.:,=+-]*)"
 )
 
 Count = Annotated[int, Field(ge=1, le=10**6)]

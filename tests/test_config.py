@@ -112,6 +112,7 @@ def test_numbers_may_be_written_as_dvc_writes_them(tmp_path, text, value):
         ({"base.launcher": "torchrun --standalone evil.py"}, "evil.py': expected python, or"),
         ({"base.launcher": "torchrun --no-python ls"}, "ls': expected python, or"),
         ({"base.launcher": "torchrun --nnodes -m evil"}, "evil': expected python, or"),
+        ({"base.launcher": f"torchrun --nnodes={'a' * 10**5}!"}, "expected python, or"),
         ({"source.path": "a\0"}, "source.path = 'a\\x00': expected text without a zero byte"),
         ({"source.path": "a" * 5000}, "expected at most 4096 characters"),
         ({"train": None}, "train: missing"),

@@ -58,7 +58,7 @@ from pipeline.video.film_writer import Look, join, read_look, write_part
 from pipeline.video.folder import Unreadable
 from pipeline.video.probe import Header, Reading, parse_fps, probe
 
-EXPECTED = "expected a film that ffmpeg reads, such as an mp4"
+EXPECTED = "expected a film, such as an mp4"
 PREVIEW_SECONDS = 10.0
 PART_FRAMES = 48  # of the output: what a kill can cost
 RATE = re.compile(r"0*\d{1,3}(\.\d{0,9})?|\d{1,9}/0*[1-9]\d{0,8}", re.ASCII)
@@ -143,7 +143,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("film", type=Path, help="any film that ffmpeg reads; a name that begins with - after --")
+    add(
+        "film",
+        type=Path,
+        help="a film, such as mp4, mkv or webm; a name that begins with - after --",
+    )
     add("out", type=Path, help="out.mp4; replaces an earlier one of this program, no other file")
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--factor", type=int, help="times the frames a second of the film: 2 to 16")

@@ -152,6 +152,7 @@ class Run:
 
     def _write(self, write: Callable[[MlflowRow], None]) -> None:
         if self.thread is None:
+            mlflow_row.set_environment()  # before there are two threads
             self.thread = Thread(target=self._write_all, daemon=True)
             self.thread.start()
         self.writes.put(write)
@@ -171,8 +172,10 @@ class Run:
                     row.close("FAILED", error)
 
     def _give_up(self, error: Exception) -> None:
-        self.enabled = False
-        reason = mlflow_row.fault() or mlflow_row.sentence(error)
+        self.enabled, reason = False, None
+        with suppress(Exception):  # the work of the stage is done, whatever MLflow's files say
+            reason = mlflow_row.fault()
+        reason = reason or mlflow_row.sentence(error)
         remedy = f"mend that, and `{_command()}` fills it in" if self.note else "`report` fills it"
         print(f"warning: {self.stage} is not in MLflow ({reason}); {remedy}", file=sys.stderr)
 

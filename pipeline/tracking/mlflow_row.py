@@ -40,6 +40,7 @@ CHECK_SECONDS = 30  # for all that `python -m pipeline check` asks the store
 SILENT_SECONDS = 24 * 3600  # a row of another machine that gave no sign for so long is dead
 MAX_TEXT = 5000  # characters of a parameter or tag (limits of MLflow: 6000 and 8000)
 KEY_TAG, PROCESS_TAG, ERROR_TAG = "nakawari.key", "nakawari.process", "error"
+PASSWORD = re.compile(r"//[^/\s]*@")  # and name, of an address
 MLFLOW_SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -134,13 +135,17 @@ class MlflowRow:
 
     def close(self, status: str, error: BaseException | None) -> None:
         if error is not None:
-            self.client.set_tag(self.id, ERROR_TAG, _text(str(error) or type(error).__name__))
+            self.client.set_tag(
+                self.id, ERROR_TAG, _text(PASSWORD.sub("//", str(error)) or type(error).__name__)
+            )
         self.client.set_terminated(self.id, status)
 
     def _log(self, kind: str, items: list[tuple]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        entity, size = (Metric, 1000) if kind == "metrics" else (Param, 100)  # MLflow's limits
+        entity, size = (
+            (Metric, 999) if kind == "metrics" else (Param, 100)
+        )  # MLflow's limits, a tag with them
         entities = [entity(*item) for item in items]
         for i in range(0, len(entities), size):
             tags = [RunTag(PROCESS_TAG, _sign_of_life())]
@@ -162,11 +167,16 @@ def _experiment() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nakawari"
 
 
+def set_environment() -> None:
+    """What MLflow reads from the environment."""
+    for key, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(key, value)
+
+
 @contextmanager
 def _locked_store() -> Iterator["MlflowClient"]:
     """Creating a fresh store from several processes crashes; afterwards many may write."""
-    for key, value in MLFLOW_SETTINGS.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     from filelock import FileLock
     from mlflow.tracking import MlflowClient
 
@@ -249,7 +259,7 @@ def _move_artifacts(store: Path, old: str, new: str) -> None:
 
 def sentence(error: Exception) -> str:
     """An error of MLflow in one line, without the password of an address in it."""
-    text = re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}")
+    text = PASSWORD.sub("//", f"{type(error).__name__}: {error}")
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:150]} … {text[-150:]}"  # causes stand at the end
 
@@ -266,8 +276,8 @@ def fault() -> str | None:
         with closing(sqlite3.connect(uri, uri=True, timeout=1)) as database:
             (version,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
     except (sqlite3.Error, TypeError) as error:
-        if "locked" in str(error):
-            return None
+        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+            return None  # locked, or a killed process' half transaction: opening it says, or heals
         return f"{store} is no store of MLflow ({error}); move it away, and a new one is made"
     mlflow = Path(find_spec("mlflow").submodule_search_locations[0])
     scripts = ScriptDirectory(str(mlflow / "store/db_migrations"))

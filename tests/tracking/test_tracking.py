@@ -210,6 +210,22 @@ def test_a_store_of_another_version_is_said(store, settings, version, words):
     assert path.read_bytes() == before
 
 
+def test_a_store_with_a_half_transaction_is_not_called_broken(store, settings):
+    """As a kill in the middle of a commit leaves it; whoever opens it next rolls it back."""
+    path = Path("mlflow.db")
+    shutil.copy(store.root / path, path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA cache_size = 1")
+        database.execute("BEGIN")
+        database.execute("CREATE TABLE large AS SELECT zeroblob(4000) FROM params")
+        journal = Path("mlflow.db-journal")
+        assert journal.stat().st_size
+        parts = path.read_bytes(), journal.read_bytes()
+    path.write_bytes(parts[0])
+    journal.write_bytes(parts[1])
+    assert mlflow_row.fault() is None
+
+
 def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(
     store, settings, other_row, monkeypatch, tmp_path
 ):
@@ -241,6 +257,7 @@ def test_report_fills_in_what_was_missed_and_a_rerun_updates_the_same_row(
         (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
         (Terminated(15), "KILLED", "SIGTERM"),
         (UserError("models/gpt2 is missing"), "FAILED", "models/gpt2 is missing"),
+        (OSError("no http://me:s@cret@host:5/x"), "FAILED", "no http://host:5/x"),
     ],
 )
 def test_an_exception_is_passed_on_with_its_status(
