@@ -65,7 +65,7 @@ def temporary(folder: Path, make: Callable[[Path], object] = Path.touch) -> Iter
             partial = folder / f"{TEMPORARY}{secrets.token_hex(8)}.partial"
             make(partial)
             with suppress(FileNotFoundError):  # taken for stale before it was locked
-                lock = _locked(partial, wait=True)
+                lock = locked(partial, wait=True)
         yield partial
     finally:
         _remove(partial)
@@ -80,12 +80,12 @@ def remove_stale(folder: Path) -> None:
     """Removes what killed processes left in `folder` while they wrote."""
     for path in folder.glob(f"{TEMPORARY}*.partial"):
         with suppress(OSError):  # in use, or gone
-            lock = _locked(path)
+            lock = locked(path)
             _remove(path)
             os.close(lock)
 
 
-def _locked(path: Path, wait: bool = False) -> int:
+def locked(path: Path, wait: bool = False) -> int:
     """An open, locked handle; the system unlocks it with the end of the process, also a killed one.
 
     FileNotFoundError where the file is gone, BlockingIOError where another process holds it.

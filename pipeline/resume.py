@@ -5,7 +5,7 @@ The state of a running stage lives outside every output of DVC, in
 state is never continued by anything else. It is on the disk before it takes the place of the one
 before, which stays as `<key>.previous.pt`: where the newer one is damaged, that one continues. The
 stage deletes both once its output is complete. `<key>/` is for results too large to be written
-again at each save.
+again at each save (`parts`).
 
 `<key>.failed.pt` is the state before a step whose loss was not finite, in the same format. Nothing
 continues it by itself; renamed to `<key>.pt` it makes the same command begin with that step. It is
@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +29,8 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline.config import Section
-from pipeline.errors import Terminated
-from pipeline.io import atomic, project_root, remove_stale
+from pipeline.errors import OUT_OF_MEMORY, Terminated
+from pipeline.io import atomic, locked, project_root, remove_stale
 
 LIBRARY = Path(__file__).parent
 MAX_SAVING_SHARE = 0.05  # of the time that may go into saving states
@@ -55,7 +56,6 @@ class Resume:
         self.path = self.folder / f"{digest.hexdigest()[:16]}.pt"
         self.previous_path = self.path.with_suffix(".previous.pt")
         self.failed_path = self.path.with_suffix(".failed.pt")
-        self.parts = self.path.with_suffix("")
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None where there is nothing to continue.
@@ -67,7 +67,11 @@ class Resume:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
-            except Exception:  # a broken file makes PyTorch raise anything
+            except Exception as error:  # a broken file makes PyTorch raise anything
+                if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+                    raise
+                if isinstance(error, OSError) and error.errno:  # of the disk, not of the file
+                    raise
                 aside = path.with_suffix(".damaged")
                 with contextlib.suppress(FileNotFoundError):  # another process of this training
                     path.replace(aside)
@@ -77,6 +81,26 @@ class Resume:
                         file=sys.stderr,
                     )
         return None
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Path]:
+        """A folder for results too large to be written again at each save; removed at success.
+
+        Where another run with the same key is at work, as in a queue, it is another one each time.
+        """
+        folder = self.path.with_suffix("")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = locked(folder)
+        except OSError:
+            with tempfile.TemporaryDirectory(dir=self.folder) as other:
+                yield Path(other)
+            return
+        try:
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
     def save(self, state: dict[str, Any]) -> None:
         self._write(state, self.path)
@@ -88,7 +112,6 @@ class Resume:
         """After success. States of other parameters stay: another experiment may be running."""
         for path in self.folder.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.parts, ignore_errors=True)
         remove_stale(self.folder)
         with contextlib.suppress(OSError):  # not empty
             self.folder.rmdir()
@@ -104,8 +127,9 @@ class Resume:
                     raise
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
-            if path == self.path and path.exists():
-                path.replace(self.previous_path)
+            if path == self.path:
+                with contextlib.suppress(FileNotFoundError):  # there is none, or none any more
+                    path.replace(self.previous_path)
 
 
 class SaveClock:

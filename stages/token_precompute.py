@@ -17,18 +17,13 @@ def main() -> None:
         tokenizer = load_tokenizer(VQGAN, device)
         inputs = [SHARDS / "index.json", VQGAN / "config.json", VQGAN / "model.safetensors"]
         resume = Resume("token_precompute", {"base": settings.base}, inputs)
-        summary = precompute(
-            tokenizer,
-            SHARDS,
-            OUT,
-            device,
-            settings.base.precision,
-            resume.parts,
-            interval=settings.engine.checkpoint_interval,
-        )
-        sign_tokens(OUT, tokenizer)
-        io.write_json(OUT / "summary.json", summary)
-        run.finish(summary)
+        interval = settings.engine.checkpoint_interval
+        with resume.parts() as parts:
+            arguments = (tokenizer, SHARDS, OUT, device, settings.base.precision, parts)
+            summary = precompute(*arguments, interval=interval)
+            sign_tokens(OUT, tokenizer)
+            io.write_json(OUT / "summary.json", summary)
+            run.finish(summary)
         resume.clear()
 
 

@@ -35,6 +35,12 @@ def state(path: Path, size: int) -> None:
     resume.save({"w": torch.rand(size)})
 
 
+def table_row_by_row(path: Path, size: int) -> None:
+    with io.table_writer(io.SCENES, path) as add:
+        for k in range(size):
+            add({"scene_id": f"{k * k:09}", "video_id": "a", "start": k, "end": k, "cut_score": k})
+
+
 WRITERS = {
     "images-train-00000.arrow": shard,
     "film.arrow": frame_file,
@@ -44,6 +50,7 @@ WRITERS = {
         {"scene_id": [f"{k * k:09}" for k in range(size)], "video_id": ["a"] * size,
          "start": range(size), "end": range(size), "cut_score": np.random.rand(size)},
         io.SCENES, path),
+    "tokens.parquet": table_row_by_row,
     "summary.json": lambda path, size: io.write_json(path, {f"key {k}": 1 for k in range(size)}),
 }  # fmt: skip
 

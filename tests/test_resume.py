@@ -2,6 +2,7 @@
 
 import os
 import signal
+from unittest import mock
 
 import pytest
 import torch
@@ -69,6 +70,29 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_continues(
     assert (resume.load() is None) == (states == 1), "a damaged one never takes a good one's place"
     resume.clear()
     assert not resume.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(5, "Input/output error"), RuntimeError("not enough memory")]
+)
+def test_a_state_that_cannot_be_read_now_is_no_damaged_one(tiny, inputs, monkeypatch, error):
+    resume = Resume("a", {"base": tiny().base}, inputs)
+    resume.save({"step": 1})
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(torch, "load", mock.Mock(side_effect=error))
+        resume.load()
+    assert resume.load() == {"step": 1}
+
+
+def test_two_runs_with_one_key_have_parts_of_their_own(tiny, inputs):
+    one, other = (Resume("a", {"base": tiny().base}, inputs) for _ in range(2))
+    with one.parts() as first:
+        (first / "a").touch()
+        with other.parts() as second:
+            assert not list(second.iterdir())
+        other.clear()
+        assert (first / "a").exists() and not second.exists()
+    assert not first.exists()
 
 
 def test_a_success_deletes_its_own_failed_state_alone(tiny, inputs):

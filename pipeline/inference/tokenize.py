@@ -52,9 +52,9 @@ def precompute(
         augmented = has_context and split == "train"
         variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
         rows: list[dict] = []
-        paths, n_rows = _saved_parts(parts / split)
-        save = partial(_save_part, rows, paths, parts / split)
-        done = n_rows // len(variants or [0])
+        rows_a_clip = len(variants or [0])
+        paths, done = _saved_parts(parts / split, rows_a_clip)
+        save = partial(_save_part, rows, paths, parts / split, rows_a_clip)
         with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
             bar.n = bar.initial = done
             for number in saved_between(range(done, len(clips)), save, interval):
@@ -104,21 +104,32 @@ def precompute(
     }
 
 
-def _saved_parts(folder: Path) -> tuple[list[Path], int]:
-    """Parts of a killed run, up to one that is missing or damaged, and their number of rows."""
-    paths, n_rows = [], 0
+def _saved_parts(folder: Path, rows_a_clip: int) -> tuple[list[Path], int]:
+    """Parts of a killed run, each from where the one before ends; and the clips that they hold.
+
+    A part is named by its clips, `<first>-<end>.parquet`: behind a damaged one, which is made
+    again, others may follow that begin elsewhere.
+    """
+    paths, end = [], 0
     while True:
-        path = folder / f"{len(paths) + 1:06d}.parquet"
-        try:
-            n_rows += len(io.read_table(path, io.TOKENS))
-        except UserError:
-            return paths, n_rows
+        for path in sorted(folder.glob(f"{end:06d}-*.parquet")):
+            clips = int(path.stem.partition("-")[2]) - end
+            try:
+                whole = len(io.read_table(path, io.TOKENS)) == clips * rows_a_clip
+            except UserError:
+                continue
+            if whole and clips:
+                break
+        else:
+            return paths, end
         paths.append(path)
+        end += clips
 
 
-def _save_part(rows: list[dict], paths: list[Path], folder: Path) -> None:
+def _save_part(rows: list[dict], paths: list[Path], folder: Path, rows_a_clip: int) -> None:
     """Makes a part of the rows, which are emptied."""
-    path = folder / f"{len(paths) + 1:06d}.parquet"
+    first = int(paths[-1].stem.partition("-")[2]) if paths else 0
+    path = folder / f"{first:06d}-{first + len(rows) // rows_a_clip:06d}.parquet"
     io.write_table(rows, io.TOKENS, path)
     paths.append(path)
     rows.clear()

@@ -29,8 +29,8 @@ from pipeline.errors import UserError
 
 CHUNK = 2**23  # numbers that travel at once, 32 MB
 # Of a process that no longer answers, but whose connection nobody closed. Saving a state, for which
-# the others wait, takes less.
-TIMEOUT = timedelta(minutes=10)
+# the others wait, takes less; so must the differences between machines in finding optical flow.
+TIMEOUT = timedelta(minutes=30)
 CONNECTION_LOST = re.compile(r"gloo|connection (closed|reset|refused)|timed out", re.IGNORECASE)
 
 Thing = TypeVar("Thing")

@@ -34,5 +34,5 @@ class MappedArray:
         """All that was appended; of a shape with one -1. Do not write into it."""
         if not self._file.tell():
             return torch.from_numpy(np.empty(0, dtype)).view([max(0, n) for n in shape])
-        values = np.memmap(self._file, dtype, "c")  # "c": what is written would stay in memory
+        values = np.memmap(self._file, dtype, "r+")  # else Linux grants no more than it has memory
         return torch.from_numpy(values).view(shape)

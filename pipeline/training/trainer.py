@@ -50,8 +50,8 @@ Log = Callable[[dict[str, float], int], None]
 def train(task: Task, config: TrainConfig, what: str, resume: Resume, log: Log) -> History:
     """Trains `task` to the end and returns its curves.
 
-    The saved state stays: call `resume.clear()` once the finished model is on disk. Ctrl-C and
-    SIGTERM end the training after a step, whose state is saved.
+    The saved state stays: call `resume.clear()` once the finished model is on disk. Ctrl-C,
+    SIGTERM and SIGHUP end the training after a step, whose state is saved.
     """
     trainer = Trainer(task, config, resume, log)
     trainer.restore()
@@ -336,7 +336,7 @@ class Trainer:
             if len(state["rng"]) != self.processes.world_size:
                 raise UserError(
                     f"{self.resume.path} was saved by {len(state['rng'])} processes, and there are "
-                    f"{self.processes.world_size}; start as many, or delete it"
+                    f"{self.processes.world_size}; start as many, or delete {self.resume.folder}"
                 )
             self.step = state["step"]
             self.task.module.load_state_dict(state["module"])

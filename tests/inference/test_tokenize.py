@@ -15,9 +15,9 @@ from keyframe_settings import (
     tokenizer,
 )
 
-from pipeline import frames
+from pipeline import frames, io
 from pipeline.data.datasets import ClipSet
-from pipeline.inference.tokenize import precompute
+from pipeline.inference.tokenize import _saved_parts, precompute
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Easing, FlowEstimator, make_context
 from pipeline.models.vqgan.model import Tokenizer
@@ -130,31 +130,43 @@ def test_without_context_clips_come_as_they_are(shards, tmp_path):
 def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     shards, tmp_path, monkeypatch, damaged
 ):
+    """Killed twice; after a damaged part, which is made again, others follow."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     model, resume = tokenizer(), Resume("token_precompute", {}, [])
     randomize(model)
     _, summary = table(model, shards, tmp_path / "whole")
     estimate, seen = FlowEstimator.__call__, []
 
-    def dies_at_the_fourth(self, *ends):
+    def dies(self, *ends):
         seen.append(1)
-        if len(seen) == 4:
+        if len(seen) in (4, 6):
             raise SystemExit("killed")
         return estimate(self, *ends)
 
-    monkeypatch.setattr(FlowEstimator, "__call__", dies_at_the_fourth)
-    options = {"parts": resume.parts, "interval": 0.0}
-    with pytest.raises(SystemExit):
-        table(model, shards, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
-    parts = sorted(resume.parts.rglob("*.parquet"))
-    assert len(parts) == 3, "of a clip each"
-    if damaged:
-        parts[1].write_bytes(parts[1].read_bytes()[:-9])
-    assert table(model, shards, tmp_path / "out", **options)[1] == summary
-    assert len(seen) == 4 + 3 + 2 * damaged, "of four clips of train and two of val"
+    monkeypatch.setattr(FlowEstimator, "__call__", dies)
+    for _ in range(2):
+        with pytest.raises(SystemExit), resume.parts() as parts:
+            table(model, shards, tmp_path / "out", parts=parts, interval=0.0)
+        if damaged and len(seen) == 4:
+            second = sorted(parts.rglob("*.parquet"))[1]
+            second.write_bytes(second.read_bytes()[:-9])
+    with resume.parts() as parts:
+        again = table(model, shards, tmp_path / "out", parts=parts, interval=1e9)[1]
+    assert again == summary
     for split in ("train", "val"):
         content = [(tmp_path / name / f"{split}.parquet").read_bytes() for name in ("whole", "out")]
         assert content[0] == content[1]
     resume.clear()
     assert not (tmp_path / ".resume/token_precompute").exists()
+
+
+def test_parts_behind_a_damaged_one_count_where_they_begin_at_its_end(tmp_path):
+    row = {"clip_id": "a", "flipped": False, "reversed": False}
+    row |= {"n_frames": 1, "tokens": [1], "features": b""}
+    for name, n_rows in (("000000-000010", 10), ("000010-000013", 3), ("000020-000030", 10)):
+        io.write_table([row] * n_rows, io.TOKENS, tmp_path / f"{name}.parquet")
+    assert [path.stem for path in _saved_parts(tmp_path, 1)[0]] == [
+        "000000-000010",
+        "000010-000013",
+    ]
+    assert _saved_parts(tmp_path, 1)[1] == 13
