@@ -277,9 +277,11 @@ class Evaluation:
         io.write_json(self.out / "details.json", details)
         (self.out / "plots").mkdir(exist_ok=True)
         plots = curves(tables["groups"], tables["by_frame"])
-        for name, table in (tables | {f"plots/{k}": v for k, v in plots.items()}).items():
-            path = self.out / f"{name}.csv"
-            table.round(DIGITS).to_csv(path, index=False, lineterminator="\n")
+        tables = tables | {f"plots/{name}": table for name, table in plots.items()}
+        # also for the page: its charts show the last bit of a float, which may differ between runs
+        tables = {name: table.round(DIGITS) for name, table in tables.items()}
+        for name, table in tables.items():
+            table.to_csv(self.out / f"{name}.csv", index=False, lineterminator="\n")
         strips = [
             figures.save_example(example, self.out / "videos", number)
             for number, example in enumerate(examples, 1)
