@@ -325,7 +325,8 @@ def tracking_store(settings: Params) -> Iterator[Finding]:
     from pipeline.tracking import mlflow_row
 
     for name, command in tracking.unfilled():
-        yield Finding("hint", f"{name} is not in MLflow; `{command}` fills it in")
+        note = tracking.NOTES / f"{name}.json"
+        yield Finding("hint", f"{name} is not in MLflow; `{command}` fills it in, or delete {note}")
     store = mlflow_row.sqlite_file()
     if store and not store.exists():
         return  # the first training makes it
