@@ -84,6 +84,9 @@ def project(tmp_path_factory) -> Path:
     folder = clone_into(tmp_path_factory.mktemp("tiny") / "project")
     run(folder, sys.executable, "-m", "pipeline", "presets", "tiny")
     run(folder, "git", "commit", "-q", "-a", "-m", "tiny")
+    for name in run(folder, "git", "ls-files", "-z").stdout.split("\0")[:-1]:
+        os.utime(folder / name, (1e9, 1e9))  # git looks into files that are as new as its index,
+    run(folder, "git", "status")  # ... and the trace would call that reading
     tracing = {
         "PYTHONPATH": str(ROOT / "tests/tracing"),
         "NAKAWARI_TRACE": str(folder / f"../{TRACE}"),
