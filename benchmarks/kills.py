@@ -198,14 +198,14 @@ def main() -> None:
             time.sleep(moments.uniform(0, 0.5))
             left += run.stop(number, victim)
             code = run.end()
+            done, total = run.progress(BARS[stage])
+            finished = done == total  # before the signal met it
             # DVC's own: of a stage that failed, of a Ctrl-C that met DVC between stages
             expected = (128 + number,) if stage == "retime" else (255, 252)
-            if number != KILL and (
-                code not in expected or STOPPED not in run.words or "Traceback" in run.words
-            ):
+            said = code in expected and STOPPED in run.words and "Traceback" not in run.words
+            if number != KILL and not finished and not said:
                 wrong.append(f"{number.name}, exit code {code}: {run.words[-1500:]}")
-            done, total = run.progress(BARS[stage])
-            lost.append(max(0, done - saved(stage, folder)))
+            lost.append(0 if finished else max(0, done - saved(stage, folder)))
         last = Command(command, folder)
         code = last.end()
         psutil.wait_procs(left)
