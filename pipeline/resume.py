@@ -13,6 +13,7 @@ deleted at the success of the same key; those of other experiments stay.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -70,8 +71,8 @@ class Resume:
             except Exception as error:  # a broken file makes PyTorch raise anything
                 if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
                     raise
-                if isinstance(error, OSError) and error.errno:  # of the disk, not of the file
-                    raise
+                if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                    raise  # of the disk; EINVAL: a place before the file's begin, read from it
                 aside = path.with_suffix(".damaged")
                 with contextlib.suppress(FileNotFoundError):  # another process of this training
                     path.replace(aside)
