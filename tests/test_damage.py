@@ -90,3 +90,11 @@ def test_lengths_that_lie_are_refused(tmp_path):
     path.write_bytes(content.replace(ends, struct.pack("<qq", 0, 10**12)))
     with pytest.raises(UserError, match="cannot be read as a shard"):
         ClipSet(tmp_path, "train")
+
+
+def test_a_damaged_name_of_a_column_is_a_sentence(tmp_path):
+    path = tmp_path / "images-train-0.arrow"
+    shard(path)
+    path.write_bytes(path.read_bytes().replace(b"image\0", b"imagf\0"))
+    with pytest.raises(UserError, match=r"'imagf'.*expected .*'image'.*delete it"):
+        ImageSet(tmp_path, "train")

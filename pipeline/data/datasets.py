@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.io import read_json
 
 INDEX = "index.json"
+COLUMNS = {"images": ["video_id", "frame", "image"], "clips": ["clip_id", "n_frames", "images"]}
 
 
 class Clip(NamedTuple):
@@ -43,7 +44,7 @@ class ShardReader:
                     f"{folder} holds {present} (bytes), expected {listed} as {INDEX} lists them; "
                     "delete the folder and run `dvc repro shard_pack`"
                 )
-        tables = [_open(path) for path in paths]
+        tables = [_open(path, COLUMNS[kind]) for path in paths]
         shapes = [_shape(table, path) for table, path in zip(tables, paths, strict=True)]
         for shape, path in zip(shapes, paths, strict=True):
             if shape != shapes[0]:
@@ -143,12 +144,14 @@ def _shape(table: pa.Table, path: Path) -> tuple[int, int, int]:
     return int(sides[0]), int(sides[1]), 3
 
 
-def _open(path: Path) -> pa.Table:
+def _open(path: Path, columns: list[str]) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)  # else a row may lie outside the file; reads no picture
         if any(column.null_count for column in table.columns):
             raise ValueError("it has rows without a value")
+        if table.column_names != columns:
+            raise ValueError(f"columns {table.column_names}, expected {columns}")
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
