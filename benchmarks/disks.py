@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks.kills import OUTS, RETIME
 
 INDEX = "data/frame_index"
@@ -59,6 +61,10 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES)
     given = parser.parse_args()
     root, n_wrong = given.folder.resolve(), 0
+    for keyframe, left in (("a.png", 20), ("b.png", 80)):
+        picture = Image.new("RGB", (128, 64), "white")
+        picture.paste("red", (left, 20, left + 20, 40))
+        picture.save(root / keyframe)
     for name in [given.only] if given.only else CASES:
         words, places, compared = CASES[name]
         temporary = Path(tempfile.mkdtemp())
