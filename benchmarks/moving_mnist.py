@@ -25,8 +25,9 @@ from pipeline.evaluation import baselines
 from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd
 from pipeline.evaluation.metrics.extractors import VideoFeatures
 from pipeline.evaluation.metrics.image import psnr, ssim
-from pipeline.evaluation.report.figures import save_image, stack, strip
+from pipeline.evaluation.report.figures import stack, strip
 from pipeline.inference.inbetweener import InBetweener
+from pipeline.io import write_png
 from pipeline.models.gpt.model import Conditioning
 from pipeline.models.gpt.sampling import GREEDY, predict
 
@@ -142,7 +143,7 @@ def main() -> None:
         for name in ("best by its end", "mean of samples"):
             rows[name] = torch.cat([clip[:1], made[name], clip[-1:]])
         images.append(strip(rows))
-    save_image(stack(images), arguments.out / "moving_mnist.png")
+    write_png(stack(images), arguments.out / "moving_mnist.png")
 
 
 if __name__ == "__main__":

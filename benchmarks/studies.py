@@ -32,7 +32,7 @@ from pipeline import config, frames, progress, runtime
 from pipeline.commands import presets
 from pipeline.errors import UserError, run_main
 from pipeline.evaluation.report import figures
-from pipeline.io import flatten
+from pipeline.io import flatten, write_png
 from pipeline.models.vqgan.model import Tokenizer
 
 SAMPLE = {
@@ -259,7 +259,7 @@ def draw_pictures(runs: dict[str, list[str]], picture: str, path: Path) -> None:
         font = ImageFont.load_default(15)
         ImageDraw.Draw(title).text((4, 4), label, figures.INK, font)
         page += [title, image]
-    figures.save_image(figures.stack(page), path)
+    write_png(figures.stack(page), path)
 
 
 def draw_untrained(given: argparse.Namespace) -> None:
@@ -278,7 +278,7 @@ def draw_untrained(given: argparse.Namespace) -> None:
         pictures[upsampling] = frames.to_uint8((images / (2.5 * images.std())).clamp(-1, 1))
     given.out.mkdir(parents=True, exist_ok=True)
     image = figures.grid(pictures, [""] * 5)
-    figures.save_image(image, given.out / "figure_46.png")
+    write_png(image, given.out / "figure_46.png")
 
 
 def pretrain(given: argparse.Namespace) -> None:

@@ -84,7 +84,8 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _discard_output()
-        name = f" at {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename  # of a copy and a renaming: the one written
+        name = f" at {name}" if name else ""
         remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
         sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
     except (MemoryError, RuntimeError) as error:

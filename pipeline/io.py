@@ -1,6 +1,6 @@
-"""Files that travel between stages: small JSON files, and tables with their columns and types.
+"""Files that travel between stages: JSON, pictures, and tables with their columns and types.
 
-Both are written under a temporary name and renamed (`atomic`). JSON also goes into git: numbers
+All are written under a temporary name and renamed (`atomic`). JSON also goes into git: numbers
 have six digits, keys are sorted, NaN is refused. Columns and names of tables are a contract: other
 programs read these files.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from pipeline.errors import UserError, naming
 
@@ -145,6 +146,19 @@ def read_csv(path: Path) -> pd.DataFrame:
             f"{path} is no readable table ({' '.join(str(error).split())}); `dvc repro` makes it "
             "again"
         ) from None
+
+
+def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    """Without the index, and with the same line ends everywhere."""
+    with atomic(path) as partial:
+        table.to_csv(partial, index=False, float_format=float_format, lineterminator="\n")
+
+
+def write_png(image: Image.Image, path: Path, colours: int = 128) -> None:
+    """A palette of so many colours keeps an image small enough for git; cartoons need few."""
+    small = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    with atomic(path) as partial:
+        small.save(partial, "png", optimize=True)
 
 
 def require_file(path: Path) -> None:

@@ -22,7 +22,6 @@ def main() -> None:
         tracking.stage("vqgan_train", settings, is_main) as run,
         distributed.connected(settings.base) as processes,
     ):
-        task = TASKS[settings.vqgan.context](settings, SHARDS, processes.device, processes)
         sections = {
             "base": settings.base,
             "ingest": settings.ingest.frame_size,
@@ -32,10 +31,13 @@ def main() -> None:
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
         saving = settings.engine.checkpoint_interval
         train_config = TrainConfig.from_params(settings.vqgan.trainer, settings.base, saving)
-        history = train(task, train_config, "tokenizer", resume, run.log)
-        if is_main:
-            save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
-            run.finish(history.save(OUT, task))
+        with resume.parts() as parts:
+            arguments = (settings, SHARDS, processes.device, processes, parts)
+            task = TASKS[settings.vqgan.context](*arguments)
+            history = train(task, train_config, "tokenizer", resume, run.log)
+            if is_main:
+                save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
+                run.finish(history.save(OUT, task))
     if is_main:  # a kill while MLflow is waited for loses nothing
         resume.clear()
 

@@ -29,6 +29,7 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
         (r"raise UserError('\x1b[2Ja.mp4')", 2, r"error: \x1b[2Ja.mp4"),
         ("open('/absent')", 1, f"error: No such file or directory at /absent. {MEND}"),
         ("raise OSError(28, 'No space left')", 1, f"error: No space left. {FREE}"),
+        ("raise OSError(28, 'Full', 'read', None, 'made')", 1, f"error: Full at made. {FREE}"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, f"interrupted; {AGAIN} to continue"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, f"interrupted; {AGAIN} to continue"),
     ],

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline import io
 from pipeline.data.frame_file import FrameFile
 from pipeline.frames import resize
 
@@ -109,7 +110,6 @@ def _draw_pair(
 def _save_small(page: Image.Image, path: Path) -> None:
     """A palette of as many colours as MOST_BYTES allow; the last is taken in any case."""
     for colours in PALETTES:
-        small = page.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        small.save(path, optimize=True)
+        io.write_png(page, path, colours)
         if path.stat().st_size <= MOST_BYTES:
             return

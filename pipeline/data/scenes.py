@@ -99,5 +99,4 @@ def write_statistics(footage: FrameFile, scores: np.ndarray, path: Path) -> None
     """A row a frame: its number, its time in seconds, the terms, the detector's score."""
     terms = {name: footage.term(name).astype(np.float64) for name in ("time", *TERMS)}
     columns = {"frame": np.arange(len(footage))} | terms | {"score": scores}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(columns).round(4).to_csv(path, index=False)
+    io.write_csv(pd.DataFrame(columns).round(4), path)

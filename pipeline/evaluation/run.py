@@ -275,19 +275,18 @@ class Evaluation:
         trainings: dict[str, pd.DataFrame],
     ) -> None:
         io.write_json(self.out / "details.json", details)
-        (self.out / "plots").mkdir(exist_ok=True)
         plots = curves(tables["groups"], tables["by_frame"])
         tables = tables | {f"plots/{name}": table for name, table in plots.items()}
         # also for the page: its charts show the last bit of a float, which may differ between runs
         tables = {name: table.round(DIGITS) for name, table in tables.items()}
         for name, table in tables.items():
-            table.to_csv(self.out / f"{name}.csv", index=False, lineterminator="\n")
+            io.write_csv(table, self.out / f"{name}.csv")
         strips = [
             figures.save_example(example, self.out / "videos", number)
             for number, example in enumerate(examples, 1)
         ]
-        figures.save_image(figures.stack(strips), self.out / "strip.png")
-        figures.save_image(self._reconstructions(), self.out / "reconstruction.png")
+        io.write_png(figures.stack(strips), self.out / "strip.png")
+        io.write_png(self._reconstructions(), self.out / "reconstruction.png")
         write_page(self.out, details, tables, parameters(self.params), trainings)
 
     def _reconstructions(self) -> "figures.Image.Image":

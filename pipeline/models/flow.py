@@ -101,6 +101,11 @@ class FlowEstimator:
 
             self.rife = Rife.pretrained().to(self.device)
 
+    @property
+    def channels(self) -> int:
+        """Of a packed flow."""
+        return 4 if self.method == "dis" else 4 + 5 * ANCHORS
+
     def __call__(self, first: np.ndarray, last: np.ndarray) -> Flow:
         """Between two keyframes uint8 `H W 3`: a batch of 1, on the CPU."""
         if self.method == "dis":

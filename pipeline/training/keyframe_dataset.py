@@ -3,10 +3,11 @@
 A row is an inner frame of a clip. Its keyframes are the clip's ends, or, in training, those of a
 shorter span of the clip around it: any two frames of a scene are keyframes of what lies between.
 What happens to a row is a function of (seed, epoch, row): mirrored, run backwards, moved by some
-pixels, another span. Flow is found once for each span and kept as float16 (65 kB
-at 64x128, 311 kB with that of RIFE), mapped from a file.
+pixels, another span. Flow is found once for each span and kept as float16 (65 kB at 64x128, 311 kB
+with that of RIFE), mapped from a file, with which a training that was killed goes on.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +50,12 @@ class KeyframeSet:
         spans_per_clip: int = 0,
         seed: int = 0,
         workers: int = 1,
+        saved: Path | None = None,
     ) -> None:
-        """spans_per_clip: shorter spans of each clip beside the whole one, 0 for evaluation."""
+        """spans_per_clip: shorter spans of each clip beside the whole one, 0 for evaluation.
+
+        saved: a folder of the same run; flow that is there is not computed again.
+        """
         self.clips, self.seed = ClipSet(shards, split), seed
         self.easing = Easing()  # set by the training, once it is fitted
         rng = np.random.default_rng((seed, 7))
@@ -68,19 +73,24 @@ class KeyframeSet:
             self.of_clip[clip] = list(range(len(self.spans), len(self.spans) + len(spans)))
             self.spans += spans
             self.rows += [(clip, frame) for frame in range(1, n - 1)]
-        self.flows = self._flows(estimator, workers, split)
+        flows = MappedArray(saved and saved / f"flow_{split}.float16")
+        self.flows = self._flows(estimator, workers, split, flows)
         self.changes: list[float] = []  # mean absolute difference of the keyframes, grey levels
         for span in self.spans:
             view = self.clips.view(span.clip)
             difference = view[span.first].astype(np.int16) - view[span.last]
             self.changes.append(float(np.abs(difference).mean()))
 
-    def _flows(self, estimator: FlowEstimator, workers: int, split: str) -> torch.Tensor:
+    def _flows(
+        self, estimator: FlowEstimator, workers: int, split: str, flows: MappedArray
+    ) -> torch.Tensor:
         """float16 `S 4+5K H W`, of all spans."""
-        flows, shape = MappedArray(), ()
         total = len(self.spans)
+        shape = (estimator.channels, *self.clips.view(0).shape[1:3]) if total else ()
+        known = flows.whole_rows(2 * math.prod(shape))
         with progress.bar(what=f"optical flow, {split}", unit="span", total=total) as bar:
-            for start in range(0, total, FLOW_CHUNK):
+            bar.update(known)
+            for start in range(known, total, FLOW_CHUNK):
                 spans = self.spans[start : start + FLOW_CHUNK]
                 views = [self.clips.view(span.clip) for span in spans]
                 pairs = [
@@ -88,7 +98,6 @@ class KeyframeSet:
                     for view, span in zip(views, spans, strict=True)
                 ]
                 packed = [flow.pack().half() for flow in estimator.pairs(pairs, workers)]
-                shape = packed[0].shape[1:]
                 flows.append(torch.cat(packed).numpy())
                 bar.update(len(spans))
         return flows.tensor(np.float16, -1, *shape)

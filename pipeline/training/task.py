@@ -118,7 +118,7 @@ class History:
         """
         for name, rows in (("history", self.steps), ("validation", self.epochs)):
             path = folder / f"{name}.csv"
-            pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+            io.write_csv(pd.DataFrame(rows), path, "%.6g")
         summary = self.summary(task)
         io.write_json(folder / "summary.json", summary)
         return summary

@@ -18,7 +18,7 @@ class FlopCounter:
     """
 
     def __init__(self) -> None:
-        self.total = 0.0
+        self.total, self.counting = 0.0, True
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
@@ -35,8 +35,17 @@ class FlopCounter:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While gradient checkpointing repeats a forward pass."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
+
     def _count(self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        if not (layer.training and torch.is_grad_enabled()):
+        if not (self.counting and layer.training and torch.is_grad_enabled()):
             return
         weight, values, channels = layer.weight, output, output.shape[1]
         if isinstance(layer, nn.ConvTranspose2d):

@@ -216,7 +216,8 @@ class Trainer:
         main = next(iter(self.task.optimizers))
         for batch, weight in zip(batches, weights, strict=True):
             for loss in self.task.losses(batch, epoch, self.step):
-                (loss.total * weight).backward()
+                with self.flops.paused():
+                    (loss.total * weight).backward()
                 for part, value in ({"total": loss.total} | loss.parts).items():
                     # so that two totals do not collide
                     name = part if loss.optimizer == main else f"{loss.optimizer}.{part}"

@@ -80,7 +80,10 @@ class VqganTask(Task):
         shards: Path,
         device: torch.device,
         processes: DistributedContext = SINGLE_PROCESS,
+        saved: Path | None = None,
     ) -> None:
+        """saved: a folder for what is computed before the first step, kept for a restart."""
+        self.saved = saved
         self.settings, self.device, self.processes = settings.vqgan, device, processes
         self.precision, self.seed = settings.base.precision, settings.base.seed
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -278,10 +281,8 @@ class KeyframeTask(VqganTask):
         estimator = FlowEstimator(settings.flow.method, self.device)
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
         self.sets = {
-            "train": KeyframeSet(
-                shards, "train", estimator, spans, seed=self.seed, workers=workers
-            ),
-            "val": KeyframeSet(shards, "val", estimator, workers=workers),
+            "train": KeyframeSet(shards, "train", estimator, spans, self.seed, workers, self.saved),
+            "val": KeyframeSet(shards, "val", estimator, workers=workers, saved=self.saved),
         }
         self.easing = EVEN
         if settings.flow.easing:

@@ -10,6 +10,7 @@ from keyframe_settings import CPU, HEIGHT, WIDTH
 from pipeline import frames
 from pipeline.data.datasets import ClipSet
 from pipeline.models.flow import Flow, FlowEstimator, warp
+from pipeline.training import keyframe_dataset
 from pipeline.training.keyframe_dataset import KeyframeSet, _augmented
 
 DIS = FlowEstimator("dis")
@@ -87,6 +88,29 @@ def test_flow_lies_in_a_file_that_nobody_finds_later(folder, tmp_path):
     maps = Path("/proc/self/maps").read_text()
     assert f"{tmp_path}/.store/" in maps, "mapped: memory that the system takes back"
     assert list((tmp_path / ".store").iterdir()) == []
+
+
+def test_flow_of_a_killed_run_is_not_computed_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(keyframe_dataset, "FLOW_CHUNK", 2)
+    wanted, saved = KeyframeSet(folder, "train", DIS, 3).flows, tmp_path / "run"
+    computed, compute = 0, FlowEstimator.pairs
+
+    def pairs(self, some, workers=1):
+        nonlocal computed
+        if computed == 4:
+            raise KeyboardInterrupt
+        computed += len(some)
+        return compute(self, some, workers)
+
+    monkeypatch.setattr(FlowEstimator, "pairs", pairs)
+    with pytest.raises(KeyboardInterrupt):
+        KeyframeSet(folder, "train", DIS, 3, saved=saved)
+    with (saved / "flow_train.float16").open("ab") as file:
+        file.write(b"half a row")
+    computed = 5
+    for _ in range(2):
+        assert torch.equal(KeyframeSet(folder, "train", DIS, 3, saved=saved).flows, wanted)
+        assert computed == 1 + len(wanted), "the others, once"
 
 
 @pytest.mark.parametrize("shift", [False, True])

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import Terminated, UserError
@@ -345,6 +346,11 @@ def test_work_is_counted_as_by_torch():
     with counter.watching(module), torch.no_grad():
         module(images)
     assert counter.total == torchs.get_total_flops(), "validation is no training"
+    with counter.watching(module):
+        loss = checkpoint(module, images, use_reentrant=False).sum()
+        with counter.paused():
+            loss.backward()
+    assert counter.total == 2 * torchs.get_total_flops(), "repeating a forward pass is no progress"
     assert peak_flops(torch.device("cpu"), "float32") > 1e8
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.io import read_csv, read_json, require_file, write_json
+from pipeline.io import atomic, read_csv, read_json, require_file, write_json
 
 SUMMARIES = {
     "ingest": Path("data/frames/summary.json"),
@@ -78,5 +78,6 @@ def collect_plots(out: Path) -> list[Path]:
     missing = [name for name in CONTEXT_COLUMNS if name not in header.split(",")]
     if missing:
         lines = [",".join([header, *missing]), *(row + "," * len(missing) for row in rows)]
-        validation.write_text("\n".join(lines) + "\n")
+        with atomic(validation) as partial:
+            partial.write_text("\n".join(lines) + "\n")
     return paths

@@ -17,6 +17,7 @@ from pipeline.evaluation.methods import GeneratedClip
 from pipeline.evaluation.significance import display_name
 from pipeline.evaluation.summary import MODEL
 from pipeline.frames import resize
+from pipeline.io import write_png
 from pipeline.video.writer import write_video
 
 TRUE = "true frames"
@@ -47,7 +48,7 @@ def save_example(panels: dict[str, torch.Tensor], folder: Path, number: int) -> 
     rows = {name: panels[name] for name in list(panels)[:3]}
     rows["error"] = error_map(panels[MODEL], panels[TRUE])
     image = strip(rows)
-    save_image(image, folder / f"{number:02d}_strip.png")
+    write_png(image, folder / f"{number:02d}_strip.png")
     return image
 
 
@@ -121,13 +122,6 @@ def side_by_side(panels: dict[str, torch.Tensor]) -> Iterator[np.ndarray]:
         yield np.asarray(page)
     for _ in range(PAUSE):
         yield np.asarray(page)
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """A palette of 128 colours keeps an image small enough for git; cartoons need few."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = image.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
 
 
 def line_chart(lines: pd.DataFrame, y_label: str, y_scale: str = "linear") -> str:

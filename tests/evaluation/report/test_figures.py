@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import io
 from pipeline.evaluation.report import figures
 
 
@@ -38,7 +39,7 @@ def test_a_strip_shows_first_and_last_and_a_row_a_method():
 def test_strips_of_other_lengths_share_an_image(tmp_path):
     strips = [figures.strip({"true": flat(n, 9)}) for n in (9, 3)]
     assert strips[1].width == figures.LABEL_WIDTH + 3 * (192 + figures.GAP), "each frame once"
-    figures.save_image(figures.stack(strips), tmp_path / "new/strip.png")
+    io.write_png(figures.stack(strips), tmp_path / "new/strip.png")
     page = np.asarray(Image.open(tmp_path / "new/strip.png").convert("RGB"))
     assert page.shape[0] == sum(strip.height for strip in strips)
     assert (page[-50, -50] == 255).all(), "paper beside the shorter"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import io
 from pipeline.evaluation.report import figures, tables
 from pipeline.evaluation.report.page import render, write_page
 from pipeline.evaluation.significance import paired_differences
@@ -25,7 +26,7 @@ def folder(moving, tmp_path_factory):
     for number in (1, 2):
         figures.save_example(panels, folder / "videos", number)
     image = figures.grid({"true": truth[:1], "round_trip": truth[1:2]}, ["frame 0"])
-    figures.save_image(image, folder / "reconstruction.png")
+    io.write_png(image, folder / "reconstruction.png")
     return folder
 
 
