@@ -39,7 +39,9 @@ SAMPLE = {
     "sample_episodes.seconds": 24.0,
     "base.threads": 1,
     "train.n_epochs": 3,
+    "train.batch_size": 2,
     "train.stop_ground_truth_after_epoch": 3,
+    "evaluate.baselines": "[cross_fade,round_trip]",
     "evaluate.fid_network": "none",
     "evaluate.video_metrics": "[]",
     "evaluate.n_samples": 0,
@@ -51,7 +53,6 @@ THREE_LEVELS = {"vqgan.autoencoder.patch_size": 1} | {
 }
 DIGITS = {"source.path": "{mnist}", "sample_episodes.seconds": 48.0} | TOKENIZER
 ADVERSARIAL = {"vqgan.loss.discriminator.factor": 1.0}
-MANY_CODES = {"vqgan.vqvae.num_embeddings": 50257}
 
 
 def layers(number: int, upsampling: str = "nearest") -> dict:
@@ -73,8 +74,7 @@ VARIANTS: dict[str, dict] = {
     "before-2": {"train.n_frames_before": 2},
     "before-5": {"train.n_frames_before": 5},
     "before-8": {"train.n_frames_before": 8},
-    "codes-50257": MANY_CODES,
-    "codes-50257-pretrained": MANY_CODES | {"transformer.pretrained": "{pretrained}"},
+    "pretrained": {"transformer.pretrained": "{pretrained}"},
     "digits": DIGITS,
     "digits-adversarial": DIGITS | ADVERSARIAL,
     "no-perceptual": TOKENIZER,
@@ -102,9 +102,7 @@ class Study(NamedTuple):
 
 STUDIES: dict[str, Study] = {
     "24": Study({"transformers' GPT-2": "windowed", "own GPT": "plain"}, curve=True),
-    "26": Study(
-        {"from nothing": "codes-50257", "pretrained on text": "codes-50257-pretrained"}, curve=True
-    ),
+    "26": Study({"from nothing": "windowed", "pretrained on text": "pretrained"}, curve=True),
     "30": Study(
         {
             "none": "remaining-none",
@@ -146,7 +144,7 @@ def parameters(variant: str, seed: int, places: dict[str, Path]) -> list[str]:
 
 def queue(given: argparse.Namespace) -> None:
     places = {"mnist": given.mnist, "pretrained": given.pretrained}
-    known = set(experiments())
+    known = set(experiments()) | queued()
     wanted = {name for key in given.studies for name in STUDIES[key].variants.values()}
     for seed in given.seeds:
         for variant in [name for name in VARIANTS if name in wanted]:
@@ -168,6 +166,14 @@ def experiments() -> dict[str, str]:
     refs = _git("for-each-ref", "--format=%(refname:lstrip=-1) %(objectname)", "refs/exps")
     lines = [line.split() for line in refs.decode().splitlines()]
     return {name: commit for name, commit in lines if name.startswith("study-")}
+
+
+def queued() -> set[str]:
+    """Names of experiments that wait or run."""
+    command = ["dvc", "queue", "status"]
+    status = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = [line.split() for line in status.splitlines()]
+    return {row[1] for row in rows if row and row[-1] in ("Queued", "Running")}
 
 
 def _git(*arguments: str) -> bytes:
@@ -234,7 +240,7 @@ def draw_curves(runs: dict[str, list[str]], path: Path) -> None:
     """Training loss by step, smoothed, and val loss by epoch."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    panels = (("gpt2_train", "training loss, smoothed", 10), ("gpt2_val", "val loss", 1))
+    panels = (("gpt2_train", "training loss, smoothed", 4), ("gpt2_val", "val loss", 1))
     for axis, (name, title, window) in zip(axes, panels, strict=True):
         for label, commits in runs.items():
             tables = [table(commit, f"plots/{name}.csv") for commit in commits]
@@ -284,8 +290,8 @@ def draw_untrained(given: argparse.Namespace) -> None:
 def pretrain(given: argparse.Namespace) -> None:
     """A GPT-2 of our size, trained on text, in the form of a published one: the thesis' English.
 
-    The text is the source of Python's standard library. Its tokens are its 50,257 most frequent
-    words and signs.
+    The text is the source of Python's standard library. Its tokens are its most frequent words and
+    signs, as many as the tokenizer has codes, as the thesis' 50,257 codes are as many as GPT-2's.
     """
     runtime.repair_torchvision()
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -295,7 +301,7 @@ def pretrain(given: argparse.Namespace) -> None:
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     words = re.findall(r"\w+|\s+|.", "".join(path.read_text("utf-8") for path in files))
     sizes = config.load().transformer
-    vocabulary = 50257
+    vocabulary = presets.overlay("windowed")["vqgan"]["vqvae"]["num_embeddings"]
     known = {word: k for k, (word, _) in enumerate(Counter(words).most_common(vocabulary))}
     text = torch.tensor([known[word] for word in words if word in known])
     shape = {"n_layer": sizes.n_layer, "n_head": sizes.n_head, "n_embd": sizes.n_embd}
