@@ -38,9 +38,9 @@ from pipeline.models.vqgan.model import Tokenizer
 SAMPLE = {
     "sample_episodes.seconds": 24.0,
     "base.threads": 1,
-    "train.n_epochs": 3,
+    "train.n_epochs": 2,
     "train.batch_size": 2,
-    "train.stop_ground_truth_after_epoch": 3,
+    "train.stop_ground_truth_after_epoch": 2,
     "evaluate.baselines": "[cross_fade,round_trip]",
     "evaluate.fid_network": "none",
     "evaluate.video_metrics": "[]",
