@@ -47,7 +47,8 @@ SAMPLE = {
     "evaluate.n_samples": 0,
     "evaluate.thesis_metrics": "none",
 }
-TOKENIZER = {"train.n_epochs": 1}  # where only the tokenizer is looked at
+# where only the tokenizer is looked at
+TOKENIZER = {"train.n_epochs": 1, "train.batch_size": 8, "transformer.n_layer": 1}
 THREE_LEVELS = {"vqgan.autoencoder.patch_size": 1} | {
     "vqgan.autoencoder.channels_multiplier": "[1,1,2,2]"
 }
