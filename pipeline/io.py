@@ -5,6 +5,7 @@ have six digits, keys are sorted, NaN is refused. Columns and names of tables ar
 programs read these files.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -159,6 +160,11 @@ def write_png(image: Image.Image, path: Path, colours: int = 128) -> None:
     small = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     with atomic(path) as partial:
         small.save(partial, "png", optimize=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_file(path: Path) -> None:

@@ -20,7 +20,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +30,7 @@ import torch
 
 from pipeline.config import Section
 from pipeline.errors import OUT_OF_MEMORY, Terminated
-from pipeline.io import atomic, locked, project_root, remove_stale
+from pipeline.io import atomic, locked, project_root, remove_stale, temporary
 
 LIBRARY = Path(__file__).parent
 MAX_SAVING_SHARE = 0.05  # of the time that may go into saving states
@@ -84,18 +83,19 @@ class Resume:
         return None
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Path]:
+    def parts(self, rank: int = 0) -> Iterator[Path]:
         """A folder for results too large to be written again at each save; removed at success.
 
-        Where another run with the same key is at work, as in a queue, it is another one each time.
+        rank: of this process, each of which has its own. Where another run with the same key is at
+        work, as in a queue, it is another one each time.
         """
-        folder = self.path.with_suffix("")
+        folder = self.path.with_name(f"{self.path.stem}{f'-{rank}' if rank else ''}")
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = locked(folder)
         except OSError:
-            with tempfile.TemporaryDirectory(dir=self.folder) as other:
-                yield Path(other)
+            with temporary(self.folder, Path.mkdir) as other:
+                yield other
             return
         try:
             yield folder

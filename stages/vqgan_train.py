@@ -31,13 +31,14 @@ def main() -> None:
         resume = Resume("vqgan_train", sections, [SHARDS / "index.json"])
         saving = settings.engine.checkpoint_interval
         train_config = TrainConfig.from_params(settings.vqgan.trainer, settings.base, saving)
-        with resume.parts() as parts:
+        with resume.parts(processes.rank) as parts:
             arguments = (settings, SHARDS, processes.device, processes, parts)
             task = TASKS[settings.vqgan.context](*arguments)
             history = train(task, train_config, "tokenizer", resume, run.log)
             if is_main:
                 save_tokenizer(task.tokenizer, settings, OUT, getattr(task, "easing", EVEN))
                 run.finish(history.save(OUT, task))
+            processes.all_gather_object(None)  # the others keep their parts until it is saved
     if is_main:  # a kill while MLflow is waited for loses nothing
         resume.clear()
 

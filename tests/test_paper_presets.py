@@ -126,7 +126,7 @@ def test_its_networks_have_the_thesis_shapes(paper):
         logits = Discriminator(paper.vqgan.discriminator)(images)
         assert logits.shape == (2, 1, height // 8, width // 8), "table 3"
         gpt = FrameGpt(GptConfig.from_params(paper, tokenizer.grid))
-    assert len(gpt.gpt.h) == 24 and gpt.table.shape == (50257, 1024), "table 5"
-    assert len(gpt.gpt.wpe.weight) == 1024, "the published positions are enough"
+    assert len(gpt.gpt.model.h) == 24 and gpt.table.shape == (50257, 1024), "table 5"
+    assert len(gpt.gpt.model.wpe.weight) == 1024, "the published positions are enough"
     own = sum(p.numel() for p in gpt.gpt.parameters())
     assert own == 354_823_168, "GPT-2 medium as published; the thesis calls it 345 million"

@@ -95,6 +95,17 @@ def test_two_runs_with_one_key_have_parts_of_their_own(tiny, inputs):
     assert not first.exists()
 
 
+def test_parts_of_a_killed_run_wait_for_each_process(tiny, inputs):
+    resume = Resume("a", {"base": tiny().base}, inputs)
+    for rank in (0, 1):
+        with pytest.raises(KeyboardInterrupt), resume.parts(rank) as parts:
+            (parts / str(rank)).touch()
+            raise KeyboardInterrupt
+    for rank in (0, 1):
+        with resume.parts(rank) as parts:
+            assert [path.name for path in parts.iterdir()] == [str(rank)]
+
+
 def test_a_success_deletes_its_own_failed_state_alone(tiny, inputs):
     resume = Resume("a", {"base": tiny().base}, inputs)
     other = Resume("a", {"base": tiny({"base.seed": 2}).base}, inputs)

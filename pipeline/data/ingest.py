@@ -221,8 +221,7 @@ def content_hash(path: Path, is_sequence: bool) -> str:
 def _sha256(path: Path) -> str:
     if not path.is_file() or not os.access(path, os.R_OK):
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return io.sha256(path)
 
 
 def _refused(probed: dict[Job, tuple[dict, Header | None]]) -> dict[Job, dict]:

@@ -192,8 +192,7 @@ def _stored_parts(path: Path, rules: config.MovingMnist) -> list[Part]:
         )
     if n_frames < N_FRAMES:
         raise _damaged(path, f"sequences of {n_frames} frames", f"at least {N_FRAMES}")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = io.sha256(path)
 
     def sequence(number: int, first: int) -> np.ndarray:
         return np.array(stored[:N_FRAMES, first + number])

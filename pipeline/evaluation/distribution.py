@@ -20,6 +20,7 @@ from pipeline.evaluation.metrics.image import LpipsMetric, psnr, ssim
 from pipeline.evaluation.summary import MODEL, Remarks
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.pretrained.i3d import LEAST_FRAMES
+from pipeline.models.vqgan.quantizers import perplexity
 
 VIDEO_DISTANCES = {"fvd": frechet, "kvd": polynomial_mmd}
 TRUTH = "truth"
@@ -123,9 +124,8 @@ class TokenizerSets:
             sets = torch.cat(self.generated).numpy(), torch.cat(self.truth).numpy()
             numbers |= fid(f"fid_{self.network.name}", *sets, seed, remarks)
         uses = self.uses.numpy()
-        share = uses[uses > 0] / uses.sum()
         numbers["codebook_usage"] = float((uses > 0).mean())
-        numbers["perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
+        numbers["perplexity"] = float(perplexity(self.uses))
         return numbers | {"n": len(self.scores["psnr"])}, uses
 
 

@@ -69,7 +69,7 @@ class InBetweener:
         self.tokenizer, self.gpt, self.ingest = tokenizer, gpt, ingest
         self.device, self.precision, self.easing = device, precision, easing
         self.flow_method = flow_method
-        self.estimator: FlowEstimator | None = None  # made when first needed
+        self.estimator = FlowEstimator(flow_method, device)
         self._flows: OrderedDict[bytes, Flow] = OrderedDict()
 
     @classmethod
@@ -250,8 +250,6 @@ class InBetweener:
         a, b = first.cpu().numpy(), last.cpu().numpy()
         key = a.tobytes() + b.tobytes()
         if key not in self._flows:
-            if self.estimator is None:
-                self.estimator = FlowEstimator(self.flow_method, self.device)
             self._flows[key] = self.estimator(a, b)
             if len(self._flows) > CACHED_FLOWS:
                 self._flows.popitem(last=False)

@@ -7,6 +7,7 @@ the tables: a killed run continues with the clip after the last part.
 """
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
+from pipeline.models.vqgan.quantizers import perplexity
 from pipeline.resume import saved_between
 from pipeline.runtime import autocast
 
@@ -50,11 +52,11 @@ def precompute(
         clips = ClipSet(shards, split)
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
         augmented = has_context and split == "train"
-        variants = [(f, r) for f in (False, True) for r in (False, True)] if augmented else None
+        choices = (False, True) if augmented else (False,)
+        variants = [*product(choices, choices)]
         rows: list[dict] = []
-        rows_a_clip = len(variants or [0])
-        paths, done = _saved_parts(parts / split, rows_a_clip)
-        save = partial(_save_part, rows, paths, parts / split, rows_a_clip)
+        paths, done = _saved_parts(parts / split, len(variants))
+        save = partial(_save_part, rows, paths, parts / split, len(variants))
         with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
             bar.n = bar.initial = done
             for number in saved_between(range(done, len(clips)), save, interval):
@@ -62,7 +64,7 @@ def precompute(
                 flow = None
                 if has_context:
                     flow = estimator(clip[0].numpy(), clip[-1].numpy())
-                for flipped, reverse in variants or [(False, False)]:
+                for flipped, reverse in variants:
                     if isinstance(tokenizer, PreviousTokenizer):
                         images = frames.to_float(clip[None].to(device))
                         with autocast(device, precision):
@@ -91,16 +93,13 @@ def precompute(
                 for row in io.read_rows(path, io.TOKENS):
                     add(row._asdict())
                     ids = row.tokens.reshape(row.n_frames, -1)
-                    inner = ids[1:-1] if isinstance(tokenizer, PreviousTokenizer) else ids
-                    uses += np.bincount(inner.flatten(), minlength=len(uses))
+                    uses += np.bincount(ids[1:-1].flatten(), minlength=len(uses))  # not the given
                     counts["frames"] += row.n_frames
         counts[f"clips_{split}"] = len(clips)
-    uses = torch.from_numpy(uses)
-    share = uses.double() / uses.sum().clamp_min(1)
     return counts | {
-        "codebook_usage": float((uses > 0).float().mean()),
-        "perplexity": float((-torch.special.xlogy(share, share).sum()).exp()),
-        "most_frequent_code": float(share.max()),
+        "codebook_usage": float((uses > 0).mean()),
+        "perplexity": float(perplexity(torch.from_numpy(uses))),
+        "most_frequent_code": float(uses.max() / max(1, uses.sum())),
     }
 
 

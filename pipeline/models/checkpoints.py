@@ -9,7 +9,6 @@ fingerprint: the tokens, and the transformer that is trained on them (`gpt.check
 this file, so that an edit of the transformer trains no tokenizer again).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.io import atomic, flatten, read_json, require_file, rounded, write_json
+from pipeline.io import atomic, flatten, read_json, require_file, rounded, sha256, write_json
 from pipeline.models.flow import EVEN, Easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
@@ -80,9 +79,8 @@ def load_tokenizer(folder: Path, device: torch.device) -> LoadedTokenizer:
     if vqgan.context == "none":
         tokenizer = tokenizer.to(memory_format=torch.channels_last)
     tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-    with (folder / "model.safetensors").open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return LoadedTokenizer(tokenizer, ingest, method, easing, sha256)
+    weights = sha256(folder / "model.safetensors")
+    return LoadedTokenizer(tokenizer, ingest, method, easing, weights)
 
 
 def save_model(module: nn.Module, content: dict, folder: Path) -> None:
@@ -151,7 +149,8 @@ def require_own_tokens(tokens: Path, tokenizer: LoadedTokenizer) -> None:
 
 def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
     """All parameters and buffers as safetensors, written atomically."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _named(module).items()}
+    state = module.state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic(path) as partial:
         try:
             save_file(tensors, partial, metadata)
@@ -162,8 +161,10 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str] | None 
 
 
 def load_module(make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The network that `make` gives, filled. A config.json may ask for any size, so shapes are
-    compared with those of the file before memory is taken.
+    """The network that `make` gives, filled; tensors that do not fit or hold no numbers are named.
+
+    A config.json may ask for any size, so shapes are compared with the file's before memory is
+    taken.
     """
     require_file(path)
     try:
@@ -174,19 +175,7 @@ def load_module(make: Callable[[], nn.Module], path: Path) -> nn.Module:
     if faults:
         raise _unfit(path, faults)
     module = make()
-    load_weights(module, path)
-    return module
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fills `module`; tensors that are missing, extra, misshapen or no numbers are named.
-
-    Shapes are compared before anything is read.
-    """
-    require_file(path)
-    faults, expected = _misshapen(module, path), _named(module)
-    if faults:
-        raise _unfit(path, faults)
+    expected = module.state_dict()
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -198,12 +187,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         raise _unfit(path, faults)
-    module.load_state_dict(tensors, strict=False)
+    module.load_state_dict(tensors)
+    return module
 
 
 def _misshapen(module: nn.Module, path: Path) -> list[str]:
     """A sentence for each tensor that is missing, extra or misshapen."""
-    expected = _named(module)
+    expected = module.state_dict()
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -219,13 +209,3 @@ def _misshapen(module: nn.Module, path: Path) -> list[str]:
 
 def _unfit(path: Path, faults: list[str]) -> UserError:
     return UserError(f"{path} does not fit its config.json: {'; '.join(faults[:5])}; {REMEDY}")
-
-
-def _named(module: nn.Module) -> dict[str, torch.Tensor]:
-    """State without second names of one tensor (tied weights), which safetensors refuses."""
-    named, ids = {}, set()
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in ids:
-            ids.add(id(tensor))
-            named[name] = tensor
-    return named

@@ -12,6 +12,7 @@ flow between both ends, Jiang et al., "Super SloMo" (CVPR 2018, arXiv:1712.00080
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from pipeline import frames
 from pipeline.runtime import exact
@@ -89,17 +91,19 @@ class FlowEstimator:
 
     RIFE is asked for ANCHORS times, not for that of each frame: interpolated, its flows are even
     0.2 dB better on cartoons, in a fifth of the time. Method `rife` takes its flows at the times 0
-    and 1 for those between the keyframes. Raises UserError where its weights are missing.
+    and 1 for those between the keyframes. Its weights are read when they are first needed;
+    UserError where they are missing.
     """
 
     def __init__(self, method: str, device: torch.device | str = "cpu") -> None:
         assert method in ("dis", "rife", "mixed"), method
         self.method, self.device = method, torch.device(device)
-        self.rife = None
-        if method != "dis":
-            from pipeline.models.pretrained.rife import Rife  # which imports `warp` from here
 
-            self.rife = Rife.pretrained().to(self.device)
+    @cached_property
+    def rife(self) -> nn.Module:
+        from pipeline.models.pretrained.rife import Rife  # which imports `warp` from here
+
+        return Rife.pretrained().to(self.device)
 
     @property
     def channels(self) -> int:
@@ -114,18 +118,16 @@ class FlowEstimator:
         if self.method == "rife":
             times = torch.cat([torch.tensor([0.0, 1.0]), times])
         flow, share = self._rife(first, last, times)  # K 4 H W, K 1 H W
-        pair = _dis(first, last)
-        if self.method == "rife":
-            pair = Flow(flow[:1, 2:], flow[1:2, :2])
+        pair = _dis(first, last) if self.method == "mixed" else Flow(flow[:1, 2:], flow[1:2, :2])
         flow, share, times = flow[-ANCHORS:], share[-ANCHORS:], times[-ANCHORS:, None, None, None]
         share = share.clamp(1e-4, 1 - 1e-4)
         anchors = torch.cat([flow[:, :2] / times, flow[:, 2:] / (1 - times), share.logit()], 1)
         return Flow(pair.forward, pair.backward, anchors[None])
 
     def pairs(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], workers: int = 1) -> list[Flow]:
-        """As a call for each pair; DIS in several threads: OpenCV releases Python's lock."""
+        """As a call for each pair; DIS alone in several threads: OpenCV releases Python's lock."""
         cv2.setNumThreads(1)  # DIS cuts a picture into a stripe a thread, and flow depends on it
-        if self.rife is not None:
+        if self.method != "dis":
             return [self(*pair) for pair in pairs]
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(lambda pair: self(*pair), pairs))
@@ -299,7 +301,7 @@ def interpolate(
     assert n_frames >= 3, n_frames
     times = (torch.arange(1, n_frames - 1) / (n_frames - 1)).view(-1, 1, 1, 1)
     ends = [frames.to_float(end[None]).expand(n_frames - 2, -1, -1, -1) for end in (first, last)]
-    context = make_context(*ends, flow, times, torch.tensor(exponent))
+    context = make_context(*ends, flow._replace(anchors=None), times, torch.tensor(exponent))
     return torch.cat([first[None], frames.to_uint8(context.eased), last[None]])
 
 
@@ -395,6 +397,7 @@ def _psnr_by_exponent(clip: torch.Tensor, flow: Flow) -> list[float]:
     chosen = torch.linspace(1, n - 2, min(FIT_FRAMES, n - 2)).round().long()
     ends = [frames.to_float(clip[k][None]).expand(len(chosen), -1, -1, -1) for k in (0, -1)]
     time = (chosen / (n - 1)).view(-1, 1, 1, 1)
+    flow = flow._replace(anchors=None)  # the eased warp has no part of them
     psnr = []
     for exponent in FITTED_EXPONENTS:
         warped = make_context(*ends, flow, time, torch.tensor(exponent)).eased

@@ -9,7 +9,6 @@ Where `report` could not fill the row, a note in `.store/not_in_mlflow` says by 
 is done later, and `python -m pipeline check` reads it out.
 """
 
-import hashlib
 import os
 import platform
 import re
@@ -84,9 +83,7 @@ def read_cost(weights: Path) -> dict | None:
 
 
 def _cost_of(weights: Path) -> Path:
-    with weights.open("rb") as file:
-        name = hashlib.file_digest(file, "sha256").hexdigest()
-    return io.project_root() / ".store/trainings" / f"{name}.json"
+    return io.project_root() / ".store/trainings" / f"{io.sha256(weights)}.json"
 
 
 class Run:

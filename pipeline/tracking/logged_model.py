@@ -60,7 +60,7 @@ def log(
 
     tested = log_data(client, run, settings)["test"]
     weights = [folder / "model.safetensors" for folder in folders.values()]
-    digest = hashlib.sha256(b"".join(map(_sha256, weights))).hexdigest()
+    digest = hashlib.sha256(b"".join(bytes.fromhex(io.sha256(w)) for w in weights)).hexdigest()
     known = client.search_logged_models(
         [experiment], f"source_run_id = '{run}' AND tags.`{WEIGHTS_TAG}` = '{digest}'"
     )
@@ -151,8 +151,3 @@ def dvc_hash(out: Path) -> str:
             if item["path"] == out.as_posix():
                 return item["md5"]
     raise ValueError(f"dvc.lock knows no {out}")
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -1,11 +1,11 @@
 """Several processes that train one model, on torch.distributed.
 
-P processes with a batch of b train as one with a batch of P*b. Each has all the weights and its own
-rows; right before the optimizers step, gradients are averaged in flat vectors. That is not
-DistributedDataParallel, which wraps one module with one backward pass a step: our tasks call parts
-of theirs, and have two optimizers and several passes. The price is that nothing travels while the
-backward pass still computes: some milliseconds a step for 100 MB of gradients between GPUs of one
-machine, more between machines.
+P processes with a batch of b train as one with a batch of P*b, but for batch norm, which sees its
+own rows. Each has all the weights and its own rows; right before the optimizers step, gradients are
+averaged in flat vectors. That is not DistributedDataParallel, which wraps one module with one
+backward pass a step: our tasks call parts of theirs, and have two optimizers and several passes.
+The price is that nothing travels while the backward pass still computes: some milliseconds a step
+for 100 MB of gradients between GPUs of one machine, more between machines.
 
 `base.launcher` is what DVC starts the training stages with: `python` for one process, or
 `torchrun --nproc-per-node=4` for four. All processes must see the same files.
@@ -28,6 +28,7 @@ from pipeline.config import Base
 from pipeline.errors import UserError
 
 CHUNK = 2**23  # numbers that travel at once, 32 MB
+RNG_STRIDE = 1_000_003  # between the seeds of two processes
 # Of a process that no longer answers, but whose connection nobody closed. Saving a state, for which
 # the others wait, takes less; so must the differences between machines in finding optical flow.
 TIMEOUT = timedelta(minutes=30)

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import config
-from pipeline.errors import UserError
 from pipeline.models.gpt import sampling
 from pipeline.models.gpt.backbone import checkpoint_activations, load_pretrained
 from pipeline.models.gpt.model import FrameGpt, GptConfig
@@ -33,8 +32,8 @@ from pipeline.models.vqgan.keyframes import KeyframeTokenizer
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.runtime import autocast
-from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
-from pipeline.training.perceptual import Perceptual, perceptual_loss
+from pipeline.training.distributed import RNG_STRIDE, SINGLE_PROCESS, DistributedContext
+from pipeline.training.perceptual import perceptual_loss
 from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, weighted_means
 from pipeline.training.token_dataset import (
@@ -92,7 +91,8 @@ class GptTask(Task):
         """
         self.settings, self.device, self.processes = settings.train, device, processes
         self.precision, self.tokenizer = settings.base.precision, tokenizer
-        self.generator = torch.Generator().manual_seed(settings.base.seed)
+        seed = settings.base.seed + processes.rank * RNG_STRIDE
+        self.generator = torch.Generator().manual_seed(seed)
         channels = count_context_channels(tokens, tokenizer.tokens_per_frame)
         config = GptConfig.from_params(settings, tokenizer.grid, channels)
         method = self.settings.batch_method
@@ -109,7 +109,7 @@ class GptTask(Task):
 
         self.module = FrameGpt(config)
         self.module.init_from_codebook(tokenizer.codebook.cpu())
-        self.module.init_bias(train.counts(config.num_embeddings, inner=self.parts is not None))
+        self.module.init_bias(train.counts(config.num_embeddings))
         if config.context_channels:
             clips = train.features[:: -(-len(train) // CONTEXT_CLIPS)]
             first = 0 if self.parts is None else 1  # from which frame on there are features
@@ -121,19 +121,10 @@ class GptTask(Task):
         self.module.to(device)
         if settings.base.gradient_checkpointing:
             checkpoint_activations(self.module.gpt)
-        self.perceptual = self._perceptual_loss(settings, config)
+        weighed = self.settings.perceptual_loss_weight
+        self.perceptual = perceptual_loss(settings.vqgan.loss, device) if weighed else None
         self.perceptual_subset = settings.vqgan.loss.perceptual_subset
         self.optimizers = {"gpt": make_optimizer(self.module, self.settings)}
-
-    def _perceptual_loss(self, settings: config.Params, config: GptConfig) -> Perceptual | None:
-        if not self.settings.perceptual_loss_weight:
-            return None
-        if config.context_channels:
-            raise UserError(
-                f"train.perceptual_loss_weight = {self.settings.perceptual_loss_weight:g}: "
-                "expected 0 with a tokenizer that decodes with context"
-            )
-        return perceptual_loss(settings.vqgan.loss, self.device)
 
     def size(self, split: str) -> int:
         return len((self.parts or self.tokens)[split])

@@ -122,10 +122,11 @@ class KeyframeSet:
         device: torch.device,
         epoch: int | None = None,
         shift: bool = False,
+        flip: bool = True,
     ) -> FrameBatch:
-        """Frames and contexts of `rows`; as they are where `epoch` is None, else augmented.
+        """Frames and contexts of `rows`; as they are where `epoch` is None, else of other spans.
 
-        shift: moved by some pixels, too.
+        flip: mirrored and run backwards at random, too; shift: moved by some pixels, too.
         """
         images, flows, times, exponents = [], [], [], []
         for row in rows:
@@ -143,7 +144,7 @@ class KeyframeSet:
             image = torch.from_numpy(np.stack(ends))  # 3 H W 3
             flow = self._flow(number)
             time = (frame - span.first) / (span.last - span.first)
-            if rng is not None:
+            if rng is not None and flip:
                 image, flow, time = _augmented(image, flow, time, rng, shift)
             images.append(image)
             flows.append(flow.pack())

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline import io
 from pipeline.errors import UserError
 from pipeline.frames import to_float
 from pipeline.models.gpt.model import Conditioning, GptConfig
-from pipeline.models.gpt.sequence import pad, truncated_frames
+from pipeline.models.gpt.sequence import truncated_frames
 from pipeline.models.vqgan.previous import PreviousTokenizer
 from pipeline.training.mapped import MappedArray
 from pipeline.training.sequence_dataset import SequenceSet
@@ -83,12 +84,11 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def counts(self, num_embeddings: int, inner: bool = False) -> Tensor:
-        """How often each token id occurs, `V`; inner: without those of both given frames."""
+    def counts(self, num_embeddings: int) -> Tensor:
+        """How often each token id is to be predicted, `V`: both given frames do not count."""
         counts = torch.zeros(num_embeddings, dtype=torch.int64)
         for clip in self.clips:
-            frames = clip[1:-1] if inner else clip
-            counts += frames.flatten().bincount(minlength=num_embeddings)
+            counts += clip[1:-1].flatten().bincount(minlength=num_embeddings)
         return counts
 
     def batch(
@@ -105,10 +105,12 @@ class TokenSet:
         n_frames = torch.tensor([len(clip) for clip in clips])
         last = torch.stack([clip[-1] for clip in clips])
         return TokenBatch(
-            pad(clips).long().to(device),
+            pad_sequence(clips, batch_first=True).long().to(device),
             n_frames.to(device),
             last.long().to(device),
-            pad(features).to(device).float() if self.has_context else None,
+            pad_sequence(features, batch_first=True).to(device).float()
+            if self.has_context
+            else None,
         )
 
 

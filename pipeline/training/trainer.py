@@ -17,12 +17,12 @@ from pipeline import progress
 from pipeline.config import Base, Train, VqganTrainer
 from pipeline.errors import UserError
 from pipeline.resume import Resume, SaveClock, signals_noted, stopped_by
+from pipeline.training.distributed import RNG_STRIDE
 from pipeline.training.task import History, Task
 from pipeline.training.throughput import FlopCounter, peak_flops
 
 VALIDATION_BATCHES = 16  # at most; a val split of any size costs about as much each epoch
 MAX_POINTS = 2000  # of a training curve, about: it lies in git, in MLflow and in saved states
-RNG_STRIDE = 1_000_003  # between the seeds of two processes' dropout
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,16 @@ class BuffersAndRng:
             if name in saved
         }
         self.rng = {"cpu": torch.get_rng_state(), "generator": task.generator.get_state()}
-        device = _device(task)
-        if device.type == "cuda":
-            self.rng["cuda"] = torch.cuda.get_rng_state(device)
+        if task.device.type == "cuda":
+            self.rng["cuda"] = torch.cuda.get_rng_state(task.device)
 
 
 def set_rng(task: Task, rng: dict[str, torch.Tensor]) -> None:
     """Continues with the random numbers of a saved state."""
     torch.set_rng_state(rng["cpu"])
     task.generator.set_state(rng["generator"])
-    device = _device(task)
-    if device.type == "cuda" and "cuda" in rng:  # `auto` may find a GPU that was not there
-        torch.cuda.set_rng_state(rng["cuda"], device)
-
-
-def _device(task: Task) -> torch.device:
-    return next(task.module.parameters()).device
+    if task.device.type == "cuda":
+        torch.cuda.set_rng_state(rng["cuda"], task.device)
 
 
 class Trainer:
@@ -155,7 +149,7 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(spec.parameters, spec.clip_norm)
             rows = [row for batch in batches for row in batch]
             norms.append(LoggedValue(f"gradient of {name}", norm, rows))
-        # Before anyone steps; the one wait for the device in a step.
+        # Before anyone steps.
         finite = bool(_stack([v.value for v in losses + norms]).isfinite().all())
         save_due = self.processes.is_main and self.clock.due()
         failed, save, stop = self.processes.max(not finite, save_due, max(self.signals, default=0))

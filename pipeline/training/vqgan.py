@@ -29,11 +29,11 @@ from torch import nn
 from pipeline import config, frames
 from pipeline.data.augmentation import augment
 from pipeline.data.datasets import ClipSet, ImageSet
-from pipeline.models.flow import EVEN, FIT_CLIPS, FlowEstimator, fit_easing
+from pipeline.models.flow import EVEN, FIT_CLIPS, Context, FlowEstimator, fit_easing
 from pipeline.models.vqgan.keyframes import KeyframeTokenizer, compose
 from pipeline.models.vqgan.model import Tokenizer
 from pipeline.models.vqgan.previous import PreviousTokenizer
-from pipeline.models.vqgan.quantizers import Quantized
+from pipeline.models.vqgan.quantizers import Quantized, perplexity
 from pipeline.runtime import autocast
 from pipeline.training.adversarial import GanLoss, adaptive_weight
 from pipeline.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -58,6 +58,7 @@ class Reconstruction(NamedTuple):
     quantized: Quantized
     weight: torch.Tensor | float = 1.0  # B, mean 1: how much the absolute error of each counts
     mse_weight: torch.Tensor | float = 1.0  # B: how much the squared error counts, with any mean
+    context: Context | None = None
 
 
 class ImageLoss(NamedTuple):
@@ -222,14 +223,15 @@ class VqganTask(Task):
             with autocast(self.device, self.precision):
                 batch = self._reconstruct(rows, None)
                 value = self._image_loss(batch).value
-            codes, _, used = self._codebook_loss(batch.quantized)
-            row = {"reconstruction": float((value + codes).detach()), "psnr": psnr(batch)}
-            metrics.append((row | self._more_validation(rows, batch), len(rows)))
+                codes, _, used = self._codebook_loss(batch.quantized)
+                row = {"reconstruction": float((value + codes).detach()), "psnr": psnr(batch)}
+                row |= self._more_validation(batch)
+            metrics.append((row, len(rows)))
             counts += used
         usage = {"codebook_usage": float((counts > 0).float().mean())}
         return weighted_means(metrics) | usage | {"perplexity": float(perplexity(counts))}
 
-    def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
+    def _more_validation(self, batch: Reconstruction) -> dict[str, float]:
         return {}
 
 
@@ -309,9 +311,8 @@ class KeyframeTask(VqganTask):
         if epoch is None:
             images, context = self.sets["val"].batch(rows, self.device)
         else:
-            epoch = None if kind == "none" else epoch
-            shift = kind == "shift_flip"
-            images, context = self.sets["train"].batch(rows, self.device, epoch, shift)
+            flip, shift = kind != "none", kind == "shift_flip"
+            images, context = self.sets["train"].batch(rows, self.device, epoch, shift, flip)
         quantized = tokenizer.quantize(images, context, self.generator)
         known = torch.ones_like(quantized.vectors[:, :1])
         if tokenizer.training:
@@ -323,7 +324,7 @@ class KeyframeTask(VqganTask):
         if tokenizer.training:
             mean = self.processes.mean(mean)
         mse_weight = 1 / (error.square().mean((1, 2, 3)) + MSE_FLOOR)
-        return Reconstruction(images, decoded, quantized, weight / mean, mse_weight)
+        return Reconstruction(images, decoded, quantized, weight / mean, mse_weight, context)
 
     def _known_codes(self, batch: int) -> torch.Tensor:
         """`B 1 h w`, 0 where a training frame lacks the code.
@@ -339,12 +340,11 @@ class KeyframeTask(VqganTask):
         kept = ((chance >= dropped) & ~without).float()
         return kept.chunk(self.processes.world_size)[self.processes.rank].to(self.device)
 
-    def _more_validation(self, rows: Sequence[int], batch: Reconstruction) -> dict[str, float]:
+    def _more_validation(self, batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
-        tokenizer = self.tokenizer
-        _, context = self.sets["val"].batch(rows, self.device)
-        vectors = batch.quantized.vectors
-        alone = compose(tokenizer(vectors, torch.zeros_like(vectors[:, :1]), context), context)
+        vectors, context = batch.quantized.vectors, batch.context
+        nothing = torch.zeros_like(vectors[:, :1])
+        alone = compose(self.tokenizer(vectors, nothing, context), context)
         return {
             "psnr_without_codes": psnr(batch._replace(decoded=alone.float())),
             "psnr_start": psnr(batch._replace(decoded=context.eased)),
@@ -396,9 +396,3 @@ def psnr(batch: Reconstruction) -> float:
     """Mean of a batch in dB, each image's at most 60."""
     error = (batch.decoded.clamp(-1, 1) - batch.images).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error.clamp_min(4e-6))).mean().detach())
-
-
-def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """exp of the entropy of the codes' shares: 1 to V."""
-    shares = counts.double() / counts.sum().clamp_min(1)
-    return (-torch.special.xlogy(shares, shares).sum()).exp().float()

@@ -9,17 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_settings import GRID
-from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.frames import to_float
 from pipeline.inference.inbetweener import InBetweener
 from pipeline.models.checkpoints import (
     load_tokenizer,
-    load_weights,
     require_own_tokens,
     save_tokenizer,
-    save_weights,
     sign_tokens,
 )
 from pipeline.models.flow import Easing
@@ -49,16 +46,6 @@ def make_gpt(tiny):
         return FrameGpt(GptConfig.from_params(tiny(changes), GRID, context_channels)).eval()
 
     return make
-
-
-class Tied(nn.Module):
-    """Two layers with one weight, as GPT-2's embedding and head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
-        self.head.weight = self.inner.weight
-        self.register_buffer("counts", torch.rand(4))
 
 
 def test_the_tokenizer_without_context_comes_back(tiny, make_tokenizer, tmp_path):
@@ -114,16 +101,6 @@ def test_same_weights_same_bytes(make_gpt, tmp_path):
         save_gpt(make_gpt(), "abc", tmp_path / name)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def test_tied_weights_are_saved_once_and_come_back_tied(tmp_path):
-    module, other = Tied(), Tied()
-    save_weights(module, tmp_path / "model.safetensors")
-    assert sorted(load_file(tmp_path / "model.safetensors")) == ["counts", "inner.weight"]
-    load_weights(other, tmp_path / "model.safetensors")
-    assert other.head.weight is other.inner.weight
-    assert torch.equal(other.head.weight, module.inner.weight)
-    assert torch.equal(other.counts, module.counts)
 
 
 @pytest.fixture(scope="module")

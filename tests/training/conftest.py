@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.resume import Resume
+from pipeline.training.distributed import DistributedContext
 from pipeline.training.task import History
 from pipeline.training.trainer import TrainConfig, train
 
@@ -62,13 +63,15 @@ def gpt_task(tiny, tokens) -> Callable:
         seed: int = 1,
         folder: Path = tokens,
         device: torch.device = CPU,
+        rank: int = 0,
     ) -> GptTask:
         settings = tiny({"vqgan.context": "none"} | (changes or {}))
         torch.manual_seed(0)  # the tokenizer is given, whatever happens to the transformer
         tokenizer = Tokenizer(settings.vqgan, settings.ingest.height, settings.ingest.width)
         torch.manual_seed(seed)
         tokenizer = tokenizer.to(device).eval().requires_grad_(False)
-        return GptTask(settings, folder, tokenizer, device)
+        processes = DistributedContext(1 + rank, rank, device)
+        return GptTask(settings, folder, tokenizer, device, processes)
 
     return make
 

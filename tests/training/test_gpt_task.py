@@ -386,9 +386,17 @@ def test_the_perceptual_loss_is_zero_where_the_model_is_certain_and_right(gpt_ta
     assert task._perceptual(-certain, ids, exists, task.generator).item() > 1e-3
 
 
-def test_the_perceptual_loss_needs_a_tokenizer_without_context(gpt_task, context_tokens):
-    with pytest.raises(UserError, match=r"perceptual_loss_weight = 2: expected 0"):
-        gpt_task(PERCEPTUAL, folder=context_tokens)
+def test_the_untrained_model_predicts_what_is_to_be_predicted(gpt_task, tmp_path, write_tokens):
+    clip = torch.full((7, 32), 5)
+    clip[0] = clip[-1] = 9  # given
+    folder = write_tokens(tmp_path / "tokens", {"train": [clip, clip], "val": [clip]})
+    bias = gpt_task(folder=folder).module.output_bias
+    assert bias.argmax() == 5 and bias[9] == bias.min()
+
+
+def test_processes_draw_other_noise(gpt_task):
+    states = [gpt_task(rank=rank).generator.get_state() for rank in (0, 1)]
+    assert not torch.equal(*states)
 
 
 def test_token_noise_leaves_the_first_frame_and_the_targets(gpt_task, tmp_path, write_tokens):
@@ -485,11 +493,11 @@ def test_the_published_token_table_is_taken_with_as_many_codes(
     taken = gpt_task(changes | {"vqgan.vqvae.num_embeddings": 50_257}, folder=tokens)
     published = load_file(folder / "model.safetensors")
     assert torch.equal(taken.module.table, published["wte.weight"])
-    assert torch.equal(taken.module.gpt.wpe.weight, published["wpe.weight"])
+    assert torch.equal(taken.module.gpt.model.wpe.weight, published["wpe.weight"])
     assert "left out" not in capsys.readouterr().err
     left_out = gpt_task(changes)
     assert left_out.module.table.shape == (16, 16)
-    assert torch.equal(left_out.module.gpt.wpe.weight, published["wpe.weight"])
+    assert torch.equal(left_out.module.gpt.model.wpe.weight, published["wpe.weight"])
     said = capsys.readouterr().err
     assert "its table of 50257 tokens is left out, as the codebook has 16 codes" in said
 

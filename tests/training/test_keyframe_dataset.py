@@ -113,6 +113,15 @@ def test_flow_of_a_killed_run_is_not_computed_again(folder, tmp_path, monkeypatc
         assert computed == 1 + len(wanted), "the others, once"
 
 
+def test_without_augmentation_rows_are_of_several_spans_and_not_moved(folder, train):
+    rows, times = list(range(len(train))), []
+    for epoch in range(4):
+        batch = train.batch(rows, CPU, epoch, flip=False)
+        assert torch.equal(batch.images, train.batch(rows, CPU).images)
+        times.append(batch.context.time)
+    assert not all(torch.equal(times[0], other) for other in times), "other keyframes"
+
+
 @pytest.mark.parametrize("shift", [False, True])
 def test_a_row_is_the_same_in_any_company(train, shift):
     rows = [5, 0, 11, 3]

@@ -2,7 +2,7 @@
 
     hidden = backbone(inputs, position_ids, mask, cache)      # B S E
 
-Both have the parts `wte`, `wpe`, `h` and `ln_f` (Radford et al., 2019), and a key/value cache that
+Both have the token table `wte` (Radford et al., 2019), and a key/value cache that
 the call extends. Published GPT-2 weights come from a folder, or from the hub's cache
 (`transformer.pretrained`).
 """
@@ -80,14 +80,6 @@ class HuggingFaceGpt(nn.Module):
     @property
     def wte(self) -> nn.Embedding:
         return self.model.wte
-
-    @property
-    def wpe(self) -> nn.Embedding:
-        return self.model.wpe
-
-    @property
-    def h(self) -> nn.ModuleList:
-        return self.model.h
 
     def new_cache(self) -> "DynamicCache":
         from transformers import DynamicCache
@@ -205,9 +197,7 @@ def checkpoint_activations(backbone: HuggingFaceGpt | PlainGpt) -> None:
     if isinstance(backbone, PlainGpt):
         backbone.checkpointing = True
     else:
-        model = backbone.model
-        new_name = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.2x on
-        (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        backbone.model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ class GptConfig:
         if self.full_clip:
             return 1
         counter = self.remaining_frames_method == "concat"
-        return max(GPT2_POSITIONS, (self.window + 1) * self.tokens_per_frame + counter)
+        return max(GPT2_POSITIONS, (self.window + 1) * self.positions_per_frame + counter)
 
     def to_dict(self) -> dict:
         return asdict(self)

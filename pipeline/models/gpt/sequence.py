@@ -46,11 +46,6 @@ def clip_mask(
     return visible.repeat_interleave(block_size, 0).repeat_interleave(block_size, 1)
 
 
-def pad(clips: Sequence[Tensor]) -> Tensor:
-    """Clips `T_k ...` of different length to `B T ...`, zeros after the end of each."""
-    return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
-
-
 def truncated_frames(
     lengths: Sequence[int], longest: int, generator: torch.Generator
 ) -> list[Tensor]:

@@ -88,7 +88,7 @@ class Lpips(nn.Module):
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Five feature maps, each `B C H' W'` of unit length along the channels."""
-        maps = self._maps(images)
+        maps = [f.float() for f in self._maps(images)]  # bf16 rounds small differences away
         return [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in maps]
 
     def trunk_features(self, images: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ frameworks); only their weight file is opened. Most are pickles: they are read b
 knows numpy arrays and nothing else, those of PyTorch by its own reader for tensors only.
 """
 
-import hashlib
 import importlib.util
 import pickle
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.io import sha256
 
 if TYPE_CHECKING:  # the check before a run looks for files only, and need not wait for torch
     import torch
@@ -95,8 +95,7 @@ def verified(weights: Weights) -> Path:
 
 def check_sha256(what: str, path: Path, expected: str, remedy: str) -> None:
     """UserError unless the file's sha256 begins with `expected`."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if not digest.startswith(expected):
         raise UserError(f"{what}: {path} has sha256 {digest}, expected {expected}; {remedy}")
 

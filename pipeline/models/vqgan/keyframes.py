@@ -22,13 +22,13 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.flow import Context, resize_flow, warp
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
+from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid, principal_axes
 
 PIXELS = 4  # a side, that the decoder's finest level sees as channels
 # Logits of the last two candidates before training, the eased warp and that with the codes'
 # difference added. The others have 0. What is shown then is the last one, whatever they say.
 START_LOGITS = (4.0, 5.0)
-OUTPUT_GAIN = 4.0  # of the last layer, which starts at zero: learns faster under AdamW
+OUTPUT_GAIN = 4.0  # of the last layer, which starts at zero: learns faster under Adam
 MAX_CORRECTION = 16.0  # pixels by which a unit of the last layer corrects the flow
 
 
@@ -83,16 +83,8 @@ class KeyframeTokenizer(TokenGrid):
         patches = patches.movedim(1, -1).flatten(0, 1)  # BN 3pp
         changed = patches[patches.abs().mean(1) > 0.02]
         patches = changed if len(changed) >= dim else patches
-        # No mean is taken off, so that zero stays zero. In float32 neither solver converges for
-        # sure where patches are few or alike.
-        if len(patches) < patches.shape[1]:
-            axes = torch.linalg.svd(patches.double(), full_matrices=False)[2]
-        else:
-            axes = torch.linalg.eigh((patches.T @ patches).double())[1].flip(1).T
-        axes = axes[:dim].float()  # D 3pp
-        # The sign of an axis is arbitrary: fix it.
-        axes = torch.where(axes.sum(1, keepdim=True) < 0, -axes, axes)
-        axes = F.pad(axes, (0, 0, 0, dim - len(axes))).unflatten(1, (3, patch, patch))
+        # no mean is taken off, so that zero stays zero
+        axes = principal_axes(patches, dim).unflatten(1, (3, patch, patch))  # D 3 p p
         self.to_vectors.weight.copy_(axes)
         self.to_difference.weight.copy_(axes)
         vectors = patches @ axes.flatten(1).T

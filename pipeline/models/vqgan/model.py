@@ -8,7 +8,12 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.vqgan.autoencoder import Decoder, Encoder, stride
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
+from pipeline.models.vqgan.quantizers import (
+    QUANTIZERS,
+    Quantized,
+    TokenGrid,
+    principal_axes,
+)
 
 
 class Tokenizer(TokenGrid):
@@ -91,10 +96,7 @@ class LinearSkip(nn.Module):
         patches = nn.functional.unfold(images.float(), side, stride=side)  # B 3ss hw
         patches = patches.movedim(1, -1).flatten(0, 1)  # Bhw 3ss
         mean = patches.mean(0)
-        axes = torch.linalg.eigh(torch.cov((patches - mean).T))[1].flip(1)[:, :dim].T  # D 3ss
-        axes = axes * axes.sum(1, keepdim=True).sign()  # the sign of an axis is arbitrary: fix it
-        axes = nn.functional.pad(axes, (0, 0, 0, dim - len(axes)))
-        kernel = axes.unflatten(1, (3, side, side))
+        kernel = principal_axes(patches - mean, dim).unflatten(1, (3, side, side))
         colour = mean.unflatten(0, (3, -1)).mean(1)  # all that a bias of `decode` can give back
         self.encode.weight.copy_(kernel)
         self.encode.bias.copy_(-kernel.sum((2, 3)) @ colour)

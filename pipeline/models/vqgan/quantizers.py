@@ -76,6 +76,25 @@ class Quantizer(nn.Module):
         """Moves the codebook after the vectors `BN D` of a training step, where it moves so."""
 
 
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """exp of the entropy of the codes' shares: 1 to V."""
+    shares = counts.double() / counts.sum().clamp_min(1)
+    return (-torch.special.xlogy(shares, shares).sum()).exp().float()
+
+
+def principal_axes(patches: torch.Tensor, dim: int) -> torch.Tensor:
+    """`dim N` of patches `n N`, no mean taken off; surplus axes are zero."""
+    # In float32 neither solver converges for sure where patches are few or alike.
+    if len(patches) < patches.shape[1]:
+        axes = torch.linalg.svd(patches.double(), full_matrices=False)[2]
+    else:
+        axes = torch.linalg.eigh((patches.T @ patches).double())[1].flip(1).T
+    axes = axes[:dim].float()
+    # The sign of an axis is arbitrary: fix it.
+    axes = torch.where(axes.sum(1, keepdim=True) < 0, -axes, axes)
+    return F.pad(axes, (0, 0, 0, dim - len(axes)))
+
+
 class TokenGrid(nn.Module):
     """Base class of the tokenizers: a code for each cell of a grid on the image."""
 

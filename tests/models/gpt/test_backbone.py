@@ -49,7 +49,7 @@ def test_a_table_that_is_too_short_grows_and_keeps_its_rows(tiny, published, row
     model = fresh(tiny, train__sequence="sliding_window", train__n_frames_before=before)
     started = model.gpt.wte.weight.clone()
     assert "table of 50 tokens is left out" in load_pretrained(model.gpt, str(folder))
-    table = model.gpt.wpe.weight
+    table = model.gpt.model.wpe.weight
     assert len(table) == 41 * 32 and torch.equal(table[:rows], theirs.wpe.weight)
     theirs_deviation = theirs.wpe.weight.std().item()
     assert table[rows:].std().item() == pytest.approx(theirs_deviation, rel=0.1)
@@ -63,10 +63,10 @@ def test_a_full_clip_takes_the_blocks_and_the_mean_position(tiny, published):
     theirs, folder = published(rows=1024, vocabulary=50)
     model = fresh(tiny)
     load_pretrained(model.gpt, str(folder))
-    for ours, their in zip(model.gpt.h.parameters(), theirs.h.parameters(), strict=True):
+    for ours, their in zip(model.gpt.model.h.parameters(), theirs.h.parameters(), strict=True):
         assert torch.equal(ours, their)
     mean = theirs.wpe.weight.mean(0, keepdim=True)
-    assert torch.allclose(model.gpt.wpe.weight, mean), "row 0 is an outlier in GPT-2"
+    assert torch.allclose(model.gpt.model.wpe.weight, mean), "row 0 is an outlier in GPT-2"
 
 
 def test_other_sizes_are_named(tiny, published):

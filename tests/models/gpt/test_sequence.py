@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.models.gpt.sequence import clip_mask, is_target, pad, remaining, truncated_frames
+from pipeline.models.gpt.sequence import clip_mask, is_target, remaining, truncated_frames
 
 CPU = torch.device("cpu")
 
@@ -50,13 +50,6 @@ def test_query_blocks_see_what_their_predicting_block_sees_and_themselves(n_fram
 def test_all_positions_of_a_block_see_alike():
     blocks, mask = clip_mask(4, 3, 1, 1, CPU), clip_mask(4, 3, 5, 1, CPU)
     assert torch.equal(mask, blocks.repeat_interleave(5, 0).repeat_interleave(5, 1))
-
-
-def test_padding_comes_after_each_clip():
-    clips = [torch.full((3, 2), 5), torch.full((5, 2), 7)]
-    padded = pad(clips)
-    assert padded.shape == (2, 5, 2) and not padded[0, 3:].any()
-    assert torch.equal(padded[0, :3], clips[0]) and torch.equal(padded[1], clips[1])
 
 
 def test_truncation_keeps_both_ends_and_random_inner_frames():
