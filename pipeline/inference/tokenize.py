@@ -6,6 +6,7 @@ clips are not needed: `evaluate` draws them from their pictures. What is done is
 the tables: a killed run continues with the clip after the last part.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from pipeline import frames, io, progress
-from pipeline.data.datasets import ClipSet
+from pipeline.data.datasets import Clip, ClipSet
 from pipeline.errors import UserError
 from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import Flow, FlowEstimator, make_context
@@ -43,16 +44,13 @@ def precompute(
     disk. batch_size: frames that go through the networks at once; interval: seconds between two
     saved parts, at least.
     """
-    tokenizer = loaded.tokenizer
-    has_context = isinstance(tokenizer, KeyframeTokenizer)
-    estimator = FlowEstimator(loaded.flow_method, device) if has_context else None
-    uses = np.zeros(len(tokenizer.codebook), np.int64)
+    encoder = ClipEncoder(loaded, device, precision, batch_size)
+    uses = np.zeros(len(loaded.tokenizer.codebook), np.int64)
     counts: dict[str, float] = {"frames": 0}
     for split in SPLITS:
         clips = ClipSet(shards, split)
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
-        augmented = has_context and split == "train"
-        choices = (False, True) if augmented else (False,)
+        choices = (False, True) if encoder.estimator and split == "train" else (False,)
         variants = [*product(choices, choices)]
         rows: list[dict] = []
         paths, done = _saved_parts(parts / split, len(variants))
@@ -60,31 +58,7 @@ def precompute(
         with progress.bar(what=f"tokens, {split}", unit="clip", total=len(clips)) as bar:
             bar.n = bar.initial = done
             for number in saved_between(range(done, len(clips)), save, interval):
-                clip_id, clip = clips[number]
-                flow = None
-                if has_context:
-                    flow = estimator(clip[0].numpy(), clip[-1].numpy())
-                for flipped, reverse in variants:
-                    if isinstance(tokenizer, PreviousTokenizer):
-                        images = frames.to_float(clip[None].to(device))
-                        with autocast(device, precision):
-                            length = torch.tensor([len(clip)], device=device)
-                            coded = tokenizer.encode_sequence(images, length)
-                        ids, features = coded[0][0].cpu(), coded[1][0].cpu()
-                    else:
-                        ids, features = _encode(
-                            loaded, clip, flow, flipped, reverse, batch_size, device, precision
-                        )
-                    rows.append(
-                        {
-                            "clip_id": clip_id,
-                            "flipped": flipped,
-                            "reversed": reverse,
-                            "n_frames": len(ids),
-                            "tokens": ids.flatten().numpy().astype("uint16"),
-                            "features": features.numpy().astype(np.float16).tobytes(),
-                        }
-                    )
+                rows += encoder.rows(clips[number], variants)
                 bar.update()
         if rows:
             save()
@@ -101,6 +75,82 @@ def precompute(
         "perplexity": float(perplexity(torch.from_numpy(uses))),
         "most_frequent_code": float(uses.max() / max(1, uses.sum())),
     }
+
+
+class ClipEncoder:
+    """A trained tokenizer that encodes clips; `estimator` is None without keyframes as context."""
+
+    def __init__(
+        self, loaded: LoadedTokenizer, device: torch.device, precision: str, batch_size: int
+    ) -> None:
+        self.loaded, self.tokenizer, self.device = loaded, loaded.tokenizer, device
+        self.precision, self.batch_size = precision, batch_size
+        self.estimator = None
+        if isinstance(self.tokenizer, KeyframeTokenizer):
+            self.estimator = FlowEstimator(loaded.flow_method, device)
+
+    def rows(self, clip: Clip, variants: list[tuple[bool, bool]]) -> Iterator[dict]:
+        """A row of the table for each variant: mirrored or not, reversed or not."""
+        images, flow = clip.frames, None
+        if self.estimator is not None:
+            flow = self.estimator(images[0].numpy(), images[-1].numpy())
+        for flipped, reverse in variants:
+            if isinstance(self.tokenizer, PreviousTokenizer):
+                ids, features = self._sequence(images)
+            elif flow is None:
+                ids, features = self._whole_frames(images), torch.empty(0)
+            else:
+                ids, features = self._between_keyframes(images, flow, flipped, reverse)
+            yield {
+                "clip_id": clip.clip_id,
+                "flipped": flipped,
+                "reversed": reverse,
+                "n_frames": len(ids),
+                "tokens": ids.flatten().numpy().astype("uint16"),
+                "features": features.numpy().astype(np.float16).tobytes(),
+            }
+
+    # Clips uint8 `n H W 3` to ids int64 `n N`, and features float `n N C`, on the CPU.
+
+    def _sequence(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images = frames.to_float(clip[None].to(self.device))
+        with autocast(self.device, self.precision):
+            length = torch.tensor([len(clip)], device=self.device)
+            ids, features = self.tokenizer.encode_sequence(images, length)
+        return ids[0].cpu(), features[0].cpu()
+
+    @torch.no_grad()
+    def _whole_frames(self, clip: torch.Tensor) -> torch.Tensor:
+        ids = []
+        for part in clip.split(self.batch_size):
+            images = frames.to_float(part.to(self.device))
+            with autocast(self.device, self.precision):
+                ids.append(self.tokenizer.encode(images).cpu())
+        return torch.cat(ids)
+
+    @torch.no_grad()
+    def _between_keyframes(
+        self, clip: torch.Tensor, flow: Flow, flipped: bool, reverse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if flipped:
+            clip, flow = clip.flip(2), flow.mirror()
+        if reverse:
+            clip, flow = clip.flip(0), flow.reverse()
+        exponent = torch.tensor(self.loaded.easing.exponent(clip[0], clip[-1]), device=self.device)
+        ends = [frames.to_float(clip[k][None].to(self.device)) for k in (0, -1)]  # 1 3 H W
+        flow = flow.to(self.device)
+        ids, features = [], []
+        for numbers in torch.arange(len(clip)).split(self.batch_size):
+            images = frames.to_float(clip[numbers].to(self.device))
+            with autocast(self.device, self.precision):
+                time = (numbers / max(1, len(clip) - 1)).view(-1, 1, 1, 1).to(self.device)
+                both = [end.expand(len(numbers), -1, -1, -1) for end in ends]
+                context = make_context(*both, flow, time, exponent)
+                ids.append(self.tokenizer.encode(images, context).cpu())
+                features.append(self.tokenizer.context_features(context).cpu())
+        ids = torch.cat(ids)
+        ids[0] = ids[-1] = 0  # given: the eased warp is the keyframe itself, as in generation
+        return ids, torch.cat(features)
 
 
 def _saved_parts(folder: Path, rows_a_clip: int) -> tuple[list[Path], int]:
@@ -132,43 +182,3 @@ def _save_part(rows: list[dict], paths: list[Path], folder: Path, rows_a_clip: i
     io.write_table(rows, io.TOKENS, path)
     paths.append(path)
     rows.clear()
-
-
-@torch.no_grad()
-def _encode(
-    loaded: LoadedTokenizer,
-    clip: torch.Tensor,
-    flow: Flow | None,
-    flipped: bool,
-    reverse: bool,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clip uint8 `n H W 3` to ids int64 `n N` and features float `n N C`, on the CPU."""
-    if flipped:
-        clip, flow = clip.flip(2), flow.mirror()
-    if reverse:
-        clip, flow = clip.flip(0), flow.reverse()
-    tokenizer, n = loaded.tokenizer, len(clip)
-    if flow is not None:
-        exponent = torch.tensor(loaded.easing.exponent(clip[0], clip[-1]), device=device)
-        ends = [frames.to_float(clip[k][None].to(device)) for k in (0, -1)]  # 1 3 H W
-        flow = flow.to(device)
-    ids, features = [], []
-    for numbers in torch.arange(n).split(batch_size):
-        images = frames.to_float(clip[numbers].to(device))
-        with autocast(device, precision):
-            if flow is None:
-                ids.append(tokenizer.encode(images).cpu())
-                continue
-            time = (numbers / max(1, n - 1)).view(-1, 1, 1, 1).to(device)
-            both = [end.expand(len(numbers), -1, -1, -1) for end in ends]
-            context = make_context(*both, flow, time, exponent)
-            ids.append(tokenizer.encode(images, context).cpu())
-            features.append(tokenizer.context_features(context).cpu())
-    ids = torch.cat(ids)
-    if flow is None:
-        return ids, torch.empty(0)
-    ids[0] = ids[-1] = 0  # given: the eased warp is the keyframe itself, as in generation
-    return ids, torch.cat(features)
