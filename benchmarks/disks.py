@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +31,10 @@ CASES = {
     "frame_subsample": ([*PYTHON, "stages.frame_subsample"], [INDEX], INDEX),
     "clip_chunk": ([*PYTHON, "stages.clip_chunk"], ["data/clips"], "data/clips"),
     "report": ([*PYTHON, "stages.report"], ["metrics", "plots"], "metrics"),
-    "generate": ([*GENERATE, "9", "--out", "o/clip.mp4"], ["o", "TMPDIR"], "o"),
+    "generate": ([*GENERATE, "9", "--out", "o/clip.mp4"], ["o"], "o"),
     "frames": ([*GENERATE, "9", "--out", "o/clip"], ["o"], "o"),
     "gif": ([*GENERATE, "9", "--out", "o/clip.gif"], ["o"], "o"),
-    "retime": ([*RETIME[:-3], "o/out.mp4", *RETIME[-2:]], ["o", "TMPDIR"], "o"),
+    "retime": ([*RETIME[:-3], "o/out.mp4", *RETIME[-2:]], ["o"], "o"),
     "export": ([*PYTHON, "pipeline", "export", "o/model"], ["o"], "o"),
 }  # fmt: skip
 STATES = {"ingest": [".store"], "shard_pack": []}  # the others: .resume
@@ -50,8 +49,8 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def call(words: list[str], folder: Path, temporary: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+def call(words: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -67,22 +66,21 @@ def main() -> None:
         Image.fromarray(pixels).save(root / keyframe)
     for name in [given.only] if given.only else CASES:
         words, places, compared = CASES[name]
-        temporary = Path(tempfile.mkdtemp())
         if compared == "o":
             shutil.rmtree(root / "o", ignore_errors=True)
             (root / "o").mkdir()
-            assert call(words, root, temporary).returncode == 0
+            assert call(words, root).returncode == 0
         wanted = hashes(root / compared)
         assert wanted, f"{compared} is empty: run benchmarks.kills first"
         for place, kind in itertools.product(places, ("size=8k", "size=8k,ro")):
-            small = temporary if place == "TMPDIR" else root / place
+            small = root / place
             for folder in (compared, ".resume", ".store"):
                 shutil.rmtree(root / folder, ignore_errors=True)
             for folder in (small, root / compared):
                 folder.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "-o", kind, "none", small], check=True)
             try:
-                done = call(words, root, temporary)
+                done = call(words, root)
             finally:
                 subprocess.run(["umount", small], check=True)
             said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
@@ -91,11 +89,10 @@ def main() -> None:
             n_wrong += not fine
             verdict = "well" if fine else f"BAD, {done.stderr[-1500:]}"
             print(f"{name}, {place} {kind}: code {done.returncode}, {said}: {verdict}", flush=True)
-        cured = call(words, root, temporary)
+        cured = call(words, root)
         same = hashes(root / compared) == wanted
         n_wrong += not same
         print(f"{name}, cured: code {cured.returncode}, same bytes: {same}", flush=True)
-        shutil.rmtree(temporary)
     sys.exit(n_wrong > 0)
 
 

@@ -162,7 +162,7 @@ def project(folder: Path, film: bool) -> None:
         for overlay in (presets.overlay("tiny", ROOT / "presets"), CHANGES):
             content = presets.merged(content, overlay)
         YAML().dump(content, folder / "params.yaml")
-    commands = [["dvc", "repro", "evaluate"]]
+    commands = [["dvc", "repro", "report"]]
     if film and not (folder / "wanted.mp4").exists():
         source = folder / "data/sample/episodes/episode_01.mp4"
         cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", source, "-t", "4"]

@@ -14,6 +14,7 @@ from pathlib import Path
 POLL_SECONDS = 0.5
 OUT_OF_MEMORY = re.compile("(out of|not enough|allocate) memory")  # PyTorch's words
 
+PARTIAL = re.compile(r"/\.nakawari-\w+\.partial")  # what is being written, below its folder
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
@@ -85,7 +86,7 @@ def run_main(main: Callable[[], None]) -> None:
     except OSError as error:
         _discard_output()
         name = error.filename2 or error.filename  # of a copy and a renaming: the one written
-        name = f" at {name}" if name else ""
+        name = f" at {PARTIAL.sub('', str(name))}" if name else ""
         remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
         sys.exit(f"error: {error.strerror or error}{name}. {remedy} and run the same command again")
     except (MemoryError, RuntimeError) as error:

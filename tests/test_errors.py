@@ -30,6 +30,7 @@ MEND, FREE = f"Mend that and {AGAIN}", f"Free some space and {AGAIN}"
         ("open('/absent')", 1, f"error: No such file or directory at /absent. {MEND}"),
         ("raise OSError(28, 'No space left')", 1, f"error: No space left. {FREE}"),
         ("raise OSError(28, 'Full', 'read', None, 'made')", 1, f"error: Full at made. {FREE}"),
+        ("raise OSError(5, 'Bad', 'o/.nakawari-1f.partial/a')", 1, f"error: Bad at o/a. {MEND}"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, f"interrupted; {AGAIN} to continue"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, f"interrupted; {AGAIN} to continue"),
     ],
