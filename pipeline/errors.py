@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 POLL_SECONDS = 0.5
+MOST_LETTERS = 2900  # of a sentence
 OUT_OF_MEMORY = re.compile("(out of|not enough|allocate) memory")  # PyTorch's words
 
 PARTIAL = re.compile(r"/\.nakawari-\w+\.partial")  # what is being written, below its folder
@@ -19,7 +20,14 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class UserError(Exception):
-    """Something from outside (file, video, parameter, checkpoint) is not as it must be."""
+    """Something from outside (file, video, parameter, checkpoint) is not as it must be.
+
+    A library's reason may hold the file that it could not read: it is cut off.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} ..."
 
 
 class Terminated(KeyboardInterrupt):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import naming, run_main
+from pipeline.errors import UserError, naming, run_main
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -81,3 +81,8 @@ def test_a_want_of_memory_is_one_sentence_and_a_bug_is_not(error, said):
 
     with pytest.raises(SystemExit if said else RuntimeError, match=said or "a bug"):
         run_main(main)
+
+
+def test_the_words_of_a_library_have_an_end():
+    assert str(UserError("a short sentence")) == "a short sentence"
+    assert len(str(UserError("x" * 9000))) < 3000
