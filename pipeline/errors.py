@@ -22,12 +22,13 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 class UserError(Exception):
     """Something from outside (file, video, parameter, checkpoint) is not as it must be.
 
-    A library's reason may hold the file that it could not read: it is cut off.
+    A value, or a library's reason, may be as long as a file: the middle of the sentence is left
+    out then, so that the thing at its head and the remedy at its end stay.
     """
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} ..."
+        text, half = super().__str__(), MOST_LETTERS // 2
+        return text if len(text) <= MOST_LETTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 class Terminated(KeyboardInterrupt):

@@ -83,6 +83,9 @@ def test_a_want_of_memory_is_one_sentence_and_a_bug_is_not(error, said):
         run_main(main)
 
 
-def test_the_words_of_a_library_have_an_end():
+def test_a_long_value_leaves_the_thing_and_the_remedy():
     assert str(UserError("a short sentence")) == "a short sentence"
-    assert len(str(UserError("x" * 9000))) < 3000
+    said = str(UserError(f"--size {'9' * 9000}: expected WIDTHxHEIGHT"))
+    assert said.startswith("--size 999") and " ... " in said
+    assert said.endswith("999: expected WIDTHxHEIGHT")
+    assert len(said) < 3000

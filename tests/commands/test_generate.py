@@ -440,7 +440,7 @@ def test_sizes_of_the_output(tiny, wish, picture, size):
     "wish", ["large", "64", "64x", "15x64", "64x8193", "-64x64", "64 x 64", "9" * 5000 + "x64", ""]
 )
 def test_other_sizes_are_refused(tiny, wish):
-    with pytest.raises(UserError, match=rf"size {wish}: expected"):
+    with pytest.raises(UserError, match=rf"size {wish[:99]}.*: expected"):
         output_size(wish, (30, 50), tiny().ingest)
 
 
