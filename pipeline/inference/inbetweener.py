@@ -7,7 +7,8 @@ The transformer works on token ids; pixels are composed once, at the end. With a
 context (the thesis' form) that is its picture, enlarged to the output's size. With keyframes as
 context, masks and flow are predicted at the model's size and enlarged, and mix the given pictures
 at the output's size, so that these keep their resolution. With the previous frame as context each
-frame is decoded before the next one's tokens are predicted.
+frame is decoded before the next one's tokens are predicted, from both keyframes towards the middle:
+the tokens of the second half say what becomes of the frame after.
 """
 
 from collections import OrderedDict
@@ -99,7 +100,7 @@ class InBetweener:
 
     @property
     def has_previous(self) -> bool:
-        """Whether a frame is decoded from the one before (`vqgan.context: previous`)."""
+        """Whether a frame is decoded from its neighbour (`vqgan.context: previous`)."""
         return isinstance(self.tokenizer, PreviousTokenizer)
 
     @torch.no_grad()
@@ -179,7 +180,8 @@ class InBetweener:
         if numbers is None:
             numbers = torch.arange(1, n_frames - 1)
         if self.has_previous:
-            followed = self._follow(frames.to_float(first[None].to(self.device)), ids)  # T 3 H W
+            ends = [frames.to_float(x[None].to(self.device)) for x in (first, last)]
+            followed = self._follow(*ends, ids[: n_frames - 2])  # T 3 H W
         for part in numbers.split(max(1, MAX_PIXELS // shown[0][..., 0].numel())):
             codes = ids[part - 1]  # K N
             with autocast(self.device, self.precision):
@@ -219,11 +221,14 @@ class InBetweener:
 
         Also their ids `n-2 N`. The result of a transformer without error.
         """
-        inner = frames.to_float(clip[1:-1].to(self.device))
+        images = frames.to_float(clip.to(self.device))
+        inner = images[1:-1]
         with autocast(self.device, self.precision):
             if self.has_previous:
-                ids = self.tokenizer.encode(inner, frames.to_float(clip[:-2].to(self.device)))
-                decoded = self._follow(frames.to_float(clip[:1].to(self.device)), ids)
+                from_first, from_last = halves(len(inner))
+                neighbours = torch.cat([images[:from_first], images[len(clip) - from_last :]])
+                ids = self.tokenizer.encode(inner, neighbours)
+                decoded = self._follow(images[:1], images[-1:], ids)
             elif self.has_context:
                 numbers = torch.arange(1, len(clip) - 1)
                 context = self.context(clip[0], clip[-1], len(clip), numbers)
@@ -274,39 +279,60 @@ class InBetweener:
         decoding: Decoding,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """`T B N`: with the previous frame as context, features are those of decoded frames."""
+        """`T B N`: with the previous frame as context, features are those of decoded frames.
+
+        Both ends draw towards each other, a frame in each step: what is known of the way grows on
+        both sides, and no frame is further from a given one than half the clip. To the transformer
+        each step is a part of a clip, as in training; the second side plays backwards.
+        """
         tokenizer, generator = self.tokenizer, generator or torch.Generator().manual_seed(0)
-        image = frames.to_float(first.to(self.device))  # B 3 H W
-        end = frames.to_float(last.to(self.device))
-        given = tokenizer.context_features(end, end).float()  # B N C
         # without warps there is no null code
         decoding = decoding.model_copy(update={"min_confidence": 0.0})
-        nothing = torch.zeros(given.shape[:2], dtype=torch.int64, device=self.device)  # B N
-        ids, read = [nothing], []  # by frame
-        for number in range(int(lengths.max()) - 2):
-            read.append(tokenizer.context_features(image, end).float())
-            # As in training, a part of the clip: its first frame is the oldest that is read.
-            start = max(0, number - self.gpt.config.window)
-            n_frames = (lengths - start).clamp(min=len(read) - start + 2)
-            features = given.new_zeros(len(first), int(n_frames.max()), *given.shape[1:])
-            features[:, 1 : len(read) - start + 1] = torch.stack(read[start:], 1)
-            features[torch.arange(len(first)), n_frames - 1] = given
-            window = torch.stack([nothing, *ids[start + 1 :]], 1)  # B T N
-            codes = predict(
-                self.gpt, window, Conditioning(nothing, n_frames, features), decoding, generator
+        count, longest = len(first), int(lengths.max())
+        n_frames = lengths.repeat(2)  # 2B: of the first side and the second
+        images = frames.to_float(torch.cat([first, last]).to(self.device))[:, None]  # 2B K 3 H W
+        keyframes = torch.cat([images, images.roll(count, 0)], 1)
+        nothing = torch.zeros(
+            2 * count, tokenizer.tokens_per_frame, dtype=torch.int64, device=self.device
+        )
+        ids = [nothing]
+        for step in range((longest - 1) // 2):
+            start = max(0, step - self.gpt.config.window)  # the oldest frame that is read
+            length = (n_frames - step - start).clamp(min=images.shape[1] + 2)
+            features = tokenizer.sequence_features(images, images[:, -1].roll(count, 0), length)
+            window = torch.stack([nothing, *ids[start + 1 :]], 1)  # 2B T N
+            given = Conditioning(nothing, length, features.float())
+            ids.append(predict(self.gpt, window, given, decoding, generator))
+            parts = zip(
+                ids[-1].split(64), images[:, -1].split(64), keyframes.split(64), strict=True
             )
-            ids.append(codes)
-            image = tokenizer.decode(codes, image)
-        return torch.stack(ids[1:])
+            following = torch.cat([tokenizer.decode(*part) for part in parts])
+            images = torch.cat([images, following[:, None]], 1)[:, -self.gpt.config.window - 1 :]
+        drawn = torch.stack(ids[1:], 1)  # 2B S N
+        joined = drawn.new_zeros(longest - 2, count, drawn.shape[2])
+        for k, n in enumerate(lengths.tolist()):
+            from_first, from_last = halves(n - 2)
+            ways = drawn[k, :from_first], drawn[count + k, :from_last].flip(0)
+            joined[: n - 2, k] = torch.cat(ways)
+        return joined
 
-    def _follow(self, first: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Frames `T 3 H W`, each decoded from ids `T N` and the frame before; first: `1 3 H W`."""
-        decoded, previous = [], first
+    def _follow(self, first: torch.Tensor, last: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Frames `T 3 H W` from ids `T N` and keyframes `1 3 H W`, each from its neighbour."""
+        from_first, _ = halves(len(ids))
         with autocast(self.device, self.precision):
-            for codes in ids:
-                previous = self.tokenizer.decode(codes[None].to(self.device), previous)
-                decoded.append(previous)
-        return torch.cat(decoded)
+            of_first = self._one_side(first, last, ids[:from_first])
+            of_last = self._one_side(last, first, ids[from_first:].flip(0))
+        return torch.cat([*of_first, *reversed(of_last)])
+
+    def _one_side(
+        self, image: torch.Tensor, other: torch.Tensor, ids: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Frames `1 3 H W` from ids `T N`, from one keyframe on towards the other."""
+        keyframes, images = torch.stack([image, other], 1), []
+        for codes in ids:
+            image = self.tokenizer.decode(codes[None].to(self.device), image, keyframes)
+            images.append(image)
+        return images
 
     def _features(
         self, first: torch.Tensor, last: torch.Tensor, n_frames: Sequence[int]
@@ -377,6 +403,11 @@ class InBetweener:
                 f"a clip of {min(n_frames)} frames: expected at least 3, both given ones and one "
                 "between"
             )
+
+
+def halves(n_inner: int) -> tuple[int, int]:
+    """How many inner frames are drawn from the first keyframe, and from the last one."""
+    return n_inner - n_inner // 2, n_inner // 2
 
 
 def enlarged(images: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:

@@ -50,8 +50,7 @@ def precompute(
     for split in SPLITS:
         clips = ClipSet(shards, split)
         clips.require_size(loaded.ingest.height, loaded.ingest.width)
-        choices = (False, True) if encoder.estimator and split == "train" else (False,)
-        variants = [*product(choices, choices)]
+        variants = encoder.variants if split == "train" else [(False, False)]
         rows: list[dict] = []
         paths, done = _saved_parts(parts / split, len(variants))
         save = partial(_save_part, rows, paths, parts / split, len(variants))
@@ -89,14 +88,23 @@ class ClipEncoder:
         if isinstance(self.tokenizer, KeyframeTokenizer):
             self.estimator = FlowEstimator(loaded.flow_method, device)
 
+    @property
+    def variants(self) -> list[tuple[bool, bool]]:
+        """Of a clip of train: mirrored or not, reversed or not."""
+        both = (False, True)
+        if isinstance(self.tokenizer, KeyframeTokenizer):
+            return [*product(both, both)]
+        backwards = both if isinstance(self.tokenizer, PreviousTokenizer) else (False,)
+        return [*product((False,), backwards)]
+
     def rows(self, clip: Clip, variants: list[tuple[bool, bool]]) -> Iterator[dict]:
-        """A row of the table for each variant: mirrored or not, reversed or not."""
+        """A row of the table for each variant."""
         images, flow = clip.frames, None
         if self.estimator is not None:
             flow = self.estimator(images[0].numpy(), images[-1].numpy())
         for flipped, reverse in variants:
             if isinstance(self.tokenizer, PreviousTokenizer):
-                ids, features = self._sequence(images)
+                ids, features = self._sequence(images.flip(0) if reverse else images)
             elif flow is None:
                 ids, features = self._whole_frames(images), torch.empty(0)
             else:

@@ -22,7 +22,7 @@ class SequenceSet:
     """Sequences of one split by row and epoch."""
 
     def __init__(self, shards: Path, split: str, seed: int = 0) -> None:
-        """seed: of what is drawn anew, and of where windows begin."""
+        """seed: of what is drawn anew, and of where windows begin and how they run."""
         self.clips, self.seed, self.digits = ClipSet(shards, split), seed, None
         self.count = len(self.clips)
         if split == "train" and (shards / DIGITS_FILE).is_file():
@@ -32,6 +32,11 @@ class SequenceSet:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest row."""
+        return min(self.clips.lengths) if self.digits is None else N_FRAMES
 
     def n_frames(self, row: int) -> int:
         return self.clips.lengths[row] if self.digits is None else N_FRAMES
@@ -47,10 +52,14 @@ class SequenceSet:
         return np.repeat(grey[..., None], 3, axis=3)
 
     def windows(self, rows: Sequence[int], epoch: int, length: int) -> torch.Tensor:
-        """uint8 `B T H W 3`: `length` consecutive frames of each row, from a random one on."""
+        """uint8 `B T+2 H W 3`: consecutive frames of each row between its first and its last one.
+
+        From a random frame on, as many as `length`; half of the rows play backwards.
+        """
         windows = []
         for row in rows:
-            random = np.random.default_rng((self.seed, epoch, row, 1))
-            start = int(random.integers(self.n_frames(row) - length + 1))
-            windows.append(self.frames(row, epoch, range(start, start + length)))
+            random, n = np.random.default_rng((self.seed, epoch, row, 1)), self.n_frames(row)
+            start = int(random.integers(n - length + 1))
+            numbers = [0, *range(start, start + length), n - 1]
+            windows.append(self.frames(row, epoch, numbers[:: random.choice((1, -1))]))
         return torch.from_numpy(np.stack(windows))

@@ -155,6 +155,8 @@ class PartSet:
                 length = int(random.integers(shortest, longest + 1))
             start = int(random.integers(total - length + 1))
             numbers = [*range(start, start + targets + 1), start + length - 1]
+            if random.random() < 0.5:  # backwards, as the second half of a clip is drawn
+                numbers = [2 * start + length - 1 - number for number in numbers]
             images.append(self.sequences.frames(row, epoch, numbers))
             lengths.append(length)
         images = to_float(torch.from_numpy(np.stack(images)).flatten(0, 1).to(device))

@@ -10,8 +10,10 @@ those of the eased warp, from which the decoder starts: with plain errors clips 
 those that do not (1.8 dB in the third with least motion). The squared error is what PSNR measures:
 with the absolute error alone still clips lose 0.3 dB. In a share of the frames all codes are left
 out, so that the decoder alone is an interpolator too, and in the others some. `PreviousTask` trains
-the one with the previous frame as context, on consecutive frames; from the second on the decoder
-starts from its own picture, so that errors do not grow from frame to frame.
+the one with the previous frame as context, on consecutive frames. It starts from pictures that have
+faded: some frames are decoded before, one from the other, with codes of which some are wrong. The
+moved image and the refined one both count, without a gradient between them: so the codes learn to
+move, whatever the keyframes can mend.
 
 What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
@@ -45,7 +47,10 @@ from pipeline.training.task import Loss, OptimizerSpec, Task, warmup_cosine, wei
 WARMUP_SHARE = 0.05  # of the training, in which gen_lr rises
 START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
-UNROLLED = 2  # frames that the tokenizer with context previous decodes one from the other
+# The tokenizer with context previous: frames that it decodes one from the other, how many at most
+# are decoded before these without a gradient, and the share of their codes that is wrong, at most.
+UNROLLED, ROLLED_IN, WRONG_CODES = 2, 6, 0.3
+NEAREST = 8  # codes of which one takes the place of a right one
 # Errors of the eased warp, on [-1, 1], below which all frames count alike: absolute and squared.
 MAE_FLOOR, MSE_FLOOR = 0.005, 1e-4
 
@@ -131,6 +136,11 @@ class VqganTask(Task):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         """A batch of train, augmented, or of val where `epoch` is None."""
         raise NotImplementedError
+
+    def _chance(self, batch: int, *shape: int) -> torch.Tensor:
+        """Uniform random numbers `B ...`, drawn for the batches of all processes together."""
+        chance = torch.rand(batch * self.processes.world_size, *shape, generator=self.generator)
+        return chance.chunk(self.processes.world_size)[self.processes.rank]
 
     def losses(self, rows: Sequence[int], epoch: int, step: int) -> Iterator[Loss]:
         with autocast(self.device, self.precision):
@@ -327,18 +337,10 @@ class KeyframeTask(VqganTask):
         return Reconstruction(images, decoded, quantized, weight / mean, mse_weight, context)
 
     def _known_codes(self, batch: int) -> torch.Tensor:
-        """`B 1 h w`, 0 where a training frame lacks the code.
-
-        Drawn for the batches of all processes, of which each takes its own.
-        """
-        sizes = self.settings.keyframes
-        rows, columns = self.tokenizer.grid
-        total = batch * self.processes.world_size
-        dropped = torch.rand(total, 1, 1, 1, generator=self.generator)
-        chance = torch.rand(total, 1, rows, columns, generator=self.generator)
-        without = torch.rand(total, 1, 1, 1, generator=self.generator) < sizes.frames_without_codes
-        kept = ((chance >= dropped) & ~without).float()
-        return kept.chunk(self.processes.world_size)[self.processes.rank].to(self.device)
+        """`B 1 h w`, 0 where a training frame lacks the code."""
+        dropped, chance = self._chance(batch, 1, 1, 1), self._chance(batch, 1, *self.tokenizer.grid)
+        without = self._chance(batch, 1, 1, 1) < self.settings.keyframes.frames_without_codes
+        return ((chance >= dropped) & ~without).float().to(self.device)
 
     def _more_validation(self, batch: Reconstruction) -> dict[str, float]:
         """PSNR of the decoder alone, and of what it starts from."""
@@ -356,36 +358,73 @@ class PreviousTask(VqganTask):
 
     def _start(self, settings: config.Params, shards: Path) -> None:
         self.sets = {split: SequenceSet(shards, split, self.seed) for split in ("train", "val")}
+        lengths = [clips.shortest for clips in self.sets.values() if len(clips)]
+        self.length = min(1 + ROLLED_IN + UNROLLED, *lengths)  # frames of a window
         size = (settings.ingest.height, settings.ingest.width)
         self._build(PreviousTokenizer(self.settings, *size))
         count = self.size("train")
-        images = self._windows(range(0, count, max(1, 4 * count // START_FRAMES)), 0)
+        rows = range(0, count, max(1, (UNROLLED + ROLLED_IN) * count // START_FRAMES))
+        images = self._windows(rows, 0)[:, 1:-1]
         self.tokenizer.init_from_data(
             images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1), self.generator
         )
 
     def _windows(self, rows: Sequence[int], epoch: int | None) -> torch.Tensor:
-        """`B T 3 H W`, T = 1 + UNROLLED consecutive frames."""
-        split = "val" if epoch is None else "train"
-        windows = self.sets[split].windows(rows, epoch or 0, 1 + UNROLLED)  # B T H W 3
+        """`B T 3 H W`: consecutive frames between the row's two ends."""
+        clips = self.sets["val" if epoch is None else "train"]
+        windows = clips.windows(rows, epoch or 0, self.length)  # B T H W 3
         return frames.to_float(windows.flatten(0, 1).to(self.device)).unflatten(
             0, windows.shape[:2]
         )
 
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
-        windows = self._windows(rows, epoch)  # B T 3 H W
-        images, true_previous = windows[:, 1:], windows[:, :-1]
-        quantized = self.tokenizer.quantize(
+        tokenizer, windows = self.tokenizer, self._windows(rows, epoch)  # B T 3 H W
+        keyframes, windows = windows[:, [0, -1]], windows[:, 1:-1]
+        start = 0  # in training anywhere
+        if tokenizer.training:
+            most = self.length - 1 - UNROLLED
+            start = most - int(torch.randint(most + 1, (), generator=self.generator))
+        previous = self._roll_in(windows[:, start:-UNROLLED], keyframes)
+
+        images, true_previous = windows[:, -UNROLLED:], windows[:, -UNROLLED - 1 : -1]
+        quantized = tokenizer.quantize(
             images.flatten(0, 1), true_previous.flatten(0, 1), self.generator
         )
         vectors = quantized.vectors.unflatten(0, images.shape[:2])  # B T D h w
-        previous, decoded = windows[:, 0], []
+        moved, refined = [], []
         for step in range(UNROLLED):
-            decoded.append(self.tokenizer(vectors[:, step], previous).float())
-            previous = decoded[-1].detach().clamp(-1, 1)
-        return Reconstruction(
-            images.flatten(0, 1), torch.stack(decoded, 1).flatten(0, 1), quantized
-        )
+            moved.append(tokenizer(vectors[:, step], previous).float())
+            refined.append(tokenizer.refine(moved[-1].detach(), keyframes).float())
+            previous = refined[-1].detach().clamp(-1, 1)
+        images, decoded = images.flatten(0, 1), torch.stack(refined, 1).flatten(0, 1)
+        if tokenizer.training:  # both, one after the other: a subset holds as many of each
+            both = [decoded, torch.stack(moved, 1).flatten(0, 1)]
+            images, decoded = images.repeat_interleave(2, 0), torch.stack(both, 1).flatten(0, 1)
+        return Reconstruction(images, decoded, quantized)
+
+    @torch.no_grad()
+    def _roll_in(self, windows: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
+        """The last one of frames `B T 3 H W`, `B 3 H W`, each but the first decoded."""
+        tokenizer, training, previous = self.tokenizer, self.tokenizer.training, windows[:, 0]
+        tokenizer.eval()  # no code moves
+        rate = WRONG_CODES * self._chance(len(windows), 1) if training else None
+        for step in range(1, windows.shape[1]):
+            ids = tokenizer.encode(windows[:, step], windows[:, step - 1])  # B N
+            if rate is not None:
+                ids = self._with_wrong_codes(ids, rate)
+            previous = tokenizer.decode(ids, previous, keyframes).float()
+        tokenizer.train(training)
+        return previous
+
+    def _with_wrong_codes(self, ids: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+        """Ids `B N`, a share of them (rate, `B 1`) in exchange for one of the nearest codes."""
+        codebook = self.tokenizer.codebook
+        count = min(NEAREST, len(codebook) - 1)
+        distances = torch.cdist(codebook[ids], codebook)  # B N V
+        nearest = distances.topk(count + 1, largest=False).indices  # B N K
+        number = 1 + (count * self._chance(*ids.shape)).long()
+        number = (number * (self._chance(*ids.shape) < rate)).to(self.device)  # 0: the code itself
+        return nearest.gather(2, number[..., None])[..., 0]
 
 
 # by vqgan.context

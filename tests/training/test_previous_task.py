@@ -5,6 +5,7 @@ import pytest
 import torch
 from previous_settings import CPU, floats, save_digits, sequence, settings, tokenizer
 from tiny_settings import decoding_with
+from torch import nn
 
 from pipeline import frames
 from pipeline.data import moving_mnist
@@ -15,7 +16,7 @@ from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import EVEN
 from pipeline.models.gpt.model import Conditioning
 from pipeline.models.gpt.sampling import predict
-from pipeline.training import sequence_dataset
+from pipeline.training import sequence_dataset, vqgan
 from pipeline.training.gpt import GptTask
 from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.token_dataset import PartSet
@@ -79,8 +80,16 @@ def test_without_digits_the_stored_sequences_are_taken(shards, tmp_path):
     stored = SequenceSet(tmp_path, "train", 1)
     assert len(stored) == 2
     assert np.array_equal(stored.frames(1, 5, range(20)), sequence(1).numpy())
-    windows = stored.windows([0, 1, 1], 0, 3)
-    assert windows.shape == (3, 3, 64, 64, 3) and windows.dtype == torch.uint8
+    rows = [0, 1] * 8
+    windows = stored.windows(rows, 0, 3)
+    assert windows.shape == (16, 5, 64, 64, 3) and windows.dtype == torch.uint8
+    for row, window in zip(rows, windows, strict=True):
+        whole = sequence(row)
+        backwards = not torch.equal(window[0], whole[0])
+        whole = whole.flip(0) if backwards else whole
+        assert torch.equal(window[0], whole[0]) and torch.equal(window[-1], whole[-1])
+        start = next(k for k in range(20) if torch.equal(whole[k], window[1]))
+        assert torch.equal(window[1:-1], whole[start : start + 3])
 
 
 def test_the_tokenizer_learns(shards, run):
@@ -92,18 +101,58 @@ def test_the_tokenizer_learns(shards, run):
     assert {"reconstruction", "perplexity", "codebook_usage"} <= last.keys()
 
 
-def test_from_the_second_frame_on_the_decoder_starts_from_its_own(shards):
+def test_the_decoder_starts_from_its_own_frames(shards):
     torch.manual_seed(1)
     task = PreviousTask(settings(), shards, CPU)
     task.module.eval()
     batch = task._reconstruct([0, 1], None)
-    windows = frames.to_float(task.sets["val"].windows([0, 1], 0, 3))
-    ids = task.tokenizer.encode(windows[:, 1:].flatten(0, 1), windows[:, :-1].flatten(0, 1))
-    ids = ids.unflatten(0, (2, 2))
-    first = task.tokenizer.decode(ids[:, 0], windows[:, 0])
-    second = task.tokenizer.decode(ids[:, 1], first)
-    decoded = batch.decoded.clamp(-1, 1).unflatten(0, (2, 2))
-    assert torch.allclose(decoded, torch.stack([first, second], 1), atol=1e-5)
+    windows = frames.to_float(task.sets["val"].windows([0, 1], 0, 9))  # between two keyframes
+    keyframes, images = windows[:, [0, -1]], windows[:, 1:-1]
+    decoded = [images[:, 0]]
+    for number in range(1, 9):
+        ids = task.tokenizer.encode(images[:, number], images[:, number - 1])
+        decoded.append(task.tokenizer.decode(ids, decoded[-1], keyframes))
+    expected = torch.stack(decoded[-2:], 1).flatten(0, 1)
+    true = images[:, -3:-1].flatten(0, 1), keyframes.repeat_interleave(2, 0)
+    from_true = task.tokenizer.decode(
+        task.tokenizer.encode(images[:, -2:].flatten(0, 1), true[0]), *true
+    )
+    off, other = ((batch.decoded.clamp(-1, 1) - x).abs().mean() for x in (expected, from_true))
+    assert off < 0.1 * other, "where two places match alike, either is taken"
+    assert torch.equal(batch.images, images[:, -2:].flatten(0, 1))
+
+
+def test_in_training_some_codes_of_the_frames_before_are_wrong(shards):
+    torch.manual_seed(1)
+    task = PreviousTask(settings(), shards, CPU)
+    ids = torch.randint(0, 16, (4, 64))
+    none, all_ = torch.zeros(4, 1), torch.ones(4, 1)
+    assert torch.equal(task._with_wrong_codes(ids, none), ids)
+    wrong = task._with_wrong_codes(ids, all_)
+    assert (wrong != ids).all()
+    codebook = task.tokenizer.codebook
+    distances = torch.cdist(codebook, codebook)
+    rank = distances[ids].argsort(2).argsort(2).gather(2, wrong[..., None])
+    assert int(rank.max()) <= vqgan.NEAREST
+    batch = task._reconstruct([0, 1], 0)
+    assert len(batch.decoded) == len(batch.images) == 8, "two frames, moved and refined"
+
+
+def test_the_codes_learn_nothing_from_the_refined_image(shards):
+    torch.manual_seed(1)
+    task = PreviousTask(settings(), shards, CPU)
+    batch = task._reconstruct([0, 1], 0)
+    refined, moved = batch.decoded[::2], batch.decoded[1::2]
+    tokenizer = task.tokenizer
+    refined.sum().backward(retain_graph=True)
+    assert not any(learns(part) for part in (tokenizer.encoder, tokenizer.decoder))
+    assert learns(tokenizer.refiner)
+    moved.sum().backward()
+    assert learns(tokenizer.encoder) and learns(tokenizer.decoder)
+
+
+def learns(module: nn.Module) -> bool:
+    return any(p.grad is not None and p.grad.any() for p in module.parameters())
 
 
 def test_parts_of_sequences_grow_and_their_targets_are_the_frames_that_follow(shards):
@@ -140,34 +189,45 @@ def test_the_transformer_learns(shards, tokens, run, changes):
     assert "rollout_accuracy" not in history.epochs[-1], "tokens alone are no frames"
 
 
-def test_frames_are_drawn_one_from_the_other(shards, tokens):
-    """By hand: each frame's tokens come of the frames drawn before it, as in a part of training."""
+def test_both_ends_draw_towards_each_other(shards, tokens):
+    """By hand: each frame's tokens come of the frames that its side has drawn, as in a part of
+    training that ends with the frame which the other side has drawn last."""
     task = gpt_task(tokens, shards)
     model = InBetweener(
         tokenizer(), task.module.eval(), settings().ingest.frame_size, CPU, "float32"
     )
     clips = [sequence(5)[:8], sequence(6)[:8]]
     first, last = (torch.stack([clip[k] for clip in clips]) for k in (0, 7))
-    together = model.generate(first, last, [8, 6])
-    assert [clip.shape for clip in together] == [(8, 64, 64, 3), (6, 64, 64, 3)]
-    for k, n in enumerate((8, 6)):
+    together = model.generate(first, last, [8, 5])
+    assert [clip.shape for clip in together] == [(8, 64, 64, 3), (5, 64, 64, 3)]
+    for k, n in enumerate((8, 5)):
         alone = model.generate(first[k : k + 1], last[k : k + 1], [n])[0]
         assert (alone.int() - together[k].int()).abs().max() <= 1
         assert torch.equal(alone[0], first[k]) and torch.equal(alone[-1], last[k])
     ids = model.token_ids(first, last, [8, 8])  # T B N
-    images, end = [frames.to_float(first)], frames.to_float(last)
-    for number, codes in enumerate(ids, 1):
-        start = max(0, number - 3)  # of the part: two frames before, and the oldest as its first
-        part = torch.stack([*images[start:], torch.zeros_like(end), end], 1)
-        known = torch.full((2,), 8 - start)
-        _, features = model.tokenizer.encode_sequence(part, known)
-        window = torch.stack([torch.zeros_like(codes), *ids[start : number - 1]], 1)
-        given = Conditioning(torch.zeros_like(codes), known, features)
-        assert torch.equal(predict(model.gpt, window, given), codes)
-        images.append(model.tokenizer.decode(codes, images[-1]))
-    previous = images[-1]
+    sides = [[frames.to_float(first)], [frames.to_float(last)]]
+    codes = [ids[:3], ids[3:].flip(0)]
+    nothing = torch.zeros_like(ids[0])
+    for step in range(3):
+        start = max(0, step - 2)  # of the part: two frames before, and the oldest as its first
+        known = torch.full((2,), 8 - step - start)
+        for side, other in ((0, 1), (1, 0)):
+            end = sides[other][step]
+            part = torch.stack([*sides[side][start:], torch.zeros_like(end), end], 1)
+            _, features = model.tokenizer.encode_sequence(part, known)
+            window = torch.stack([nothing, *codes[side][start:step]], 1)
+            given = Conditioning(nothing, known, features)
+            assert torch.equal(predict(model.gpt, window, given), codes[side][step])
+        for side, other in ((0, 1), (1, 0)):
+            keyframes = torch.stack([sides[side][0], sides[other][0]], 1)
+            image = model.tokenizer.decode(codes[side][step], sides[side][-1], keyframes)
+            sides[side].append(image)
     drawn = torch.cat(list(model.draw(first[0], last[0], 8, ids[:, 0])))
-    assert torch.equal(drawn[-1], frames.to_uint8(previous)[0])
+    for frame, image in ((2, sides[0][3]), (3, sides[1][3]), (5, sides[1][1])):
+        assert torch.equal(drawn[frame], frames.to_uint8(image)[0])
+    shorter = model.token_ids(first, last, [8, 5])[:, 1]  # with zeros behind
+    clip = torch.cat(list(model.draw(first[1], last[1], 5, shorter)))
+    assert torch.equal(clip, together[1][1:-1])
     only = list(model.draw(first[0], last[0], 8, ids[:, 0], numbers=torch.tensor([6])))
     assert torch.equal(only[0][0], drawn[-1])
     large = first[0].repeat_interleave(2, 0).repeat_interleave(2, 1)
@@ -180,12 +240,16 @@ def test_frames_are_drawn_one_from_the_other(shards, tokens):
 def test_true_tokens_make_a_round_trip():
     model = tokenizer()
     draws = InBetweener(model, None, settings().ingest.frame_size, CPU, "float32")
-    clip = sequence(5)
-    decoded, ids = draws.round_trip(clip)
-    images = floats(5)[0]
-    assert torch.equal(ids, model.encode(images[1:-1], images[:-2]))
-    one = frames.to_uint8(model.decode(ids[:1], images[:1]))
-    assert torch.equal(decoded[:1], one) and len(decoded) == 18
+    decoded, ids = draws.round_trip(sequence(5)[:6])
+    images = floats(5)[0, :6]
+    neighbours = images[[0, 1, 4, 5]]  # of the frames 1, 2 before, of 3, 4 after
+    assert torch.equal(ids, model.encode(images[1:-1], neighbours))
+    first = model.decode(ids[:1], images[:1], images[None, [0, 5]])
+    fourth = model.decode(ids[3:], images[5:], images[None, [5, 0]])
+    third = model.decode(ids[2:3], fourth, images[None, [5, 0]])
+    for frame, image in ((0, first), (3, fourth), (2, third)):
+        assert torch.equal(decoded[frame], frames.to_uint8(image)[0])
+    assert len(decoded) == 4
 
 
 @pytest.mark.parametrize(

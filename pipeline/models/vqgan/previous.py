@@ -1,7 +1,7 @@
 """The tokenizer with the previous frame as context: token ids for what moves, and where to.
 
-    encode(images, previous) -> ids       how each patch of the frame comes about
-    decode(ids, previous)    -> images    the previous frame, moved by the codes, and a residual
+    encode(images, previous)          -> ids       how each patch of the frame comes about
+    decode(ids, previous, keyframes)  -> images    the previous frame, moved by the codes, refined
 
 Letters: B batch, N tokens a frame, V codes, D dimensions of a code, K shifts, h w the token grid.
 Images are float `B 3 H W` in [-1, 1]. Conditioning on the previous frame: Micheli et al.
@@ -13,6 +13,10 @@ weights for each cell of CELL pixels (Finn et al., 2016, arXiv:1605.07157), in t
 added, because two things may move across each other. The encoder sees how well each of these shifts
 explains the frame: a cost volume, as optical flow networks have (Sun et al., PWC-Net, 2018,
 arXiv:1709.02371).
+
+A copy of a copy fades. So each frame is refined by what the clip's two keyframes show of the same
+things: its patches are found again in both, and mixed with what is found (reference frames, as in
+restoration: Zheng et al., CrossNet, 2018, arXiv:1807.10547).
 """
 
 import math
@@ -31,14 +35,17 @@ SHIFTS = (2 * REACH + 1) ** 2  # K
 LAYERS = 2  # of things that move, each with weights of its own
 BLOCKS = 3  # residual blocks of the decoder that see the codes
 BLACK = -1.0
-WINDOW = 12  # pixels a side, at half the size, by which a place is found again in the last frame
+WINDOW = 12  # pixels a side, at half the size, by which a place is found again in another frame
 PEAKS, PEAK_RADIUS = 2, 2  # best matches of a patch, and how near to one no other is taken
+MARGIN = 4  # pixels about a patch that are compared, too, when a match is aligned to the pixel
+N_KEYFRAMES = 2
+N_COPIES = N_KEYFRAMES * PEAKS  # of a frame, made of patches of the keyframes
 PERIODS = (128.0, 64.0, 32.0, 16.0, 8.0)  # pixels
 MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
 
 
 class PreviousTokenizer(TokenGrid):
-    """Encoder, quantizer and decoder for frames that follow a known one."""
+    """Encoder, quantizer, decoder and refiner for frames that follow a known one."""
 
     def __init__(self, settings: Settings, height: int, width: int) -> None:
         super().__init__()
@@ -56,6 +63,7 @@ class PreviousTokenizer(TokenGrid):
         )
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
         self.decoder = Decoder(c, dim, self.colours)
+        self.refiner = Refiner(c, self.colours, self.grid)
 
     @property
     def context_channels(self) -> int:
@@ -92,10 +100,21 @@ class PreviousTokenizer(TokenGrid):
         assert not self.training, "encode() in training mode would move the codebook"
         return self.quantize(images, previous, torch.Generator()).codes.flatten(1)
 
-    def decode(self, ids: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """Ids `B N` and the frames before, `B 3 H W`, to images `B 3 H W`, clamped to [-1, 1]."""
+    def decode(
+        self, ids: torch.Tensor, previous: torch.Tensor, keyframes: torch.Tensor
+    ) -> torch.Tensor:
+        """Ids `B N` and the frames before, `B 3 H W`, to images `B 3 H W`, clamped to [-1, 1].
+
+        keyframes: of the clip, `B 2 3 H W`, first the one from which the frames are drawn.
+        """
         vectors = F.embedding(ids, self.codebook).movedim(-1, 1).unflatten(2, self.grid)
-        return self.forward(vectors, previous).clamp(-1, 1)
+        return self.refine(self.forward(vectors, previous), keyframes).clamp(-1, 1)
+
+    def refine(self, images: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
+        """Moved images `B 3 H W` by what the keyframes `B 2 3 H W` show of them, not clamped."""
+        images = self._colours(images).clamp(-1, 1)
+        keyframes = self._colours(keyframes.flatten(0, 1)).unflatten(0, keyframes.shape[:2])
+        return self.refiner(images, keyframes).expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def encode_sequence(
@@ -111,15 +130,24 @@ class PreviousTokenizer(TokenGrid):
         pairs = zip(after.flatten(0, 1).split(64), before.flatten(0, 1).split(64), strict=True)
         codes = torch.cat([self.encode(*pair) for pair in pairs])
         ids = F.pad(codes.unflatten(0, before.shape[:2]), (0, 0, 1, 1))  # B K+2 N
-        frames = torch.cat([before, images[:, -1:]], 1)  # B K+1 3 H W
-        last = images[:, -1:].expand_as(frames)
+        return ids, self.sequence_features(before, images[:, -1], n_frames)
+
+    def sequence_features(
+        self, frames: torch.Tensor, last: torch.Tensor, n_frames: torch.Tensor
+    ) -> torch.Tensor:
+        """What the transformer sees of the frames 0..K-1, `B K 3 H W`, and the last one: `B T N C`.
+
+        Of `encode_sequence`'s form.
+        """
+        frames = torch.cat([frames, last[:, None]], 1)  # B K+1 3 H W
+        last = last[:, None].expand_as(frames)
         pairs = zip(frames.flatten(0, 1).split(64), last.flatten(0, 1).split(64), strict=True)
         matched = torch.cat([self.context_features(*pair) for pair in pairs])
         matched = matched.unflatten(0, frames.shape[:2])  # B K+1 N C
-        features = matched.new_zeros(len(images), int(n_frames.max()), *matched.shape[2:])
+        features = matched.new_zeros(len(last), int(n_frames.max()), *matched.shape[2:])
         features[:, 1 : frames.shape[1]] = matched[:, :-1]
-        features[torch.arange(len(images)), n_frames - 1] = matched[:, -1]
-        return ids, features
+        features[torch.arange(len(last)), n_frames - 1] = matched[:, -1]
+        return features
 
     def forward(self, vectors: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """Quantized vectors `B D h w` and the frames before to images `B 3 H W`, not clamped."""
@@ -137,7 +165,7 @@ class PreviousTokenizer(TokenGrid):
         """
         patches = F.pixel_unshuffle(self._colours(images), self.patch).flatten(2)
         with torch.autocast(images.device.type, enabled=False):  # bf16 confuses near matches
-            matches = match(images.float().mean(1), last.float().mean(1), self.grid)
+            matches = match_features(images.float().mean(1), last.float().mean(1), self.grid)
         return torch.cat([patches.transpose(1, 2), matches], 2)
 
     def _colours(self, images: torch.Tensor) -> torch.Tensor:
@@ -158,6 +186,8 @@ class Decoder(nn.Module):
         self.residual = nn.Conv2d(channels, colours * CELL**2, 3, padding=1)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
+        with torch.no_grad():
+            self.weights.bias.view(LAYERS, -1)[:, -1] += 1.0  # strengths: two of 0.73
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -171,10 +201,57 @@ class Decoder(nn.Module):
         x = self.inputs(F.pixel_unshuffle(previous, CELL))  # B c H/4 W/4
         x = self.first(x + F.interpolate(self.code(vectors), x.shape[2:]))
         x = self.blocks(x + F.interpolate(self.code_again(vectors), x.shape[2:]))
-        layers = self.weights(x).float().unflatten(1, (LAYERS, -1))  # B L K+1 H/4 W/4
-        strength = torch.sigmoid(layers[:, :, -1:] + 1)
-        weights = (layers[:, :, :-1].softmax(2) * strength).sum(1)
+        weights = mixing_weights(self.weights(x))
         return weights, F.pixel_shuffle(self.residual(x).float(), CELL)
+
+
+class Refiner(nn.Module):
+    """Mixes an image with copies of it that are made of keyframes, and adds a residual.
+
+    For each cell and in LAYERS that are added, like the decoder's.
+    """
+
+    def __init__(self, channels: int, colours: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        inputs = (1 + N_COPIES) * colours * CELL**2 + 2 * N_COPIES
+        self.inputs = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualBlock(channels) for _ in range(BLOCKS)])
+        self.weights = nn.Conv2d(channels, LAYERS * (2 + N_COPIES), 1)
+        self.residual = nn.Conv2d(channels, colours * CELL**2, 3, padding=1)
+        for layer in (self.weights, self.residual):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():  # it begins as the image, nearly
+            bias = self.weights.bias.view(LAYERS, -1)
+            bias[:, 0] = 3.0
+            bias[:, -1] = torch.tensor([2.0, -2.0])  # sigmoids that add up to 1
+
+    def forward(self, images: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
+        """`B C H W` and the keyframes `B 2 C H W` to images `B C H W`."""
+        with torch.autocast(images.device.type, enabled=False):
+            of_first = copy_patches(images, keyframes[:, 0], self.grid)
+            of_last = copy_patches(images, keyframes[:, 1], self.grid)
+        copies = torch.cat([of_first[0], of_last[0]], 1)  # B K C H W
+        quality = torch.cat([of_first[1], of_last[1]], 1)  # B K h w
+        error = F.avg_pool2d((copies - images[:, None]).abs().mean(2), CELL)  # B K H/c W/c
+        sources = torch.cat([images[:, None], copies], 1)  # B K+1 C H W
+        pixels = F.pixel_unshuffle(sources.flatten(1, 2), CELL)
+        features = torch.cat([pixels, F.interpolate(quality, error.shape[2:]), error], 1)
+        x = self.blocks(self.inputs(features))
+        weights = mixing_weights(self.weights(x))  # B K+1 H/c W/c
+        weights = weights.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+        mixed = (weights[:, :, None] * (sources - BLACK)).sum(1) + BLACK
+        return mixed + F.pixel_shuffle(self.residual(x).float(), CELL)
+
+
+def mixing_weights(logits: torch.Tensor) -> torch.Tensor:
+    """Logits `B L(K+1) h w` to the weights of K things, `B K h w`: the sum of L layers.
+
+    Each layer is a softmax over the things, times a strength.
+    """
+    layers = logits.float().unflatten(1, (LAYERS, -1))  # B L K+1 h w
+    return (layers[:, :, :-1].softmax(2) * layers[:, :, -1:].sigmoid()).sum(1)
 
 
 def cells(images: torch.Tensor) -> torch.Tensor:
@@ -192,14 +269,16 @@ def shift(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Where the surroundings of each token are found again in the last frame: `B N C`.
+def match_patches(
+    images: torch.Tensor, reference: torch.Tensor, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the surroundings of each token are found again in another frame, best first.
 
-    images, last: grey `B H W`, of which BLACK is empty. Windows are compared at half the size by
-    their normalised correlation. Of the PEAKS best matches: the correlation, and the displacement
-    as it is and as sines and cosines.
+    images, reference: grey `B H W`, of which BLACK is empty. Windows are compared at half the size
+    by their normalised correlation. Gives the PEAKS best correlations `B N P`, and the corners of
+    the places, row and column in pixels, `B N P 2`.
     """
-    half = [F.avg_pool2d(x[:, None].float() - BLACK, 2) for x in (images, last)]  # B 1 H/2 W/2
+    half = [F.avg_pool2d(x[:, None].float() - BLACK, 2) for x in (images, reference)]  # B 1 H/2 W/2
     height, width = half[1].shape[2:]
     stride = height // grid[0]
     before = (WINDOW - stride) // 2  # of a window, above and left of its token
@@ -211,19 +290,76 @@ def match(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> to
     padded = F.pad(half[1].square(), (before, WINDOW - 1 - before) * 2)
     norms = F.avg_pool2d(padded, WINDOW, 1, divisor_override=1).clamp_min(0).sqrt()
     correlation = correlation / (norms.flatten(2) + 0.2)
-    token = torch.arange(grid[0] * grid[1], device=images.device)
-    at = torch.stack([token // grid[1], token % grid[1]], 1) * stride  # N 2
     rows = torch.arange(height, dtype=torch.int16, device=images.device)[:, None]
     columns = torch.arange(width, dtype=torch.int16, device=images.device)
-    frequencies = 2 * math.pi / torch.tensor(PERIODS, device=images.device)
-    channels = []
+    correlations, corners = [], []
     for _ in range(PEAKS):
-        best, index = correlation.max(2)  # B N
+        highest, index = correlation.max(2)  # B N
         place = torch.stack([index // width, index % width], 2)  # B N 2
-        displacement = 2.0 * (place - at)  # pixels
-        angles = (displacement[..., None] * frequencies).flatten(2)  # B N 2F
-        channels += [best[..., None], displacement / height, angles.sin(), angles.cos()]
+        correlations.append(highest)
+        corners.append(2 * place)
         row, column = place.to(torch.int16)[..., None, None].unbind(2)  # B N 1 1
         near = ((rows - row).abs() <= PEAK_RADIUS) & ((columns - column).abs() <= PEAK_RADIUS)
         correlation = correlation.masked_fill(near.flatten(2), -1)
-    return torch.cat(channels, 2)
+    return torch.stack(correlations, 2), torch.stack(corners, 2)
+
+
+@torch.no_grad()
+def match_features(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Where each token is found again in the last frame, for the transformer: `B N C`.
+
+    images, last: grey `B H W`. Of the PEAKS best matches: the correlation, and the displacement as
+    it is and as sines and cosines.
+    """
+    best, places = match_patches(images, last, grid)
+    half = images.shape[1] // 2
+    token = torch.arange(grid[0] * grid[1], device=images.device)
+    corners = torch.stack([token // grid[1], token % grid[1]], 1) * (2 * half // grid[0])  # N 2
+    displacement = (places - corners[:, None]).float()  # B N P 2, pixels
+    frequencies = 2 * math.pi / torch.tensor(PERIODS, device=images.device)
+    angles = (displacement[..., None] * frequencies).flatten(3)  # B N P 2F
+    channels = [best[..., None], displacement / half, angles.sin(), angles.cos()]
+    return torch.cat(channels, 3).flatten(2)
+
+
+@torch.no_grad()
+def copy_patches(
+    images: torch.Tensor, keyframe: torch.Tensor, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of images from patches of a keyframe, both `B C H W`, one for each of PEAKS matches.
+
+    Each patch is taken where it is found again, to the pixel. Copies `B P C H W` and how well each
+    patch is found, `B P h w`.
+    """
+    grey = images.float().mean(1), keyframe.float().mean(1)  # B H W
+    best, places = match_patches(*grey, grid)
+    patch = images.shape[2] // grid[0]
+    size, margin = patch + 2 * MARGIN, MARGIN + 1
+    surroundings = F.pad(grey[0][:, None], (MARGIN,) * 4, mode="replicate")
+    surroundings = F.unfold(surroundings, size, stride=patch).transpose(1, 2)[
+        :, :, None
+    ]  # B N 1 SS
+    padded = F.pad(keyframe.float(), (margin, size) * 2, mode="replicate")  # B C H' W'
+    width, shown = padded.shape[3], padded.mean(1).flatten(1)
+    corner = places[..., 0] * width + places[..., 1]  # B N P, one pixel above and left of a window
+    window = _indices(size, width, images.device)  # SS
+    offsets = _indices(3, width, images.device)  # 9: one pixel about
+    errors = []
+    for offset in offsets:
+        index = corner[..., None] + offset + window  # B N P SS
+        error = shown.gather(1, index.flatten(1)).view(index.shape) - surroundings
+        errors.append(error.square().sum(3))
+    best_offset = offsets[torch.stack(errors, 3).argmin(3)]  # B N P
+    corner = corner + best_offset + MARGIN * (width + 1)  # of the patch itself
+    index = (corner[..., None] + _indices(patch, width, images.device)).flatten(1)  # B NPpp
+    index = index[:, None].expand(-1, images.shape[1], -1)
+    patches = padded.flatten(2).gather(2, index)  # B C NPpp
+    patches = patches.unflatten(2, (*grid, PEAKS, patch, patch)).permute(0, 4, 1, 2, 5, 3, 6)
+    copies = patches.flatten(5, 6).flatten(3, 4)
+    return copies, best.transpose(1, 2).unflatten(2, grid)
+
+
+def _indices(side: int, width: int, device: torch.device) -> torch.Tensor:
+    """Of the pixels of a square in a flattened image of this width."""
+    one = torch.arange(side, device=device)
+    return (one[:, None] * width + one).flatten()

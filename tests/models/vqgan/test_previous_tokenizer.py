@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from previous_settings import CPU, floats, sequence, settings, tokenizer
 
 from pipeline import frames
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.vqgan.previous import BLACK, REACH, SHIFTS, match, shift
+from pipeline.models.vqgan.previous import BLACK, REACH, SHIFTS, copy_patches, match_features, shift
 
 IMAGES = floats(3)[0]
+KEYFRAMES = IMAGES[[0, 19]].expand(2, -1, -1, -1, -1)  # B 2 3 H W
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (REACH, -REACH), (-1, 2)])
@@ -26,17 +28,41 @@ def test_an_untrained_decoder_leaves_black_whatever_the_codes_say():
     model = tokenizer()
     ids = torch.randint(0, 16, (2, model.tokens_per_frame))
     nothing = torch.full((2, 3, 64, 64), BLACK)
-    assert (model.decode(ids, nothing) - nothing).abs().max() < 1e-6
+    keyframes = torch.stack([nothing, nothing], 1)
+    assert (model.decode(ids, nothing, keyframes) - nothing).abs().max() < 1e-6
 
 
 def test_what_comes_next_depends_on_codes_and_the_previous_frame():
     model = tokenizer()
     ids = model.encode(IMAGES[1:3], IMAGES[:2])
     assert ids.shape == (2, 16) and int(ids.min()) >= 0 and int(ids.max()) < 16
-    decoded = model.decode(ids, IMAGES[:2])
+    decoded = model.decode(ids, IMAGES[:2], KEYFRAMES)
     assert decoded.shape == (2, 3, 64, 64) and decoded.abs().max() <= 1
-    assert not torch.equal(decoded, model.decode((ids + 1) % 16, IMAGES[:2]))
-    assert not torch.equal(decoded, model.decode(ids, IMAGES[5:7]))
+    assert not torch.equal(decoded, model.decode((ids + 1) % 16, IMAGES[:2], KEYFRAMES))
+    assert not torch.equal(decoded, model.decode(ids, IMAGES[5:7], KEYFRAMES))
+    assert not torch.equal(decoded, model.decode(ids, IMAGES[:2], KEYFRAMES.flip(0, 1).roll(3, 4)))
+
+
+def test_copies_show_what_a_keyframe_holds_of_the_image():
+    """A keyframe that is the image moved by odd numbers of pixels gives it back to the pixel."""
+    image = floats(4)[0, :1]  # 1 3 H W
+    corner = (image[0, 0] > BLACK).nonzero().amin(0)
+    down, right = (3 if at < 20 else -3 for at in corner.tolist())
+    moved = image.roll((down, right), (2, 3))
+    copies, quality = copy_patches(image, moved, (8, 8))
+    assert copies.shape == (1, 2, 3, 64, 64) and quality.shape == (1, 2, 8, 8)
+    full = F.max_pool2d(image[:, :1] - BLACK, 8)[0, 0] > 0
+    assert quality[0, 0][full].min() > 0.8
+    assert (copies[0, 0] - image[0]).abs().mean() < 0.02
+    nothing = copy_patches(image, torch.full_like(image, BLACK), (8, 8))[0]
+    assert torch.equal(nothing, torch.full_like(nothing, BLACK))
+
+
+def test_an_untrained_refiner_keeps_the_image():
+    model = tokenizer()
+    images = IMAGES[5:7]
+    refined = model.refine(images, KEYFRAMES)
+    assert (refined - images).abs().mean() < 0.1
 
 
 def test_grey_frames_stay_grey_and_colour_is_kept_where_it_is_asked_for():
@@ -44,7 +70,8 @@ def test_grey_frames_stay_grey_and_colour_is_kept_where_it_is_asked_for():
     coloured[:, 0] = BLACK
     for grey in (True, False):
         model = tokenizer({"vqgan.previous.grey": grey})
-        decoded = model.decode(torch.zeros(2, 16, dtype=torch.int64), coloured)
+        keyframes = torch.stack([coloured, coloured.flip(0)], 1)
+        decoded = model.decode(torch.zeros(2, 16, dtype=torch.int64), coloured, keyframes)
         assert bool((decoded[:, 0] == decoded[:, 1]).all()) == grey
 
 
@@ -56,7 +83,7 @@ def test_a_digit_is_found_again_in_the_last_frame(remaining, share):
         clip = frames.to_float(sequence(seed, digits=1)).mean(1)  # T H W
         corners = [(frame > BLACK).nonzero().amin(0) for frame in clip]
         way = (corners[remaining] - corners[0]).float()
-        found = match(clip[:1], clip[remaining][None], (8, 8))[0]  # N C
+        found = match_features(clip[:1], clip[remaining][None], (8, 8))[0]  # N C
         full = clip[0].unflatten(1, (8, 8)).unflatten(0, (8, 8)).amax((1, 3)).flatten() > BLACK
         gone = found[:, 1:3] * 32  # the height of half a frame
         right += int(((gone - way).norm(dim=1) <= 3)[full].sum())
@@ -84,4 +111,5 @@ def test_it_is_saved_and_loaded(tmp_path):
     loaded = load_tokenizer(tmp_path, CPU).tokenizer
     ids = model.encode(IMAGES[1:3], IMAGES[:2])
     assert torch.equal(loaded.encode(IMAGES[1:3], IMAGES[:2]), ids)
-    assert torch.equal(loaded.decode(ids, IMAGES[:2]), model.decode(ids, IMAGES[:2]))
+    decoded = model.decode(ids, IMAGES[:2], KEYFRAMES)
+    assert torch.equal(loaded.decode(ids, IMAGES[:2], KEYFRAMES), decoded)
