@@ -151,6 +151,19 @@ def test_the_codes_learn_nothing_from_the_refined_image(shards):
     assert learns(tokenizer.encoder) and learns(tokenizer.decoder)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_all_three_networks_learn_after_frames_without_a_gradient(shards, precision):
+    """In bf16 PyTorch keeps the weights that it has cast, once without a gradient."""
+    torch.manual_seed(1)
+    task = PreviousTask(settings({"base.precision": precision}), shards, CPU)
+    tokenizer = task.tokenizer
+    for step in range(4):  # with another number of frames before
+        tokenizer.zero_grad()
+        next(task.losses([0, 1], 0, step)).total.backward()
+        parts = tokenizer.encoder, tokenizer.decoder, tokenizer.refiner
+        assert all(learns(part) for part in parts)
+
+
 def learns(module: nn.Module) -> bool:
     return any(p.grad is not None and p.grad.any() for p in module.parameters())
 
