@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from benchmarks.lines import line, show
@@ -26,7 +27,7 @@ from pipeline.evaluation import baselines
 from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd
 from pipeline.evaluation.metrics.extractors import VideoFeatures
 from pipeline.evaluation.metrics.image import psnr, ssim
-from pipeline.evaluation.report.figures import stack, strip
+from pipeline.evaluation.report.figures import line_chart, stack, strip
 from pipeline.inference.inbetweener import InBetweener, halves
 from pipeline.io import write_png
 from pipeline.models.gpt.model import Conditioning
@@ -95,6 +96,16 @@ def from_both_ends(
     }
 
 
+def draw_learning(out: Path) -> None:
+    """Quality by epoch on val sequences: the tokenizer's picture, the transformer's next frame."""
+    for stage, column, label in (
+        ("vqgan", "psnr", "tokenizer: PSNR after 8 frames, dB"),
+        ("gpt2", "accuracy", "transformer: share of tokens exactly right"),
+    ):
+        table = pd.read_csv(f"models/{stage}/validation.csv").set_index("epoch")[[column]]
+        (out / f"moving_mnist_{stage}.svg").write_text(line_chart(table, label))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=100)
@@ -142,6 +153,7 @@ def main() -> None:
         lines.append(line(f"moving_mnist/{name}: FVD", frechet(a, b), ""))
         lines.append(line(f"moving_mnist/{name}: KVD", polynomial_mmd(a, b), ""))
     show(lines, f"Moving MNIST, {count} test sequences")
+    draw_learning(arguments.out)
     strips.sort(key=lambda row: -row[0])
     images = []
     for _, clip, made in (strips[0], strips[len(strips) // 2], strips[-1]):
