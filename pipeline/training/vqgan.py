@@ -291,6 +291,8 @@ class KeyframeTask(VqganTask):
     def _start(self, settings: config.Params, shards: Path) -> None:
         ClipSet(shards, "val")  # says what is damaged before the flow of train is computed
         estimator = FlowEstimator(settings.flow.method, self.device)
+        if estimator.method != "dis":
+            _ = estimator.rife  # takes random numbers: also where no flow is left to find
         workers, spans = settings.base.threads, self.settings.keyframes.spans_per_clip
         self.sets = {
             "train": KeyframeSet(shards, "train", estimator, spans, self.seed, workers, self.saved),

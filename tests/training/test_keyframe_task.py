@@ -100,3 +100,14 @@ def test_a_damaged_val_shard_is_said_before_the_flow_of_train(tiny, shards, tmp_
     monkeypatch.setattr(vqgan, "KeyframeSet", None)
     with pytest.raises(UserError, match="clips-val-00000"):
         KeyframeTask(tiny(), folder, CPU)
+
+
+@pytest.mark.parametrize("method", ["dis", "mixed"])
+def test_a_training_killed_after_its_flow_starts_with_the_same_networks(shards, tmp_path, method):
+    """RIFE takes random numbers when it is built, and is not needed where all flow is known."""
+    states = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        task = KeyframeTask(settings({"flow.method": method}), shards, CPU, saved=tmp_path)
+        states.append(task.module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
