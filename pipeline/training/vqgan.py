@@ -382,8 +382,8 @@ class PreviousTask(VqganTask):
     def _reconstruct(self, rows: Sequence[int], epoch: int | None) -> Reconstruction:
         tokenizer, windows = self.tokenizer, self._windows(rows, epoch)  # B T 3 H W
         keyframes, windows = windows[:, [0, -1]], windows[:, 1:-1]
-        start = 0  # in training anywhere
-        if tokenizer.training:
+        start = 0
+        if tokenizer.training:  # of as many frames before as chance will have it
             most = self.length - 1 - UNROLLED
             start = most - int(torch.randint(most + 1, (), generator=self.generator))
         previous = self._roll_in(windows[:, start:-UNROLLED], keyframes)

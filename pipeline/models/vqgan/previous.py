@@ -336,9 +336,8 @@ def copy_patches(
     patch = images.shape[2] // grid[0]
     size, margin = patch + 2 * MARGIN, MARGIN + 1
     surroundings = F.pad(grey[0][:, None], (MARGIN,) * 4, mode="replicate")
-    surroundings = F.unfold(surroundings, size, stride=patch).transpose(1, 2)[
-        :, :, None
-    ]  # B N 1 SS
+    surroundings = F.unfold(surroundings, size, stride=patch)  # B SS N
+    surroundings = surroundings.transpose(1, 2).unsqueeze(2)  # B N 1 SS
     padded = F.pad(keyframe.float(), (margin, size) * 2, mode="replicate")  # B C H' W'
     width, shown = padded.shape[3], padded.mean(1).flatten(1)
     corner = places[..., 0] * width + places[..., 1]  # B N P, one pixel above and left of a window
