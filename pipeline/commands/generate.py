@@ -127,7 +127,7 @@ def write_clips(
         if not arguments.best_of:
             write(ids, outs[k])
             continue
-        jump = keyframes.last_step(clip.last_two(ids, advance))
+        jump = keyframes.last_step(clip.seam(ids, advance))
         if best is None or jump < least_jump:
             best, least_jump = ids, jump
     if best is not None:
@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     colour = "put under transparent parts; default: none for webp and PNG files, white for others"
     add("--background", metavar="COLOUR", help=colour)
     add("--samples", type=int, default=1, help="number of clips: clip_1.mp4, clip_2.mp4, ...")
-    best = "sample so many clips and keep the one that arrives best at the last frame"
+    best = "sample so many clips and keep the one that meets the last frame best"
     add("--best-of", type=int, metavar="SAMPLES", help=best)
     title = "sampling (defaults: evaluate.decoding in params.yaml)"
     add = options.add_argument_group(title).add_argument

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pipeline import config, frames, runtime
 from pipeline.config import Decoding
 from pipeline.errors import UserError
-from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite
+from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite, halves
 from pipeline.inference.keyframes import Segment
 from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share, make_context
 from pipeline.models.vqgan.keyframes import compose
@@ -94,16 +94,22 @@ class Clip:
                     yield from [self.shown(image)] * hold[number]
         yield self.shown(self.large[self.segments[-1].last])
 
-    def last_two(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
-        """The last two frames alone, uint8 `2 H W 3`, without alpha."""
+    def seam(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
+        """The two frames of the last segment that show how well a sample fits, uint8 `2 H W 3`.
+
+        The drawing before the last frame, and that frame. Where both ends draw towards each other,
+        the two drawings in the middle, one of each side. Without alpha.
+        """
         segment = self.segments[-1]
-        before = self.large[segment.first]
+        pair = [self.large[segment.first], self.large[segment.last]]
         if segment.drawn:
-            (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
-            before = part[0].numpy()
+            last = n_inner = segment.n_drawings - 2
+            first = halves(n_inner)[0] if self.model.has_previous else last
+            numbers = torch.arange(first, min(first + 1, last) + 1)
+            drawings = [x for part in self._draw(segment, ids, numbers) for x in part.numpy()]
+            pair = [*drawings, pair[1]][:2]
             advance(1)
-        frames = self.shown(before), self.shown(self.large[segment.last])
-        return np.stack([over(frame, self.background) for frame in frames])
+        return np.stack([over(self.shown(frame), self.background) for frame in pair])
 
     def _draw(
         self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None

@@ -2,23 +2,17 @@
 
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import previous_settings
 import pytest
 import torch
 from stand_in_hub import serve
 
-from pipeline import runtime
 from pipeline.errors import UserError
 from pipeline.inference import hub
-from pipeline.inference.clip import Clip, check_memory, conversions
 from pipeline.inference.inbetweener import InBetweener
-from pipeline.inference.keyframes import segments
-from pipeline.models.gpt.sampling import GREEDY
 
 ROOT = Path(__file__).parents[2]
 CARD = "---\nlicense: mit\n---\n\n# A model\n"
@@ -73,22 +67,6 @@ def test_a_copy_is_the_same_files_and_draws_the_same(tmp_path, saved_models, con
     module, name = hub.read_json(tmp_path / "far/copy/model_index.json")["vqgan"]
     assert getattr(sys.modules[module], name) is type(model.tokenizer)
     assert torch.equal(clip(hub.from_pretrained(str(tmp_path / "far/copy"))), clip(model))
-
-
-@pytest.mark.parametrize("context", CONTEXTS, ids=["keyframes", "none", "previous"])
-def test_a_clip_with_alpha_of_any_model(tmp_path, saved_models, monkeypatch, context):
-    model = hub.from_pretrained(saved_models(tmp_path / "models", context))
-    images = {0: np.full((30, 50, 4), 90, np.uint8), 4: np.full((30, 50, 4), 99, np.uint8)}
-    clip = Clip(model, images, segments(images), (30, 50))
-    check_memory(clip, 0)
-    lines = conversions(clip, images, 1)
-    assert [line for line in lines if "warps no keyframes" in line] == lines[: bool(context)]
-    drawn = [*clip.frames(clip.token_ids(GREEDY, torch.Generator()), lambda n: None)]
-    assert {image.shape for image in drawn} == {(30, 50, 3 if context else 4)}
-    monkeypatch.setattr(runtime, "free_memory", lambda: 500_000)  # 3 channels of pixels, no more
-    refused = pytest.raises(UserError, match=r"the clip needs about 0\.0 GB of memory")
-    with refused if model.has_context or model.has_previous else nullcontext():
-        check_memory(clip, 0)
 
 
 def test_an_earlier_export_is_replaced_and_other_files_stay(exported, tmp_path, saved_models):
@@ -254,7 +232,6 @@ for module in pkgutil.iter_modules(pipeline.inference.__path__):
 import numpy, torch
 from pipeline.inference import hub, keyframes
 from pipeline.inference.clip import Clip
-from pipeline.models.gpt.sampling import GREEDY
 
 images = {{0: numpy.zeros((30, 50, 3), numpy.uint8), 4: numpy.full((30, 50, 3), 200, numpy.uint8)}}
 clip = Clip(hub.from_pretrained({models!r}), images, keyframes.segments(images), (30, 50))
