@@ -79,8 +79,8 @@ TINY = {
     "base": {"device": "cpu", "threads": 1},
     "source": {"moving_mnist": {"train_sequences": 12, "test_sequences": 2}},
     "vqgan": {
-        "keyframes": {"channels": 8},
-        "vqvae": {"num_embeddings": 64, "embedding_dim": 8},
+        "channels": 8,
+        "vqvae": {"num_embeddings": 81, "embedding_dim": 8},
         "autoencoder": {"channels": 8, "z_channels": 8},
         "loss": {"perceptual_loss": "none", "perceptual_subset": 0},
         "trainer": {"batch_size": 4},

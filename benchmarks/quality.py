@@ -4,7 +4,7 @@
     python -m benchmarks.quality --rows default --seeds 1 2 3
     python -m benchmarks.quality --rows default --times 0.25 1 4 --plot curve.png
     python -m benchmarks.quality --data /path/to/another/project     # on its data/ folder
-    python -m benchmarks.quality --rows x --set vqgan.keyframes.channels=48
+    python -m benchmarks.quality --rows x --set vqgan.channels=48
 
 A row is a set of parameters over params.yaml. Each runs the stages vqgan_train, token_precompute,
 gpt2_train and evaluate in a folder of its own, on shards that `dvc repro shard_pack` made, without
@@ -45,8 +45,8 @@ ROWS: dict[str, dict] = {
     "no_mse": {"vqgan.loss.mse_weight": 0.0},
     "adversarial": {"vqgan.loss.discriminator.factor": 1.0},
     "encoder_network": {"vqgan.keyframes.encoder": "network"},
-    "tokens_8": {"vqgan.keyframes.patch_size": 32},
-    "tokens_128": {"vqgan.keyframes.patch_size": 8},
+    "tokens_8": {"vqgan.patch_size": 32},
+    "tokens_128": {"vqgan.patch_size": 8},
     "small_batch": {"vqgan.trainer.batch_size": 8},
     "one_span": {"vqgan.keyframes.spans_per_clip": 0},
     "maskgit": {"train.mode": "maskgit"},

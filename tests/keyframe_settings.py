@@ -17,7 +17,7 @@ SMALL = {
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
     "flow": {"method": "dis"},
     "vqgan": {
-        "keyframes": {"channels": 8},
+        "channels": 8,
         "vqvae": {"num_embeddings": 16, "embedding_dim": 6},
         "discriminator": {"num_layers": 1, "filters": 4},
         "loss": {"perceptual_loss": "none", "perceptual_subset": 0},

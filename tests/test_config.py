@@ -23,7 +23,7 @@ SIZES = {
     "clip_chunk.train_share": 0.8,
     "clip_chunk.val_share": 0.1,
     "vqgan.loss.perceptual_loss": "none",
-    "vqgan.keyframes.patch_size": 16,
+    "vqgan.patch_size": 16,
     "vqgan.autoencoder.channels_multiplier": [1, 2, 4, 4],
     "vqgan.autoencoder.patch_size": 1,
     "vqgan.autoencoder.attention_resolution": [],
@@ -64,8 +64,8 @@ def test_the_projects_parameters_are_valid():
 
 
 def test_sections_compute_no_result():
-    """No stage depends on config.py: an edit there would change results behind DVC's back."""
-    sections = [x for x in vars(config).values() if isinstance(x, type)]
+    """No stage depends on config/: an edit there would change results behind DVC's back."""
+    sections = [x for x in vars(config.sections).values() if isinstance(x, type)]
     sections = [x for x in sections if issubclass(x, config.Section)]
     computed = {n for x in sections for n, v in vars(x).items() if isinstance(v, property)}
     assert computed == {"frame_size"}, "values of keys as they are"
@@ -183,11 +183,11 @@ def test_a_mistake_is_named_with_key_value_and_expectation(content, changes, mis
             "ingest.height = 72: expected a multiple of 16.*patch_size = 16",
         ),
         (
-            {"vqgan.context": "keyframes", "vqgan.keyframes.patch_size": 4, "ingest.width": 136},
+            {"vqgan.context": "keyframes", "vqgan.patch_size": 4, "ingest.width": 136},
             "ingest.width = 136: expected a multiple of 16.*patch_size = 4",
         ),
         (
-            {"vqgan.context": "keyframes", "vqgan.keyframes.patch_size": 32, "ingest.height": 80},
+            {"vqgan.context": "keyframes", "vqgan.patch_size": 32, "ingest.height": 80},
             "ingest.height = 80: expected a multiple of 32.*patch_size = 32",
         ),
         (

@@ -17,7 +17,9 @@ WITHOUT_EFFECT = {
     ROOT / "pipeline" / name
     for name in (
         "commands/check.py",
-        "config.py",
+        "config/__init__.py",
+        "config/params.py",
+        "config/sections.py",
         "errors.py",
         "progress.py",
         "tracking/__init__.py",

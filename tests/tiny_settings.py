@@ -14,7 +14,8 @@ TINY = {
     "clip_chunk": {"min_frames": 5, "max_frames": 12},
     "flow": {"method": "dis"},
     "vqgan": {
-        "keyframes": {"patch_size": 4, "channels": 8},
+        "patch_size": 4,
+        "channels": 8,
         "vqvae": {"num_embeddings": 16, "embedding_dim": 6},
         "autoencoder": {"z_channels": 8, "channels": 8, "patch_size": 2},
         "discriminator": {"num_layers": 1, "filters": 4, "norm": "instance"},

@@ -290,9 +290,9 @@ def memory(settings: Params, free: float | None = None) -> Iterator[Finding]:
     if free is None:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     vqgan, size, gpt = settings.vqgan, settings.ingest, settings.transformer
-    patch = vqgan.keyframes.patch_size
+    patch = vqgan.patch_size
     if vqgan.context == "keyframes":
-        channels = 6 + vqgan.keyframes.channels  # both warps, and the decoder's finest level
+        channels = 6 + vqgan.channels  # both warps, and the decoder's finest level
     else:
         patch = vqgan.autoencoder.patch_size * 2 ** (len(vqgan.autoencoder.channels_multiplier) - 1)
         channels = 3

@@ -49,21 +49,20 @@ class KeyframeTokenizer(TokenGrid):
     ) -> None:
         """flow_method: with `rife` and `mixed` frames are mixed of RIFE's warps, too."""
         super().__init__()
-        sizes, dim = settings.keyframes, settings.vqvae.embedding_dim
-        patch = sizes.patch_size
+        patch, dim = settings.patch_size, settings.vqvae.embedding_dim
         self.grid = (height // patch, width // patch)  # h w
         # Principal components of the differences' patches, and their transpose: linear, no bias,
         # so that no difference has the zero vector, and that no pixels.
         self.to_vectors = nn.Conv2d(3, dim, patch, patch, bias=False)
         self.to_difference = nn.ConvTranspose2d(dim, 3, patch, patch, bias=False)
         self.encoder = None
-        if sizes.encoder == "network":
-            self.encoder = EncoderNetwork(sizes.channels, dim, self.grid)
+        if settings.keyframes.encoder == "network":
+            self.encoder = EncoderNetwork(settings.channels, dim, self.grid)
         else:
             self.to_vectors.requires_grad_(False)
             self.to_difference.requires_grad_(False)
         self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
-        self.decoder = Synthesis(sizes.channels, with_rife=flow_method != "dis")
+        self.decoder = Synthesis(settings.channels, with_rife=flow_method != "dis")
 
     @property
     def null_code(self) -> int:

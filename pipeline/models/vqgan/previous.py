@@ -49,10 +49,10 @@ class PreviousTokenizer(TokenGrid):
 
     def __init__(self, settings: Settings, height: int, width: int) -> None:
         super().__init__()
-        sizes, dim = settings.previous, settings.vqvae.embedding_dim
-        self.patch, self.colours = sizes.patch_size, 1 if sizes.grey else 3
+        c, dim = settings.channels, settings.vqvae.embedding_dim
+        self.patch, self.colours = settings.patch_size, 1 if settings.previous.grey else 3
         self.grid = (height // self.patch, width // self.patch)  # h w
-        c, stride = sizes.channels, self.patch // CELL
+        stride = self.patch // CELL
         self.encoder = nn.Sequential(
             nn.Conv2d(SHIFTS + 2 * self.colours * CELL**2, 2 * c, 1),
             ResidualBlock(2 * c),

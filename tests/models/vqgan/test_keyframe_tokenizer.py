@@ -53,7 +53,7 @@ def mirrored(context: Context) -> Context:
 
 @pytest.mark.parametrize("patch", [4, 8, 16, 32])
 def test_an_untrained_decoder_shows_the_warp_and_what_the_codes_say(patch):
-    model = tokenizer({"vqgan.keyframes.patch_size": patch})
+    model = tokenizer({"vqgan.patch_size": patch})
     assert model.grid == (HEIGHT // patch, WIDTH // patch)
     alone = model.decode(same(model), CONTEXT)
     assert torch.equal(frames.to_uint8(alone), frames.to_uint8(CONTEXT.eased))
