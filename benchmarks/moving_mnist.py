@@ -8,8 +8,8 @@ clips of data/shards, whose digits no network has seen. Scored are inner frames.
 - `tokenizer`: true tokens, decoded from the true previous frame; `rolled`: from the decoded
   neighbour, from both ends.
 - `next frame`: predicted from the two true frames before (and the last one), beside holding them.
-- `both ends`: greedy; one sample; the mean of all samples; the best of them by how well its halves,
-  one drawn from each end, meet in the middle; the best by the truth, a bound.
+- `both ends`: greedy; one sample; the mean and the median of all samples; the best of them by how
+  well its halves, one drawn from each end, meet in the middle; the best by the truth, a bound.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pipeline.evaluation.metrics.distances import frechet, polynomial_mmd
 from pipeline.evaluation.metrics.extractors import VideoFeatures
 from pipeline.evaluation.metrics.image import psnr, ssim
 from pipeline.evaluation.report.figures import line_chart, stack, strip
-from pipeline.inference.inbetweener import InBetweener, halves
+from pipeline.inference.inbetweener import InBetweener
 from pipeline.io import write_png
 from pipeline.models.gpt.model import Conditioning
 from pipeline.models.gpt.sampling import GREEDY, predict
@@ -60,20 +60,6 @@ def one_frame_ahead(model: InBetweener, clip: torch.Tensor) -> dict[str, torch.T
     }
 
 
-@torch.no_grad()
-def seam(model: InBetweener, clip: torch.Tensor, sample: torch.Tensor, ids: torch.Tensor) -> float:
-    """How far both sides of a sample uint8 `n-2 H W 3` with ids `n-2 N` miss each other.
-
-    They meet in the middle: if the motion of either goes on for one frame, it gives the other's.
-    """
-    from_first, _ = halves(len(sample))
-    two = slice(from_first - 1, from_first + 1)
-    ends, keyframes = frames.to_float(sample[two]), frames.to_float(clip[[0, -1]])
-    keyframes = torch.stack([keyframes, keyframes.flip(0)])  # of each side
-    following = model.tokenizer.decode(ids[two], ends, keyframes)
-    return float((following - ends.flip(0)).square().mean())
-
-
 def from_both_ends(
     model: InBetweener, clip: torch.Tensor, decoding: Decoding, samples: int, seed: int
 ) -> dict[str, torch.Tensor]:
@@ -85,12 +71,13 @@ def from_both_ends(
     clips = [
         torch.cat(list(model.draw(clip[0], clip[-1], len(clip), ids[:, k]))) for k in range(samples)
     ]
-    missed = [seam(model, clip, clips[k], ids[:, k]) for k in range(samples)]
+    missed = [model.miss(clip[0], clip[-1], ids[:, k]) for k in range(samples)]
     close = [float(psnr(one, clip[1:-1]).mean()) for one in clips]
-    mean = torch.stack(clips).float().mean(0).round().to(torch.uint8)
+    stacked = torch.stack(clips).float()  # K n-2 H W 3
     return {
         "one sample": clips[0],
-        "mean of samples": mean,
+        "mean of samples": stacked.mean(0).round().to(torch.uint8),
+        "median of samples": torch.from_numpy(np.median(stacked, 0).round().astype(np.uint8)),
         "best by its seam": clips[int(np.argmin(missed))],
         "best by the truth": clips[int(np.argmax(close))],
     }

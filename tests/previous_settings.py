@@ -8,7 +8,7 @@ from tiny_settings import small_params
 
 from pipeline import config, frames
 from pipeline.data.digits import DIGIT, DIGITS_FILE, draw
-from pipeline.models.vqgan.previous import PreviousTokenizer
+from pipeline.models.vqgan.previous import SHIFTS, PreviousTokenizer
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -18,10 +18,11 @@ SMALL = {
     "clip_chunk": {"min_frames": 20, "max_frames": 20},
     "vqgan": {
         "context": "previous",
-        "previous": {"patch_size": 16, "channels": 8},
-        "vqvae": {"num_embeddings": 16, "embedding_dim": 6},
+        "patch_size": 16,
+        "channels": 8,
+        "vqvae": {"num_embeddings": SHIFTS},
         "loss": {"perceptual_loss": "none", "perceptual_subset": 0, "mse_weight": 10.0},
-        "trainer": {"batch_size": 4, "n_epochs": 2, "augmentation": "none", "gen_lr": 5e-3},
+        "trainer": {"batch_size": 4, "n_epochs": 2, "augmentation": "none", "gen_lr": 1e-3},
     },
     "transformer": {"transformer_type": "plain", "n_layer": 2, "n_head": 2, "n_embd": 16},
     "train": {"batch_size": 2, "n_epochs": 2, "token_noise": 0.0, "lr_max": 1e-2},
@@ -49,13 +50,9 @@ def floats(*seeds: int) -> torch.Tensor:
 
 
 def tokenizer(changes: dict | None = None, seed: int = 0) -> PreviousTokenizer:
-    """Untrained, its codes started from two sequences; in evaluation mode."""
+    """Untrained, in evaluation mode."""
     torch.manual_seed(seed)
-    model = PreviousTokenizer(settings(changes).vqgan, 64, 64).eval()
-    images = floats(1, 2)
-    pairs = images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1)
-    model.init_from_data(*pairs, torch.Generator().manual_seed(0))
-    return model
+    return PreviousTokenizer(settings(changes).vqgan, 64, 64).eval()
 
 
 def save_digits(shards: Path, count: int = 6) -> None:

@@ -290,12 +290,11 @@ def memory(settings: Params, free: float | None = None) -> Iterator[Finding]:
     if free is None:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     vqgan, size, gpt = settings.vqgan, settings.ingest, settings.transformer
-    patch = vqgan.patch_size
-    if vqgan.context == "keyframes":
-        channels = 6 + vqgan.channels  # both warps, and the decoder's finest level
-    else:
+    patch, channels = vqgan.patch_size, 3
+    if vqgan.context == "none":
         patch = vqgan.autoencoder.patch_size * 2 ** (len(vqgan.autoencoder.channels_multiplier) - 1)
-        channels = 3
+    elif vqgan.context == "keyframes":
+        channels = 6 + vqgan.channels  # both warps, and the decoder's finest level
     pixels = size.height * size.width
     tokens = settings.clip_chunk.min_frames * pixels // patch**2
     needed = {

@@ -127,7 +127,7 @@ def write_clips(
         if not arguments.best_of:
             write(ids, outs[k])
             continue
-        jump = keyframes.last_step(clip.seam(ids, advance))
+        jump = clip.jump(ids, advance)
         if best is None or jump < least_jump:
             best, least_jump = ids, jump
     if best is not None:

@@ -54,7 +54,10 @@ class Params(Section):
             )
         clips, rows = self.clip_chunk, self.vqgan.vqvae.num_embeddings
         longest = max(clips.max_frames, 2 * clips.min_frames - 1)
-        if method in ("concat", "token_type_ids") and rows < longest:
+        if self.vqgan.context == "previous" and method in ("concat", "token_type_ids"):
+            key = f"transformer.remaining_frames_method = {method}"
+            yield f"{key}: expected own_embeddings or none with vqgan.context = previous"
+        elif method in ("concat", "token_type_ids") and rows < longest:
             yield (
                 f"vqgan.vqvae.num_embeddings = {rows}: expected at least {longest}, the frames of "
                 f"the longest clip, with transformer.remaining_frames_method = {method}"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import PydanticCustomError
 
 MOST_FRAMES = 1000  # of a clip
+SHIFTS = 81  # by up to 4 pixels each way, the codes of context previous
 MOST_WEIGHTS = 10**10  # of the transformer; GPT-2's largest has 1.6e9
 
 # Of torchrun; each but one takes a value, so that no word of a preset is the script that it runs.
@@ -270,6 +271,11 @@ class Vqgan(Section):
             yield (
                 f"vqgan.patch_size = {self.patch_size}: expected 8 or 16 with "
                 "vqgan.context = previous"
+            )
+        if self.context == "previous" and self.vqvae.num_embeddings != SHIFTS:
+            yield (
+                f"vqgan.vqvae.num_embeddings = {self.vqvae.num_embeddings}: expected {SHIFTS} with "
+                "vqgan.context = previous, whose codes are shifts of up to 4 pixels"
             )
         if (subset := self.loss.perceptual_subset) > (batch := self.trainer.batch_size):
             yield (

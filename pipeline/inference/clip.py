@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pipeline import config, frames, runtime
 from pipeline.config import Decoding
 from pipeline.errors import UserError
-from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite, halves
-from pipeline.inference.keyframes import Segment
+from pipeline.inference.inbetweener import MAX_PIXELS, InBetweener, NotFinite
+from pipeline.inference.keyframes import Segment, last_step
 from pipeline.models.flow import MAX_EXPONENT, Easing, consistent_share, make_context
 from pipeline.models.vqgan.keyframes import compose
 from pipeline.video.transparency import WHITE, contrasting, over, premultiplied, straight
@@ -94,22 +94,23 @@ class Clip:
                     yield from [self.shown(image)] * hold[number]
         yield self.shown(self.large[self.segments[-1].last])
 
-    def seam(self, ids: TokenIds, advance: Callable[[int], object]) -> np.ndarray:
-        """The two frames of the last segment that show how well a sample fits, uint8 `2 H W 3`.
+    def jump(self, ids: TokenIds, advance: Callable[[int], object]) -> float:
+        """How far a sample is from what it should meet in the last segment.
 
-        The drawing before the last frame, and that frame. Where both ends draw towards each other,
-        the two drawings in the middle, one of each side. Without alpha.
+        From its last drawing to the last frame, in grey levels; where both ends draw towards each
+        other, by how far they miss each other in the middle.
         """
-        segment = self.segments[-1]
-        pair = [self.large[segment.first], self.large[segment.last]]
+        segment, model = self.segments[-1], self.model
+        before = self.large[segment.first]
         if segment.drawn:
-            last = n_inner = segment.n_drawings - 2
-            first = halves(n_inner)[0] if self.model.has_previous else last
-            numbers = torch.arange(first, min(first + 1, last) + 1)
-            drawings = [x for part in self._draw(segment, ids, numbers) for x in part.numpy()]
-            pair = [*drawings, pair[1]][:2]
             advance(1)
-        return np.stack([over(self.shown(frame), self.background) for frame in pair])
+            if model.has_previous:
+                small = [torch.from_numpy(self.small[n]) for n in (segment.first, segment.last)]
+                return model.miss(*small, ids[segment][: segment.n_drawings - 2])
+            (part,) = self._draw(segment, ids, torch.tensor([segment.n_drawings - 2]))
+            before = part[0].numpy()
+        pair = [self.shown(before), self.shown(self.large[segment.last])]
+        return last_step(np.stack([over(frame, self.background) for frame in pair]))
 
     def _draw(
         self, segment: Segment, ids: TokenIds, numbers: torch.Tensor | None

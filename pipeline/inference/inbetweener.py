@@ -242,6 +242,26 @@ class InBetweener:
         return frames.to_uint8(decoded).cpu(), ids.cpu()
 
     @torch.no_grad()
+    def miss(self, first: torch.Tensor, last: torch.Tensor, ids: torch.Tensor) -> float:
+        """With the previous frame as context: how far both sides of a clip miss each other.
+
+        first, last: uint8 `H W 3` of the model's size; ids `T N` of all inner frames. The mean
+        squared difference, on [-1, 1], of each side's next frame, if its motion went on, and the
+        other side's latest.
+        """
+        ends = [frames.to_float(x[None].to(self.device)) for x in (first, last)]
+        from_first, from_last = halves(len(ids))
+        with autocast(self.device, self.precision):
+            sides = [ends[0], *self._one_side(*ends, ids[:from_first])]
+            others = [ends[1], *self._one_side(*ends[::-1], ids[len(ids) - from_last :].flip(0))]
+            latest = torch.cat([sides[-1], others[-1]])  # 2 3 H W
+            codes = ids[from_first - 1 : from_first + 1].to(self.device)  # S N: of sides that moved
+            keyframes = torch.stack([torch.cat(ends), torch.cat(ends[::-1])])  # 2 2 3 H W
+            moved = latest[: len(codes)], keyframes[: len(codes)]
+            following = self.tokenizer.decode(codes, *moved)  # S 3 H W
+        return float((following - latest.flip(0)[: len(codes)]).square().mean())
+
+    @torch.no_grad()
     def given_frame(self, frame: torch.Tensor) -> torch.Tensor:
         """A keyframe uint8 `1 H W 3` as the tokenizer shows it: with context, exactly."""
         if self.has_context or self.has_previous:

@@ -2,7 +2,8 @@
 
 Total of the generator: mean absolute error + mse_weight * mean squared error + edge_weight * edge
 loss + perceptual_weight * perceptual loss + codebook_weight * (codebook + commitment loss) + weight
-* adversarial loss, the last from step `iter_start` on.
+* adversarial loss, the last from step `iter_start` on. With the previous frame as context no
+codebook learns.
 
 `ImageTask` trains the tokenizer of whole images, on the image shards. `KeyframeTask` trains the one
 with keyframes as context, on the inner frames of the clip shards. There errors count relative to
@@ -11,9 +12,9 @@ those that do not (1.8 dB in the third with least motion). The squared error is 
 with the absolute error alone still clips lose 0.3 dB. In a share of the frames all codes are left
 out, so that the decoder alone is an interpolator too, and in the others some. `PreviousTask` trains
 the one with the previous frame as context, on consecutive frames. It starts from pictures that have
-faded: some frames are decoded before, one from the other, with codes of which some are wrong. The
-moved image and the refined one both count, without a gradient between them: so the codes learn to
-move, whatever the keyframes can mend.
+faded: some frames are decoded before, one from the other, and some codes are wrong. The moved image
+and the refined one both count, without a gradient between them: so the decoder learns to move,
+whatever the keyframes can mend.
 
 What compares images is differentiated down to the image first, each loss for itself; the
 decoder's backward pass then runs once, for the sum of these gradients. So the adaptive weight costs
@@ -48,8 +49,8 @@ WARMUP_SHARE = 0.05  # of the training, in which gen_lr rises
 START_IMAGES = 512  # images from which linear skip and codebook start
 START_FRAMES = 2048  # frames from whose differences principal components and codes start
 # The tokenizer with context previous: frames that it decodes one from the other, how many at most
-# are decoded before these without a gradient, and the share of their codes that is wrong, at most.
-UNROLLED, ROLLED_IN, WRONG_CODES = 2, 6, 0.3
+# are decoded before these without a gradient, and the share of codes that is wrong, at most.
+UNROLLED, ROLLED_IN, WRONG_CODES = 2, 6, 0.1
 NEAREST = 8  # codes of which one takes the place of a right one
 # Errors of the eased warp, on [-1, 1], below which all frames count alike: absolute and squared.
 MAE_FLOOR, MSE_FLOOR = 0.005, 1e-4
@@ -60,7 +61,8 @@ class Reconstruction(NamedTuple):
 
     images: torch.Tensor  # B 3 H W, the truth
     decoded: torch.Tensor  # B 3 H W, not clamped
-    quantized: Quantized
+    codes: torch.Tensor  # token ids, of any shape
+    quantized: Quantized | None = None  # None where no codebook learns
     weight: torch.Tensor | float = 1.0  # B, mean 1: how much the absolute error of each counts
     mse_weight: torch.Tensor | float = 1.0  # B: how much the squared error counts, with any mean
     context: Context | None = None
@@ -110,7 +112,8 @@ class VqganTask(Task):
         """The networks and their optimizers."""
         trainer, adversarial = self.settings.trainer, self.settings.loss.discriminator
         self.tokenizer = tokenizer
-        self.tokenizer.quantizer.gather = self.processes.all_gather
+        if self.tokenizer.quantizer is not None:
+            self.tokenizer.quantizer.gather = self.processes.all_gather
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer}
         self.gan = None
         if adversarial.factor > 0:
@@ -157,7 +160,7 @@ class VqganTask(Task):
             reconstruction = self._image_loss(batch._replace(decoded=leaf))
             adversarial = self._adversarial(batch, reconstruction, step)
         value, gradient, parts = reconstruction
-        codes, codebook_parts, counts = self._codebook_loss(batch.quantized)
+        codes, codebook_parts, counts = self._codebook_loss(batch)
         parts = {"reconstruction": value + codes.detach()} | parts | codebook_parts
         if adversarial is not None:
             value, gradient = value + adversarial.value, gradient + adversarial.gradient
@@ -217,23 +220,25 @@ class VqganTask(Task):
         return self.processes.mean(at_layer)
 
     def _codebook_loss(
-        self, quantized: Quantized
+        self, batch: Reconstruction
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """The weighted losses, each by itself, and how often each code came, `V`."""
+        counts = torch.bincount(batch.codes.flatten(), minlength=len(self.tokenizer.codebook))
+        if (quantized := batch.quantized) is None:
+            return batch.images.new_zeros(()), {}, counts
         parts = {"commitment": quantized.commitment_loss, "codebook": quantized.codebook_loss}
         total = self.settings.loss.codebook_weight * sum(parts.values())
-        counts = torch.bincount(quantized.codes.flatten(), minlength=self.tokenizer.quantizer.size)
         return total, parts, counts
 
     def validate(self, batches: Sequence[Sequence[int]]) -> dict[str, float]:
         """Loss without its adversarial part, PSNR (dB, an image's at most 60), use of codes."""
-        counts = torch.zeros(self.tokenizer.quantizer.size, dtype=torch.int64, device=self.device)
+        counts = torch.zeros(len(self.tokenizer.codebook), dtype=torch.int64, device=self.device)
         metrics = []
         for rows in batches:
             with autocast(self.device, self.precision):
                 batch = self._reconstruct(rows, None)
                 value = self._image_loss(batch).value
-                codes, _, used = self._codebook_loss(batch.quantized)
+                codes, _, used = self._codebook_loss(batch)
                 row = {"reconstruction": float((value + codes).detach()), "psnr": psnr(batch)}
                 row |= self._more_validation(batch)
             metrics.append((row, len(rows)))
@@ -281,7 +286,10 @@ class ImageTask(VqganTask):
         images = self._floats(images)
         quantized = tokenizer.quantize(images, self.generator)
         return Reconstruction(
-            images, tokenizer.decode_features(quantized.vectors).float(), quantized
+            images,
+            tokenizer.decode_features(quantized.vectors).float(),
+            quantized.codes,
+            quantized,
         )
 
 
@@ -336,7 +344,9 @@ class KeyframeTask(VqganTask):
         if tokenizer.training:
             mean = self.processes.mean(mean)
         mse_weight = 1 / (error.square().mean((1, 2, 3)) + MSE_FLOOR)
-        return Reconstruction(images, decoded, quantized, weight / mean, mse_weight, context)
+        return Reconstruction(
+            images, decoded, quantized.codes, quantized, weight / mean, mse_weight, context
+        )
 
     def _known_codes(self, batch: int) -> torch.Tensor:
         """`B 1 h w`, 0 where a training frame lacks the code."""
@@ -364,12 +374,9 @@ class PreviousTask(VqganTask):
         self.length = min(1 + ROLLED_IN + UNROLLED, *lengths)  # frames of a window
         size = (settings.ingest.height, settings.ingest.width)
         self._build(PreviousTokenizer(self.settings, *size))
-        count = self.size("train")
-        rows = range(0, count, max(1, (UNROLLED + ROLLED_IN) * count // START_FRAMES))
-        images = self._windows(rows, 0)[:, 1:-1]
-        self.tokenizer.init_from_data(
-            images[:, 1:].flatten(0, 1), images[:, :-1].flatten(0, 1), self.generator
-        )
+        codebook = self.tokenizer.codebook
+        distances = torch.cdist(codebook, codebook)
+        self.nearest = distances.topk(1 + NEAREST, largest=False).indices  # V 9, each code first
 
     def _windows(self, rows: Sequence[int], epoch: int | None) -> torch.Tensor:
         """`B T 3 H W`: consecutive frames between the row's two ends."""
@@ -389,44 +396,40 @@ class PreviousTask(VqganTask):
         previous = self._roll_in(windows[:, start:-UNROLLED], keyframes)
 
         images, true_previous = windows[:, -UNROLLED:], windows[:, -UNROLLED - 1 : -1]
-        quantized = tokenizer.quantize(
-            images.flatten(0, 1), true_previous.flatten(0, 1), self.generator
-        )
-        vectors = quantized.vectors.unflatten(0, images.shape[:2])  # B T D h w
-        moved, refined = [], []
+        codes, moved, refined = [], [], []
         for step in range(UNROLLED):
-            moved.append(tokenizer(vectors[:, step], previous).float())
+            codes.append(self._codes(images[:, step], true_previous[:, step]))
+            moved.append(tokenizer(codes[-1], previous).float())
             refined.append(tokenizer.refine(moved[-1].detach(), keyframes).float())
             previous = refined[-1].detach().clamp(-1, 1)
+        codes = torch.stack(codes, 1).flatten(0, 1)  # BT N
         images, decoded = images.flatten(0, 1), torch.stack(refined, 1).flatten(0, 1)
         if tokenizer.training:  # both, one after the other: a subset holds as many of each
             both = [decoded, torch.stack(moved, 1).flatten(0, 1)]
             images, decoded = images.repeat_interleave(2, 0), torch.stack(both, 1).flatten(0, 1)
-        return Reconstruction(images, decoded, quantized)
+        return Reconstruction(images, decoded, codes)
 
     @torch.no_grad()
     def _roll_in(self, windows: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
         """The last one of frames `B T 3 H W`, `B 3 H W`, each but the first decoded."""
-        tokenizer, training, previous = self.tokenizer, self.tokenizer.training, windows[:, 0]
-        tokenizer.eval()  # no code moves
-        rate = WRONG_CODES * self._chance(len(windows), 1) if training else None
+        previous = windows[:, 0]
         for step in range(1, windows.shape[1]):
-            ids = tokenizer.encode(windows[:, step], windows[:, step - 1])  # B N
-            if rate is not None:
-                ids = self._with_wrong_codes(ids, rate)
-            previous = tokenizer.decode(ids, previous, keyframes).float()
-        tokenizer.train(training)
+            ids = self._codes(windows[:, step], windows[:, step - 1])
+            previous = self.tokenizer.decode(ids, previous, keyframes).float()
         return previous
+
+    def _codes(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Ids `B N`; in training up to a share WRONG_CODES of each image's are wrong."""
+        ids = self.tokenizer.encode(images, previous)
+        if not self.tokenizer.training:
+            return ids
+        return self._with_wrong_codes(ids, WRONG_CODES * self._chance(len(ids), 1))
 
     def _with_wrong_codes(self, ids: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
         """Ids `B N`, a share of them (rate, `B 1`) in exchange for one of the nearest codes."""
-        codebook = self.tokenizer.codebook
-        count = min(NEAREST, len(codebook) - 1)
-        distances = torch.cdist(codebook[ids], codebook)  # B N V
-        nearest = distances.topk(count + 1, largest=False).indices  # B N K
-        number = 1 + (count * self._chance(*ids.shape)).long()
+        number = 1 + (NEAREST * self._chance(*ids.shape)).long()
         number = (number * (self._chance(*ids.shape) < rate)).to(self.device)  # 0: the code itself
-        return nearest.gather(2, number[..., None])[..., 0]
+        return self.nearest[ids].gather(2, number[..., None])[..., 0]
 
 
 # by vqgan.context

@@ -81,7 +81,7 @@ def test_the_card_holds_the_run_and_what_was_said(run, capsys):
     [
         (None, "tokens what optical flow between both keyframes lacks, and"),
         ({"vqgan.context": "none"}, "tokens whole frames, and"),
-        (previous_settings.settings(), "tokens what changes from frame to frame, and"),
+        (previous_settings.settings(), "tokens how each frame moves on from the one before, and"),
     ],
 )
 def test_the_card_tells_of_warps_where_there_are_any(run, saved_models, context, words):

@@ -1,6 +1,7 @@
 """Clips: pictures in, frames out, whatever the model's context."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import previous_settings
@@ -11,10 +12,16 @@ from pipeline import runtime
 from pipeline.errors import UserError
 from pipeline.inference import hub
 from pipeline.inference.clip import Clip, check_memory, conversions
-from pipeline.inference.keyframes import segments
+from pipeline.inference.keyframes import last_step, segments
 from pipeline.models.gpt.sampling import GREEDY
+from pipeline.models.vqgan.previous import SHIFTS
 
 CONTEXTS = [None, {"vqgan.context": "none"}, previous_settings.settings()]
+
+
+def drawn_clip(models: Path, n_frames: int) -> Clip:
+    images = {n: np.full((30, 50, 3), 90 + n, np.uint8) for n in (0, n_frames - 1)}
+    return Clip(hub.from_pretrained(models), images, segments(images), (30, 50))
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=["keyframes", "none", "previous"])
@@ -33,18 +40,27 @@ def test_a_clip_with_alpha_of_any_model(tmp_path, saved_models, monkeypatch, con
         check_memory(clip, 0)
 
 
-@pytest.mark.parametrize("n_frames", [3, 4, 7, 8])
-@pytest.mark.parametrize("context", CONTEXTS, ids=["keyframes", "none", "previous"])
-def test_the_seam_is_where_a_sample_meets_what_is_given(tmp_path, saved_models, context, n_frames):
-    """Before the last frame; in the middle, where both ends draw towards each other."""
-    model = hub.from_pretrained(saved_models(tmp_path / "models", context))
-    images = {n: np.full((30, 50, 3), 90 + n, np.uint8) for n in (0, n_frames - 1)}
-    clip = Clip(model, images, segments(images), (30, 50))
+@pytest.mark.parametrize("context", CONTEXTS[:2], ids=["keyframes", "none"])
+def test_a_sample_jumps_from_its_last_drawing_to_the_last_frame(tmp_path, saved_models, context):
+    clip = drawn_clip(saved_models(tmp_path / "models", context), 7)
     counted = []
     ids = clip.token_ids(GREEDY, torch.Generator())
     frames = np.stack([*clip.frames(ids, counted.append)])
-    start = n_frames - 2
-    if model.has_previous:
-        start = (n_frames - 1) // 2
-    assert np.array_equal(clip.seam(ids, counted.append), frames[start : start + 2])
-    assert sum(counted) == n_frames - 2 + 1
+    assert clip.jump(ids, counted.append) == last_step(frames)
+    assert sum(counted) == 5 + 1
+
+
+@pytest.mark.parametrize("n_frames", [3, 4, 7, 8])
+def test_two_sides_that_move_on_into_each_other_miss_by_little(tmp_path, saved_models, n_frames):
+    """A square that goes one pixel a frame to the right, by its true codes and by others."""
+    model = hub.from_pretrained(saved_models(tmp_path / "models", previous_settings.settings()))
+    images = np.zeros((n_frames, 64, 64, 3), np.uint8)
+    for k in range(n_frames):
+        images[k, 20:44, 16 + k : 40 + k] = 255
+    given = {n: images[n] for n in (0, n_frames - 1)}
+    clip = Clip(model, given, segments(given), (64, 64))
+    _, true = model.round_trip(torch.from_numpy(images))
+    stays = torch.full_like(true, SHIFTS // 2)
+    counted = []
+    jumps = [clip.jump({clip.segments[0]: ids}, counted.append) for ids in (true, stays)]
+    assert jumps[0] < jumps[1] and counted == [1, 1]

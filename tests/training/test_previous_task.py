@@ -16,7 +16,9 @@ from pipeline.models.checkpoints import LoadedTokenizer
 from pipeline.models.flow import EVEN
 from pipeline.models.gpt.model import Conditioning
 from pipeline.models.gpt.sampling import predict
+from pipeline.models.vqgan.previous import SHIFTS
 from pipeline.training import sequence_dataset, vqgan
+from pipeline.training.distributed import DistributedContext
 from pipeline.training.gpt import GptTask
 from pipeline.training.sequence_dataset import SequenceSet
 from pipeline.training.token_dataset import PartSet
@@ -97,7 +99,7 @@ def test_the_tokenizer_learns(shards, run):
     task = PreviousTask(settings(), shards, CPU)
     history = run(task, n_epochs=30)
     first, last = history.epochs[0], history.epochs[-1]
-    assert last["psnr"] > first["psnr"] + 1, (first, last)
+    assert last["psnr"] > first["psnr"] and last["reconstruction"] < first["reconstruction"]
     assert {"reconstruction", "perplexity", "codebook_usage"} <= last.keys()
 
 
@@ -122,37 +124,54 @@ def test_the_decoder_starts_from_its_own_frames(shards):
     assert torch.equal(batch.images, images[:, -2:].flatten(0, 1))
 
 
-def test_in_training_some_codes_of_the_frames_before_are_wrong(shards):
+def test_in_training_some_codes_are_wrong(shards):
     torch.manual_seed(1)
     task = PreviousTask(settings(), shards, CPU)
-    ids = torch.randint(0, 16, (4, 64))
+    ids = torch.randint(0, SHIFTS, (4, 64))
     none, all_ = torch.zeros(4, 1), torch.ones(4, 1)
     assert torch.equal(task._with_wrong_codes(ids, none), ids)
     wrong = task._with_wrong_codes(ids, all_)
     assert (wrong != ids).all()
     codebook = task.tokenizer.codebook
-    distances = torch.cdist(codebook, codebook)
-    rank = distances[ids].argsort(2).argsort(2).gather(2, wrong[..., None])
-    assert int(rank.max()) <= vqgan.NEAREST
+    distances = torch.cdist(codebook, codebook)[ids]  # B N V
+    farthest = distances.topk(vqgan.NEAREST + 1, largest=False).values[..., -1]
+    assert (distances.gather(2, wrong[..., None])[..., 0] <= farthest + 1e-3).all()
+    images, previous = (frames.to_float(sequence(5)[k]) for k in (slice(1, 5), slice(4)))
+    task.module.train()
+    changed = task._codes(images, previous) != task.tokenizer.encode(images, previous)
+    assert 0 < changed.float().mean() < vqgan.WRONG_CODES
+    task.module.eval()
+    assert torch.equal(task._codes(images, previous), task.tokenizer.encode(images, previous))
+    task.module.train()
     batch = task._reconstruct([0, 1], 0)
     assert len(batch.decoded) == len(batch.images) == 8, "two frames, moved and refined"
 
 
-def test_the_codes_learn_nothing_from_the_refined_image(shards):
+def test_two_processes_change_the_codes_that_one_would(shards):
+    images, previous = (frames.to_float(sequence(5)[k]) for k in (slice(1, 5), slice(4)))
+    codes = []
+    for count, rank in ((1, 0), (2, 0), (2, 1)):
+        task = PreviousTask(settings(), shards, CPU, DistributedContext(count, rank, CPU))
+        task.module.train()
+        part = slice(4 * rank // count, 4 * (rank + 1) // count)
+        codes.append(task._codes(images[part], previous[part]))
+    assert torch.equal(torch.cat(codes[1:]), codes[0])
+
+
+def test_the_decoder_learns_nothing_from_the_refined_image(shards):
     torch.manual_seed(1)
     task = PreviousTask(settings(), shards, CPU)
     batch = task._reconstruct([0, 1], 0)
     refined, moved = batch.decoded[::2], batch.decoded[1::2]
     tokenizer = task.tokenizer
     refined.sum().backward(retain_graph=True)
-    assert not any(learns(part) for part in (tokenizer.encoder, tokenizer.decoder))
-    assert learns(tokenizer.refiner)
+    assert learns(tokenizer.refiner) and not learns(tokenizer.decoder)
     moved.sum().backward()
-    assert learns(tokenizer.encoder) and learns(tokenizer.decoder)
+    assert learns(tokenizer.decoder)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_all_three_networks_learn_after_frames_without_a_gradient(shards, precision):
+def test_both_networks_learn_after_frames_without_a_gradient(shards, precision):
     """In bf16 PyTorch keeps the weights that it has cast, once without a gradient."""
     torch.manual_seed(1)
     task = PreviousTask(settings({"base.precision": precision}), shards, CPU)
@@ -160,12 +179,13 @@ def test_all_three_networks_learn_after_frames_without_a_gradient(shards, precis
     for step in range(4):  # with another number of frames before
         tokenizer.zero_grad()
         next(task.losses([0, 1], 0, step)).total.backward()
-        parts = tokenizer.encoder, tokenizer.decoder, tokenizer.refiner
-        assert all(learns(part) for part in parts)
+        assert learns(tokenizer.decoder) and learns(tokenizer.refiner)
 
 
 def learns(module: nn.Module) -> bool:
-    return any(p.grad is not None and p.grad.any() for p in module.parameters())
+    """Whether a gradient reaches both output layers, which start at zero."""
+    weights = module.weights.weight, module.residual.weight
+    return all(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
 
 
 def test_parts_of_sequences_grow_and_their_targets_are_the_frames_that_follow(shards):
@@ -196,9 +216,9 @@ def test_parts_of_sequences_grow_and_their_targets_are_the_frames_that_follow(sh
 def test_the_transformer_learns(shards, tokens, run, changes):
     task = gpt_task(tokens, shards, changes)
     assert task.size("train") == 6 and task.size("val") == 2
-    history = run(task, n_epochs=12)
+    history = run(task, n_epochs=40)
     values = [row["cross_entropy"] for row in history.steps]
-    assert np.mean(values[-6:]) < np.mean(values[:6])
+    assert np.mean(values[-24:]) < np.mean(values[:24])
     assert "rollout_accuracy" not in history.epochs[-1], "tokens alone are no frames"
 
 
@@ -276,7 +296,8 @@ def test_true_tokens_make_a_round_trip():
             "expected ingest.height and ingest.width of 64",
         ),
         ({"vqgan.context": "none"}, "epoch_sequences = 6: expected vqgan.context = previous, or 0"),
-        ({"vqgan.previous.patch_size": 4}, "patch_size"),
+        ({"vqgan.patch_size": 4}, "patch_size = 4: expected 8 or 16 with vqgan.context = previous"),
+        ({"vqgan.vqvae.num_embeddings": 80}, "num_embeddings = 80: expected 81 with vqgan.context"),
         ({"train.batch_method": "truncation"}, "expected padding with vqgan.context = previous"),
         ({"vqgan.trainer.augmentation": "shift_flip"}, "expected none with vqgan.context = prev"),
         ({"train.n_frames_before": "all"}, "all: expected a number with vqgan.context = previous"),

@@ -1,18 +1,20 @@
 """The tokenizer with the previous frame as context: token ids for what moves, and where to.
 
-    encode(images, previous)          -> ids       how each patch of the frame comes about
+    encode(images, previous)          -> ids       from where each patch of the frame comes
     decode(ids, previous, keyframes)  -> images    the previous frame, moved by the codes, refined
 
-Letters: B batch, N tokens a frame, V codes, D dimensions of a code, K shifts, h w the token grid.
-Images are float `B 3 H W` in [-1, 1]. Conditioning on the previous frame: Micheli et al.
-(Delta-IRIS, 2024, arXiv:2406.19320). A motion that goes on has the same codes in each frame, so the
-transformer has little to predict. The price: frames are decoded one after the other.
+Letters: B batch, N tokens a frame, V codes, one for each shift, D dimensions of a code, h w the
+token grid. Images are float `B 3 H W` in [-1, 1]. Conditioning on the previous frame: Micheli et
+al. (Delta-IRIS, 2024, arXiv:2406.19320). A motion that goes on has the same codes in each frame, so
+the transformer has little to predict. The price: frames are decoded one after the other.
 
-The decoder mixes the previous frame, shifted by every whole number of pixels up to REACH, by
-weights for each cell of CELL pixels (Finn et al., 2016, arXiv:1605.07157), in two layers that are
-added, because two things may move across each other. The encoder sees how well each of these shifts
-explains the frame: a cost volume, as optical flow networks have (Sun et al., PWC-Net, 2018,
-arXiv:1709.02371).
+A code is a motion vector, found by block matching as in video codecs: the shift by whole pixels, up
+to REACH, by which the previous frame explains a patch and its surroundings best. A learnt
+encoder's codes knew less: its digits rather than where they go (docs/results/moving_mnist.md).
+
+The decoder mixes the previous frame, shifted by every code's way, by weights for each cell of CELL
+pixels (Finn et al., 2016, arXiv:1605.07157), in two layers that are added, because two things may
+move across each other. It begins as the copy that the codes ask for.
 
 A copy of a copy fades. So each frame is refined by what the clip's two keyframes show of the same
 things: its patches are found again in both, and mixed with what is found (reference frames, as in
@@ -27,12 +29,16 @@ from torch import nn
 
 from pipeline.config import Vqgan as Settings
 from pipeline.models.vqgan.keyframes import ResidualBlock
-from pipeline.models.vqgan.quantizers import QUANTIZERS, Quantized, TokenGrid
+from pipeline.models.vqgan.quantizers import TokenGrid
 
 CELL = 4  # pixels a side that are moved alike, and that the networks see as channels
 REACH = 4  # pixels; Moving MNIST's digits go 3.6 a frame
-SHIFTS = (2 * REACH + 1) ** 2  # K
+SHIFTS = (2 * REACH + 1) ** 2  # V
+AT_ONCE = 64  # images whose shifts are compared at once; 90 MB of 64x64
+SURROUNDINGS = 1  # cells about a patch by which its motion is found, too
 LAYERS = 2  # of things that move, each with weights of its own
+CODE_LOGIT = 12.0  # of the shift that the code says, at the start: nearly all of its layer
+STRENGTHS = (5.0, -5.0)  # of the layers at the start: sigmoids that add up to 1
 BLOCKS = 3  # residual blocks of the decoder that see the codes
 BLACK = -1.0
 WINDOW = 12  # pixels a side, at half the size, by which a place is found again in another frame
@@ -45,60 +51,39 @@ MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
 
 
 class PreviousTokenizer(TokenGrid):
-    """Encoder, quantizer, decoder and refiner for frames that follow a known one."""
+    """Block matching, decoder and refiner for frames that follow a known one."""
 
     def __init__(self, settings: Settings, height: int, width: int) -> None:
         super().__init__()
-        c, dim = settings.channels, settings.vqvae.embedding_dim
+        c = settings.channels
         self.patch, self.colours = settings.patch_size, 1 if settings.previous.grey else 3
         self.grid = (height // self.patch, width // self.patch)  # h w
-        stride = self.patch // CELL
-        self.encoder = nn.Sequential(
-            nn.Conv2d(SHIFTS + 2 * self.colours * CELL**2, 2 * c, 1),
-            ResidualBlock(2 * c),
-            nn.Conv2d(2 * c, 2 * c, stride, stride),
-            ResidualBlock(2 * c),
-            nn.Conv2d(2 * c, dim, 1),
-            nn.BatchNorm2d(dim, affine=False),  # or most codes stay unused
-        )
-        self.quantizer = QUANTIZERS[settings.vqvae.quantizer](settings.vqvae)
-        self.decoder = Decoder(c, dim, self.colours)
+        self.quantizer = None
+        self.register_buffer("shift_vectors", shift_vectors(), persistent=False)
+        self.decoder = Decoder(c, self.shift_vectors.shape[1], self.colours)
         self.refiner = Refiner(c, self.colours, self.grid)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.shift_vectors  # V D
 
     @property
     def context_channels(self) -> int:
         """C of the features that condition the transformer."""
         return self.colours * self.patch**2 + MATCH_CHANNELS
 
-    def vectors(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """What the codes are chosen by: `B D h w`."""
-        images, previous = self._colours(images), self._colours(previous)
-        shifted = shift(previous.mean(1, keepdim=True))  # B K 1 H/c c W/c c
-        error = shifted - cells(images.mean(1, keepdim=True))[:, None]
-        cost = error.square().mean((2, 4, 6))  # B K H/c W/c
-        cost = F.avg_pool2d(cost, 3, 1, 1)
-        cost = cost / (cost.mean(1, keepdim=True) + 0.04) - 1
-        pixels = F.pixel_unshuffle(torch.cat([previous, images], 1), CELL)
-        return self.encoder(torch.cat([cost, pixels], 1))
-
     @torch.no_grad()
-    def init_from_data(
-        self, images: torch.Tensor, previous: torch.Tensor, generator: torch.Generator
-    ) -> None:
-        """Codes from many frames and those before them, `B 3 H W`."""
-        parts = zip(images.split(64), previous.split(64), strict=True)
-        vectors = torch.cat([self.vectors(*part).float() for part in parts])
-        self.quantizer.init_from_data(vectors.movedim(1, -1).flatten(0, 2), generator)
-
-    def quantize(
-        self, images: torch.Tensor, previous: torch.Tensor, generator: torch.Generator
-    ) -> Quantized:
-        return self.quantizer(self.vectors(images, previous), generator)
-
     def encode(self, images: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """Images `B 3 H W` and those before them to ids `B N`, row by row."""
-        assert not self.training, "encode() in training mode would move the codebook"
-        return self.quantize(images, previous, torch.Generator()).codes.flatten(1)
+        ids, stride = [], self.patch // CELL
+        for image, before in zip(images.split(AT_ONCE), previous.split(AT_ONCE), strict=True):
+            image, before = image.float().mean(1, True), before.float().mean(1, True)
+            error = shift(before) - cells(image)[:, None]  # B V 1 H/c c W/c c
+            error = error.square().mean((2, 4, 6))  # B V H/c W/c
+            padded = F.pad(error, (SURROUNDINGS,) * 4, mode="replicate")
+            error = F.avg_pool2d(padded, stride + 2 * SURROUNDINGS, stride)  # B V h w
+            ids.append((error + tie_breaker(error.device)).argmin(1).flatten(1))  # B N
+        return torch.cat(ids)
 
     def decode(
         self, ids: torch.Tensor, previous: torch.Tensor, keyframes: torch.Tensor
@@ -107,8 +92,7 @@ class PreviousTokenizer(TokenGrid):
 
         keyframes: of the clip, `B 2 3 H W`, first the one from which the frames are drawn.
         """
-        vectors = F.embedding(ids, self.codebook).movedim(-1, 1).unflatten(2, self.grid)
-        return self.refine(self.forward(vectors, previous), keyframes).clamp(-1, 1)
+        return self.refine(self.forward(ids, previous), keyframes).clamp(-1, 1)
 
     def refine(self, images: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
         """Moved images `B 3 H W` by what the keyframes `B 2 3 H W` show of them, not clamped."""
@@ -127,8 +111,7 @@ class PreviousTokenizer(TokenGrid):
         predicted, beside a clip's last frame its own, and zeros elsewhere.
         """
         before, after = images[:, :-2], images[:, 1:-1]  # B K 3 H W
-        pairs = zip(after.flatten(0, 1).split(64), before.flatten(0, 1).split(64), strict=True)
-        codes = torch.cat([self.encode(*pair) for pair in pairs])
+        codes = self.encode(after.flatten(0, 1), before.flatten(0, 1))
         ids = F.pad(codes.unflatten(0, before.shape[:2]), (0, 0, 1, 1))  # B K+2 N
         return ids, self.sequence_features(before, images[:, -1], n_frames)
 
@@ -141,7 +124,8 @@ class PreviousTokenizer(TokenGrid):
         """
         frames = torch.cat([frames, last[:, None]], 1)  # B K+1 3 H W
         last = last[:, None].expand_as(frames)
-        pairs = zip(frames.flatten(0, 1).split(64), last.flatten(0, 1).split(64), strict=True)
+        parts = (x.flatten(0, 1).split(AT_ONCE) for x in (frames, last))
+        pairs = zip(*parts, strict=True)
         matched = torch.cat([self.context_features(*pair) for pair in pairs])
         matched = matched.unflatten(0, frames.shape[:2])  # B K+1 N C
         features = matched.new_zeros(len(last), int(n_frames.max()), *matched.shape[2:])
@@ -149,11 +133,13 @@ class PreviousTokenizer(TokenGrid):
         features[torch.arange(len(last)), n_frames - 1] = matched[:, -1]
         return features
 
-    def forward(self, vectors: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """Quantized vectors `B D h w` and the frames before to images `B 3 H W`, not clamped."""
+    def forward(self, ids: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Ids `B N` and the frames before to images `B 3 H W`, not clamped."""
         previous = self._colours(previous)
-        weights, residual = self.decoder(vectors, previous)
-        shifted = shift(previous - BLACK)  # B K C H/c c W/c c
+        vectors = F.embedding(ids, self.codebook).movedim(-1, 1).unflatten(2, self.grid)
+        chosen = F.one_hot(ids, SHIFTS).movedim(-1, 1).unflatten(2, self.grid)  # B V h w
+        weights, residual = self.decoder(vectors, chosen, previous)
+        shifted = shift(previous - BLACK)  # B V C H/c c W/c c
         moved = (weights[:, :, None, :, None, :, None] * shifted).sum(1)  # B C H/c c W/c c
         moved = moved.flatten(4, 5).flatten(2, 3) + BLACK
         return (moved + residual).expand(-1, 3, -1, -1)
@@ -184,10 +170,11 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*[ResidualBlock(channels) for _ in range(BLOCKS)])
         self.weights = nn.Conv2d(channels, LAYERS * (SHIFTS + 1), 1)
         self.residual = nn.Conv2d(channels, colours * CELL**2, 3, padding=1)
-        nn.init.zeros_(self.residual.weight)
-        nn.init.zeros_(self.residual.bias)
+        for layer in (self.weights, self.residual):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            self.weights.bias.view(LAYERS, -1)[:, -1] += 1.0  # strengths: two of 0.73
+            self.weights.bias.view(LAYERS, -1)[:, -1] = torch.tensor(STRENGTHS)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -195,13 +182,18 @@ class Decoder(nn.Module):
         return self.residual.weight
 
     def forward(
-        self, vectors: torch.Tensor, previous: torch.Tensor
+        self, vectors: torch.Tensor, chosen: torch.Tensor, previous: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`B D h w` and `B C H W` to weights `B K H/c W/c` and a residual `B C H W`."""
+        """`B D h w` and `B C H W` to weights `B V H/c W/c` and a residual `B C H W`.
+
+        chosen: `B V h w`, 1 for the shift that a token's code is.
+        """
         x = self.inputs(F.pixel_unshuffle(previous, CELL))  # B c H/4 W/4
         x = self.first(x + F.interpolate(self.code(vectors), x.shape[2:]))
         x = self.blocks(x + F.interpolate(self.code_again(vectors), x.shape[2:]))
-        weights = mixing_weights(self.weights(x))
+        chosen = F.interpolate(CODE_LOGIT * chosen.float(), x.shape[2:])
+        others = chosen.new_zeros(len(chosen), (LAYERS - 1) * (SHIFTS + 1) + 1, *x.shape[2:])
+        weights = mixing_weights(self.weights(x).float() + torch.cat([chosen, others], 1))
         return weights, F.pixel_shuffle(self.residual(x).float(), CELL)
 
 
@@ -224,8 +216,8 @@ class Refiner(nn.Module):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():  # it begins as the image, nearly
             bias = self.weights.bias.view(LAYERS, -1)
-            bias[:, 0] = 3.0
-            bias[:, -1] = torch.tensor([2.0, -2.0])  # sigmoids that add up to 1
+            bias[:, 0] = 8.0
+            bias[:, -1] = torch.tensor(STRENGTHS)
 
     def forward(self, images: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
         """`B C H W` and the keyframes `B 2 C H W` to images `B C H W`."""
@@ -260,12 +252,33 @@ def cells(images: torch.Tensor) -> torch.Tensor:
 
 
 def shift(images: torch.Tensor) -> torch.Tensor:
-    """`B C H W` shifted by up to REACH pixels: `B K C H/c c W/c c`; edges are replicated."""
+    """`B C H W` shifted by up to REACH pixels: `B V C H/c c W/c c`; edges are replicated."""
     batch, colours, height, width = images.shape
     padded = F.pad(images, (REACH,) * 4, mode="replicate")
     shifted = F.unfold(padded, 2 * REACH + 1)  # B CK HW
     shifted = shifted.view(batch, colours, SHIFTS, height, width).transpose(1, 2)
     return shifted.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL))
+
+
+def shift_vectors() -> torch.Tensor:
+    """A vector for each shift, `V D`: bumps about row and column, so that near ones are alike.
+
+    In the order of `shift`.
+    """
+    steps = torch.arange(2 * REACH + 1.0)
+    bumps = torch.exp(-0.5 * (steps[:, None] - steps).square())
+    rows, columns = torch.meshgrid(steps.long(), steps.long(), indexing="ij")
+    return torch.cat([bumps[rows.flatten()], bumps[columns.flatten()]], 1)
+
+
+def tie_breaker(device: torch.device) -> torch.Tensor:
+    """Added to the error of each shift, `V 1 1`: of those that fit nearly alike the shortest wins.
+
+    Without, patches with next to nothing in them would get any code. At most 0.0032 of the mean
+    squared error on [-1, 1]: one white pixel of a thousand.
+    """
+    steps = torch.arange(-REACH, REACH + 1.0, device=device).square()
+    return 1e-4 * (steps[:, None] + steps).flatten()[:, None, None]
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ class TokenGrid(nn.Module):
     """Base class of the tokenizers: a code for each cell of a grid on the image."""
 
     grid: tuple[int, int]  # h w
-    quantizer: Quantizer
+    quantizer: Quantizer | None  # None where codes are no vectors that learn
 
     @property
     def tokens_per_frame(self) -> int:

@@ -6,27 +6,63 @@ import torch.nn.functional as F
 from previous_settings import CPU, floats, sequence, settings, tokenizer
 
 from pipeline import frames
+from pipeline.evaluation.metrics.image import psnr
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
 from pipeline.models.vqgan.previous import BLACK, REACH, SHIFTS, copy_patches, match_features, shift
 
 IMAGES = floats(3)[0]
 KEYFRAMES = IMAGES[[0, 19]].expand(2, -1, -1, -1, -1)  # B 2 3 H W
+STAYS = SHIFTS // 2  # the code of no motion
+
+
+def code(down: int, right: int) -> int:
+    """Of what has moved so many pixels."""
+    return (REACH - down) * (2 * REACH + 1) + REACH - right
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (REACH, -REACH), (-1, 2)])
 def test_each_shift_is_the_image_moved_by_whole_pixels(down, right):
     moved = shift(IMAGES[:1])
     moved = moved.flatten(5, 6).flatten(3, 4)[0]  # K C H W
-    number = (REACH - down) * (2 * REACH + 1) + REACH - right
     assert len(moved) == SHIFTS
     inner = slice(REACH, -REACH)
     expected = IMAGES[0].roll((down, right), (1, 2))
-    assert torch.equal(moved[number][:, inner, inner], expected[:, inner, inner])
+    assert torch.equal(moved[code(down, right)][:, inner, inner], expected[:, inner, inner])
+
+
+@pytest.mark.parametrize("patch_size", [8, 16])
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (REACH, -REACH), (-1, 2)])
+def test_a_code_says_how_far_a_thing_has_moved(patch_size, down, right):
+    model = tokenizer({"vqgan.patch_size": patch_size})
+    thing = 2 * torch.rand(1, 1, 36, 36, generator=torch.Generator().manual_seed(0)) - 1
+    before = torch.full((1, 3, 64, 64), BLACK)
+    before[:, :, 14:50, 14:50] = thing
+    after = before.roll((down, right), (2, 3))
+    ids = model.encode(after, before).unflatten(1, model.grid)[0]
+    inside = 64 // patch_size // 2
+    assert (ids[inside - 1 : inside + 1, inside - 1 : inside + 1] == code(down, right)).all()
+
+
+def test_what_does_not_move_has_the_code_of_no_motion():
+    model = tokenizer()
+    empty = torch.full((1, 3, 64, 64), BLACK)
+    assert (model.encode(empty, empty) == STAYS).all(), "where all shifts fit alike"
+    assert (model.encode(IMAGES[:1], IMAGES[:1]) == STAYS).all()
+
+
+def test_an_untrained_decoder_makes_the_copy_that_the_codes_ask_for():
+    model = tokenizer({"vqgan.patch_size": 8})
+    images, before = IMAGES[1:19], IMAGES[:18]
+    ends = IMAGES[[0, 19]].expand(18, -1, -1, -1, -1)
+    decoded = model.decode(model.encode(images, before), before, ends)
+    as_pictures = [frames.to_uint8(x) for x in (decoded, before, images)]
+    moved, held = (float(psnr(x, as_pictures[2]).mean()) for x in as_pictures[:2])
+    assert moved > held + 6
 
 
 def test_an_untrained_decoder_leaves_black_whatever_the_codes_say():
     model = tokenizer()
-    ids = torch.randint(0, 16, (2, model.tokens_per_frame))
+    ids = torch.randint(0, SHIFTS, (2, model.tokens_per_frame))
     nothing = torch.full((2, 3, 64, 64), BLACK)
     keyframes = torch.stack([nothing, nothing], 1)
     assert (model.decode(ids, nothing, keyframes) - nothing).abs().max() < 1e-6
@@ -35,10 +71,10 @@ def test_an_untrained_decoder_leaves_black_whatever_the_codes_say():
 def test_what_comes_next_depends_on_codes_and_the_previous_frame():
     model = tokenizer()
     ids = model.encode(IMAGES[1:3], IMAGES[:2])
-    assert ids.shape == (2, 16) and int(ids.min()) >= 0 and int(ids.max()) < 16
+    assert ids.shape == (2, 16) and int(ids.min()) >= 0 and int(ids.max()) < SHIFTS
     decoded = model.decode(ids, IMAGES[:2], KEYFRAMES)
     assert decoded.shape == (2, 3, 64, 64) and decoded.abs().max() <= 1
-    assert not torch.equal(decoded, model.decode((ids + 1) % 16, IMAGES[:2], KEYFRAMES))
+    assert not torch.equal(decoded, model.decode((ids + 1) % SHIFTS, IMAGES[:2], KEYFRAMES))
     assert not torch.equal(decoded, model.decode(ids, IMAGES[5:7], KEYFRAMES))
     assert not torch.equal(decoded, model.decode(ids, IMAGES[:2], KEYFRAMES.flip(0, 1).roll(3, 4)))
 
