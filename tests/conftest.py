@@ -151,7 +151,8 @@ def untrained(moving) -> Callable:
                 GptConfig.from_params(settings, tokenizer.grid, tokenizer.context_channels)
             ).eval()
             last = images[-1:].expand(len(images), -1, -1, -1)
-            gpt.fit_context(tokenizer.context_features(images, last).flatten(0, 1))
+            remaining = torch.full((len(images),), 19)
+            gpt.fit_context(tokenizer.context_features(images, last, remaining).flatten(0, 1))
         else:
             tokenizer = Tokenizer(settings.vqgan, *size).eval()
             images = frames.to_float(torch.cat(clips))

@@ -33,7 +33,12 @@ from pipeline.models.vqgan.quantizers import TokenGrid
 
 CELL = 4  # pixels a side that are moved alike, and that the networks see as channels
 REACH = 4  # pixels; Moving MNIST's digits go 3.6 a frame
-SHIFTS = (2 * REACH + 1) ** 2  # V
+STEPS = 2 * REACH + 1  # of a shift, up and down or to the sides
+SHIFTS = STEPS**2  # V
+STAYS = SHIFTS // 2  # the code of no motion
+SAME = (
+    1e-4  # mean squared error on [-1, 1] below which a patch has not moved, whatever is around it
+)
 AT_ONCE = 64  # images whose shifts are compared at once; 90 MB of 64x64
 SURROUNDINGS = 1  # cells about a patch by which its motion is found, too
 LAYERS = 2  # of things that move, each with weights of its own
@@ -47,7 +52,7 @@ MARGIN = 4  # pixels about a patch that are compared, too, when a match is align
 N_KEYFRAMES = 2
 N_COPIES = N_KEYFRAMES * PEAKS  # of a frame, made of patches of the keyframes
 PERIODS = (128.0, 64.0, 32.0, 16.0, 8.0)  # pixels
-MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS))
+MATCH_CHANNELS = PEAKS * (3 + 4 * len(PERIODS) + 2 * STEPS)
 
 
 class PreviousTokenizer(TokenGrid):
@@ -80,9 +85,11 @@ class PreviousTokenizer(TokenGrid):
             image, before = image.float().mean(1, True), before.float().mean(1, True)
             error = shift(before) - cells(image)[:, None]  # B V 1 H/c c W/c c
             error = error.square().mean((2, 4, 6))  # B V H/c W/c
+            unmoved = F.avg_pool2d(error[:, STAYS, None], stride)[:, 0] < SAME  # B h w
             padded = F.pad(error, (SURROUNDINGS,) * 4, mode="replicate")
             error = F.avg_pool2d(padded, stride + 2 * SURROUNDINGS, stride)  # B V h w
-            ids.append((error + tie_breaker(error.device)).argmin(1).flatten(1))  # B N
+            codes = (error + tie_breaker(error.device)).argmin(1)  # B h w
+            ids.append(codes.masked_fill(unmoved, STAYS).flatten(1))  # B N
         return torch.cat(ids)
 
     def decode(
@@ -124,7 +131,10 @@ class PreviousTokenizer(TokenGrid):
         """
         frames = torch.cat([frames, last[:, None]], 1)  # B K+1 3 H W
         last = last[:, None].expand_as(frames)
-        parts = (x.flatten(0, 1).split(AT_ONCE) for x in (frames, last))
+        number = torch.arange(frames.shape[1], device=frames.device)
+        remaining = n_frames[:, None] - 1 - number  # B K+1: steps to the last frame
+        remaining[:, -1] = 0
+        parts = (x.flatten(0, 1).split(AT_ONCE) for x in (frames, last, remaining))
         pairs = zip(*parts, strict=True)
         matched = torch.cat([self.context_features(*pair) for pair in pairs])
         matched = matched.unflatten(0, frames.shape[:2])  # B K+1 N C
@@ -144,14 +154,18 @@ class PreviousTokenizer(TokenGrid):
         moved = moved.flatten(4, 5).flatten(2, 3) + BLACK
         return (moved + residual).expand(-1, 3, -1, -1)
 
-    def context_features(self, images: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def context_features(
+        self, images: torch.Tensor, last: torch.Tensor, remaining: torch.Tensor
+    ) -> torch.Tensor:
         """What the transformer sees of frames `B 3 H W`, whose clips end with `last`: `B N C`.
 
-        The pixels of each patch, and where in the last frame it is found again.
+        The pixels of each patch, and where in the last frame, `remaining` (`B`) steps away, it is
+        found again.
         """
         patches = F.pixel_unshuffle(self._colours(images), self.patch).flatten(2)
         with torch.autocast(images.device.type, enabled=False):  # bf16 confuses near matches
-            matches = match_features(images.float().mean(1), last.float().mean(1), self.grid)
+            grey = images.float().mean(1), last.float().mean(1)  # B H W
+            matches = match_features(*grey, remaining, self.grid)
         return torch.cat([patches.transpose(1, 2), matches], 2)
 
     def _colours(self, images: torch.Tensor) -> torch.Tensor:
@@ -255,7 +269,7 @@ def shift(images: torch.Tensor) -> torch.Tensor:
     """`B C H W` shifted by up to REACH pixels: `B V C H/c c W/c c`; edges are replicated."""
     batch, colours, height, width = images.shape
     padded = F.pad(images, (REACH,) * 4, mode="replicate")
-    shifted = F.unfold(padded, 2 * REACH + 1)  # B CK HW
+    shifted = F.unfold(padded, STEPS)  # B CK HW
     shifted = shifted.view(batch, colours, SHIFTS, height, width).transpose(1, 2)
     return shifted.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL))
 
@@ -265,10 +279,15 @@ def shift_vectors() -> torch.Tensor:
 
     In the order of `shift`.
     """
-    steps = torch.arange(2 * REACH + 1.0)
-    bumps = torch.exp(-0.5 * (steps[:, None] - steps).square())
-    rows, columns = torch.meshgrid(steps.long(), steps.long(), indexing="ij")
-    return torch.cat([bumps[rows.flatten()], bumps[columns.flatten()]], 1)
+    number = torch.arange(SHIFTS)
+    places = torch.stack([number // STEPS, number % STEPS], 1).float()  # V 2
+    return bumps(places).flatten(1)
+
+
+def bumps(places: torch.Tensor) -> torch.Tensor:
+    """Places `...` among the STEPS as smooth one-hot vectors, `... STEPS`: near ones are alike."""
+    steps = torch.arange(float(STEPS), device=places.device)
+    return torch.exp(-0.5 * (places[..., None] - steps).square())
 
 
 def tie_breaker(device: torch.device) -> torch.Tensor:
@@ -284,12 +303,13 @@ def tie_breaker(device: torch.device) -> torch.Tensor:
 @torch.no_grad()
 def match_patches(
     images: torch.Tensor, reference: torch.Tensor, grid: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the surroundings of each token are found again in another frame, best first.
 
     images, reference: grey `B H W`, of which BLACK is empty. Windows are compared at half the size
-    by their normalised correlation. Gives the PEAKS best correlations `B N P`, and the corners of
-    the places, row and column in pixels, `B N P 2`.
+    by their normalised correlation. Gives the PEAKS best correlations `B N P`, the corners of the
+    places, row and column in pixels, `B N P 2`, and how far from there the peaks are, `B N P 2`: up
+    to a pixel, by parabolas through the neighbouring correlations.
     """
     half = [F.avg_pool2d(x[:, None].float() - BLACK, 2) for x in (images, reference)]  # B 1 H/2 W/2
     height, width = half[1].shape[2:]
@@ -305,33 +325,55 @@ def match_patches(
     correlation = correlation / (norms.flatten(2) + 0.2)
     rows = torch.arange(height, dtype=torch.int16, device=images.device)[:, None]
     columns = torch.arange(width, dtype=torch.int16, device=images.device)
-    correlations, corners = [], []
+    surface, correlations, corners, offsets = correlation, [], [], []
     for _ in range(PEAKS):
         highest, index = correlation.max(2)  # B N
         place = torch.stack([index // width, index % width], 2)  # B N 2
         correlations.append(highest)
         corners.append(2 * place)
+        offsets.append(2 * _peak_offset(surface, place, width))
         row, column = place.to(torch.int16)[..., None, None].unbind(2)  # B N 1 1
         near = ((rows - row).abs() <= PEAK_RADIUS) & ((columns - column).abs() <= PEAK_RADIUS)
         correlation = correlation.masked_fill(near.flatten(2), -1)
-    return torch.stack(correlations, 2), torch.stack(corners, 2)
+    return tuple(torch.stack(values, 2) for values in (correlations, corners, offsets))
+
+
+def _peak_offset(surface: torch.Tensor, place: torch.Tensor, width: int) -> torch.Tensor:
+    """How far from a place `B N 2` the peak of a surface `B N HW` lies, in its rows and columns."""
+    last = torch.tensor([surface.shape[2] // width - 1, width - 1], device=place.device)
+
+    def value(*step: int) -> torch.Tensor:
+        there = (place + torch.tensor(step, device=place.device)).clamp_min(0).minimum(last)
+        return surface.gather(2, there[..., :1] * width + there[..., 1:])[..., 0]  # B N
+
+    centre, offsets = value(0, 0), []
+    for step in ((1, 0), (0, 1)):
+        low, high = value(-step[0], -step[1]), value(*step)
+        curvature = (2 * centre - low - high).clamp_min(1e-6)
+        offsets.append(((high - low) / (2 * curvature)).clamp(-0.5, 0.5))
+    return torch.stack(offsets, 2)
 
 
 @torch.no_grad()
-def match_features(images: torch.Tensor, last: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def match_features(
+    images: torch.Tensor, last: torch.Tensor, remaining: torch.Tensor, grid: tuple[int, int]
+) -> torch.Tensor:
     """Where each token is found again in the last frame, for the transformer: `B N C`.
 
-    images, last: grey `B H W`. Of the PEAKS best matches: the correlation, and the displacement as
-    it is and as sines and cosines.
+    images, last: grey `B H W`; remaining: `B`, steps from one to the other. Of the PEAKS best
+    matches: the correlation, the displacement as it is and as sines and cosines, and the shift of
+    each step that would lead there straight, in the form of the codes' vectors.
     """
-    best, places = match_patches(images, last, grid)
+    best, places, offsets = match_patches(images, last, grid)
     half = images.shape[1] // 2
     token = torch.arange(grid[0] * grid[1], device=images.device)
     corners = torch.stack([token // grid[1], token % grid[1]], 1) * (2 * half // grid[0])  # N 2
-    displacement = (places - corners[:, None]).float()  # B N P 2, pixels
+    displacement = places - corners[:, None] + offsets  # B N P 2, pixels
     frequencies = 2 * math.pi / torch.tensor(PERIODS, device=images.device)
     angles = (displacement[..., None] * frequencies).flatten(3)  # B N P 2F
-    channels = [best[..., None], displacement / half, angles.sin(), angles.cos()]
+    pace = displacement / remaining.clamp_min(1).view(-1, 1, 1, 1)  # pixels a step
+    straight = bumps(REACH - pace).flatten(3)  # B N P 2*STEPS
+    channels = [best[..., None], displacement / half, angles.sin(), angles.cos(), straight]
     return torch.cat(channels, 3).flatten(2)
 
 
@@ -345,7 +387,7 @@ def copy_patches(
     patch is found, `B P h w`.
     """
     grey = images.float().mean(1), keyframe.float().mean(1)  # B H W
-    best, places = match_patches(*grey, grid)
+    best, places, _ = match_patches(*grey, grid)
     patch = images.shape[2] // grid[0]
     size, margin = patch + 2 * MARGIN, MARGIN + 1
     surroundings = F.pad(grey[0][:, None], (MARGIN,) * 4, mode="replicate")

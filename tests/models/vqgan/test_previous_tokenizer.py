@@ -8,11 +8,19 @@ from previous_settings import CPU, floats, sequence, settings, tokenizer
 from pipeline import frames
 from pipeline.evaluation.metrics.image import psnr
 from pipeline.models.checkpoints import load_tokenizer, save_tokenizer
-from pipeline.models.vqgan.previous import BLACK, REACH, SHIFTS, copy_patches, match_features, shift
+from pipeline.models.vqgan.previous import (
+    BLACK,
+    REACH,
+    SHIFTS,
+    STAYS,
+    copy_patches,
+    match_features,
+    match_patches,
+    shift,
+)
 
 IMAGES = floats(3)[0]
 KEYFRAMES = IMAGES[[0, 19]].expand(2, -1, -1, -1, -1)  # B 2 3 H W
-STAYS = SHIFTS // 2  # the code of no motion
 
 
 def code(down: int, right: int) -> int:
@@ -48,6 +56,11 @@ def test_what_does_not_move_has_the_code_of_no_motion():
     empty = torch.full((1, 3, 64, 64), BLACK)
     assert (model.encode(empty, empty) == STAYS).all(), "where all shifts fit alike"
     assert (model.encode(IMAGES[:1], IMAGES[:1]) == STAYS).all()
+    before, after = empty.clone(), empty.clone()
+    before[:, :, 16:32, 16:32] = after[:, :, 16:32, 18:34] = 1.0
+    ids = tokenizer({"vqgan.patch_size": 8}).encode(after, before).view(8, 8)
+    assert (ids[2:4, 4] == code(0, 2)).all(), "what it reaches"
+    assert (ids[1] == STAYS).all() and (ids[2:4, 5] == STAYS).all(), "beside it"
 
 
 def test_an_untrained_decoder_makes_the_copy_that_the_codes_ask_for():
@@ -111,6 +124,19 @@ def test_grey_frames_stay_grey_and_colour_is_kept_where_it_is_asked_for():
         assert bool((decoded[:, 0] == decoded[:, 1]).all()) == grey
 
 
+@pytest.mark.parametrize(("down", "right"), [(1, 3), (-5, 2), (7, -7)])
+def test_a_match_is_found_to_less_than_a_pixel(down, right):
+    """Windows are compared at half the size; a parabola through the correlations says the rest."""
+    ramp = torch.linspace(-3, 3, 24).square()
+    image = torch.full((1, 64, 64), BLACK)
+    image[0, 20:44, 20:44] += 2 * torch.exp(-0.5 * (ramp[:, None] + ramp))
+    moved = image.roll((down, right), (1, 2))
+    _, corners, offsets = match_patches(image, moved, (8, 8))
+    token = 4 * 8 + 4  # in the middle
+    found = corners[0, token, 0] + offsets[0, token, 0] - 32
+    assert (found - torch.tensor([down, right])).abs().max() < 0.6
+
+
 @pytest.mark.parametrize(("remaining", "share"), [(2, 0.8), (18, 0.7)])
 def test_a_digit_is_found_again_in_the_last_frame(remaining, share):
     """One digit, so that each place with something of it has gone the same way."""
@@ -119,7 +145,8 @@ def test_a_digit_is_found_again_in_the_last_frame(remaining, share):
         clip = frames.to_float(sequence(seed, digits=1)).mean(1)  # T H W
         corners = [(frame > BLACK).nonzero().amin(0) for frame in clip]
         way = (corners[remaining] - corners[0]).float()
-        found = match_features(clip[:1], clip[remaining][None], (8, 8))[0]  # N C
+        left = torch.tensor([remaining])
+        found = match_features(clip[:1], clip[remaining][None], left, (8, 8))[0]  # N C
         full = clip[0].unflatten(1, (8, 8)).unflatten(0, (8, 8)).amax((1, 3)).flatten() > BLACK
         gone = found[:, 1:3] * 32  # the height of half a frame
         right += int(((gone - way).norm(dim=1) <= 3)[full].sum())
@@ -136,7 +163,8 @@ def test_features_stand_where_the_transformer_looks_for_them():
     assert not ids[:, 0].any() and not ids[:, -1].any(), "both are given"
     assert torch.equal(ids[:, 2], model.encode(images[:, 2], images[:, 1]))
     for frame, seen in ((1, 0), (3, 2), (19, 19)):
-        expected = model.context_features(images[:, seen], images[:, 19])
+        remaining = torch.full((2,), 19 - seen)
+        expected = model.context_features(images[:, seen], images[:, 19], remaining)
         assert torch.allclose(features[:, frame], expected, atol=1e-5)
     assert not features[:, 0].any() and not features[:, 4:19].any()
 
