@@ -232,6 +232,7 @@ for module in pkgutil.iter_modules(pipeline.inference.__path__):
 import numpy, torch
 from pipeline.inference import hub, keyframes
 from pipeline.inference.clip import Clip
+from pipeline.models.gpt.sampling import GREEDY
 
 images = {{0: numpy.zeros((30, 50, 3), numpy.uint8), 4: numpy.full((30, 50, 3), 200, numpy.uint8)}}
 clip = Clip(hub.from_pretrained({models!r}), images, keyframes.segments(images), (30, 50))
