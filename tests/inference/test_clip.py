@@ -14,7 +14,7 @@ from pipeline.inference import hub
 from pipeline.inference.clip import Clip, check_memory, conversions
 from pipeline.inference.keyframes import last_step, segments
 from pipeline.models.gpt.sampling import GREEDY
-from pipeline.models.vqgan.previous import SHIFTS
+from pipeline.models.vqgan.previous import STAYS
 
 CONTEXTS = [None, {"vqgan.context": "none"}, previous_settings.settings()]
 
@@ -60,7 +60,7 @@ def test_two_sides_that_move_on_into_each_other_miss_by_little(tmp_path, saved_m
     given = {n: images[n] for n in (0, n_frames - 1)}
     clip = Clip(model, given, segments(given), (64, 64))
     _, true = model.round_trip(torch.from_numpy(images))
-    stays = torch.full_like(true, SHIFTS // 2)
+    stays = torch.full_like(true, STAYS)
     counted = []
     jumps = [clip.jump({clip.segments[0]: ids}, counted.append) for ids in (true, stays)]
     assert jumps[0] < jumps[1] and counted == [1, 1]
